@@ -1,0 +1,241 @@
+"""Meters: the mergeable state of usage rows -> one exact quantity for a period. Pure.
+
+A usage row holds a meter's result for one window (an hour or a part of one) and one set of dimensions. Counts and sums add up;
+max and min fold; unique, latest and percentile are computed from the rows' states, never by adding their quantities.
+Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/), prices and unit conversion (rating).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from itertools import chain
+
+from billing_pipeline.errors import BillingError
+
+HOUR_SECONDS = 3600
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NUMERIC_FIELDS = frozenset({"response_time_us", "response_bytes", "status_code"})
+TEXT_FIELDS = frozenset({"endpoint", "method", "client_id"})
+
+
+class MeterInvalidError(BillingError):
+    """A meter that cannot be computed as it is written."""
+
+
+class UsageStateInvalidError(BillingError):
+    """A usage row whose state does not fit its meter."""
+
+
+class Aggregation(StrEnum):
+    """How the records of a window become a quantity."""
+
+    COUNT = "count"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    UNIQUE = "unique"
+    LATEST = "latest"
+    PERCENTILE = "percentile"
+
+    @property
+    def is_additive(self) -> bool:
+        """Tell whether quantities of disjoint windows may be added."""
+        return self in (Aggregation.COUNT, Aggregation.SUM)
+
+
+class Missing(StrEnum):
+    """What a fixed bucket without any record is worth to a percentile."""
+
+    ZERO = "zero"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """What is measured. `field` is a lake column; a record whose field is null does not reach the meter.
+
+    `percentile` is in (0, 100]. `endpoints` and `methods` filter the records; None takes all of them.
+    `bucket_seconds` (a divisor of 3600; percentile only) sums the field, or counts records without one, per fixed UTC bucket,
+    and the percentile is taken over the buckets of the period; `missing` says what an empty bucket counts.
+    """
+
+    meter_id: str
+    version: int
+    aggregation: Aggregation
+    unit: str
+    field: str | None = None
+    percentile: Decimal | None = None
+    endpoints: frozenset[str] | None = None
+    methods: frozenset[str] | None = None
+    bucket_seconds: int | None = None
+    missing: Missing = Missing.ZERO
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise MeterInvalidError(
+                f"Meter {self.meter_id!r} version {self.version}: {problem}.",
+                bill="Nothing is measured with this meter.",
+                fix="Correct the meter in the catalog and load it again.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageState:
+    """What one usage row adds to its meter.
+
+    `quantity` is the row's own result. `state`, as kept in `usage.api_requests.state`: unique `{"values": [...]}`, percentile
+    `{"counts": [[value, n], ...]}` or with buckets `{"buckets": [[start in epoch seconds, value], ...]}`,
+    latest `{"at": ISO 8601, "event_id": text}`; None for the others.
+    """
+
+    quantity: Decimal
+    state: Mapping[str, object] | None = None
+
+
+def merge(
+    meter: Meter,
+    rows: Iterable[UsageState],
+    *,
+    period_start: datetime | None = None,
+    period_end: datetime | None = None,
+) -> Decimal:
+    """Return the quantity of a period from the states of its rows, in any order. No rows: 0.
+
+    The period `[period_start, period_end)` is needed by percentiles over buckets alone, to count the empty ones.
+
+    Raises:
+        UsageStateInvalidError: a state that the meter cannot read, or a bucketed meter without its period.
+    """
+    match meter.aggregation:
+        case Aggregation.COUNT | Aggregation.SUM:
+            return sum((row.quantity for row in rows), Decimal(0))
+        case Aggregation.MAX:
+            return max((row.quantity for row in rows), default=Decimal(0))
+        case Aggregation.MIN:
+            return min((row.quantity for row in rows), default=Decimal(0))
+        case Aggregation.UNIQUE:
+            values = (_items(meter, row, "values") for row in rows)
+            return Decimal(len(frozenset(chain.from_iterable(values))))
+        case Aggregation.LATEST:
+            newest = max(rows, key=lambda row: _latest_key(meter, row), default=None)
+            return Decimal(0) if newest is None else newest.quantity
+        case Aggregation.PERCENTILE if meter.bucket_seconds is None:
+            return nearest_rank(_value_counts(meter, rows), _percentile(meter))
+        case Aggregation.PERCENTILE:
+            buckets = _bucket_counts(meter, rows, period_start, period_end)
+            return nearest_rank(buckets, _percentile(meter))
+
+
+def nearest_rank(counts: Mapping[Decimal, int], percentile: Decimal) -> Decimal:
+    """Return the smallest value that at least `percentile` percent of all values do not exceed; 0 without values.
+
+    `counts` is value -> occurrences. The 95th percentile of 20 values is the 19th: ceil(0.95 x 20).
+    """
+    total = sum(counts.values())
+    if total == 0:
+        return Decimal(0)
+    numerator, denominator = (percentile / 100).as_integer_ratio()
+    rank = max(1, -(-numerator * total // denominator))
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= rank:
+            return value
+    raise AssertionError("a rank beyond all values")  # pragma: no cover - percentile <= 100
+
+
+def _problem(meter: Meter) -> str | None:
+    is_percentile = meter.aggregation is Aggregation.PERCENTILE
+    wants_field = meter.aggregation is not Aggregation.COUNT and meter.bucket_seconds is None
+    if wants_field and meter.field is None:
+        return f"{meter.aggregation} needs a field"
+    allowed = NUMERIC_FIELDS | TEXT_FIELDS if meter.aggregation is Aggregation.UNIQUE else NUMERIC_FIELDS
+    if meter.field is not None and meter.field not in allowed:
+        return f"{meter.aggregation} cannot use the field {meter.field!r} (it can use {', '.join(sorted(allowed))})"
+    if is_percentile != (meter.percentile is not None):
+        return "a percentile goes with the aggregation 'percentile' and with no other"
+    if meter.percentile is not None and not 0 < meter.percentile <= 100:
+        return f"percentile {meter.percentile} is not in (0, 100]"
+    if meter.bucket_seconds is not None:
+        if not is_percentile:
+            return "bucket_seconds goes with the aggregation 'percentile' alone"
+        if meter.bucket_seconds < 1 or HOUR_SECONDS % meter.bucket_seconds:
+            return f"bucket_seconds {meter.bucket_seconds} does not divide an hour"
+    return None
+
+
+def _percentile(meter: Meter) -> Decimal:
+    assert meter.percentile is not None
+    return meter.percentile
+
+
+def _value_counts(meter: Meter, rows: Iterable[UsageState]) -> Counter[Decimal]:
+    counts: Counter[Decimal] = Counter()
+    for row in rows:
+        for value, occurrences in _pairs(meter, row, "counts"):
+            counts[Decimal(value)] += occurrences
+    return counts
+
+
+def _bucket_counts(
+    meter: Meter, rows: Iterable[UsageState], period_start: datetime | None, period_end: datetime | None
+) -> Counter[Decimal]:
+    if period_start is None or period_end is None or meter.bucket_seconds is None:
+        raise _invalid(meter, "a percentile over buckets needs the period it is taken over")
+    totals: Counter[int] = Counter()
+    for row in rows:
+        for bucket_start, value in _pairs(meter, row, "buckets"):
+            totals[bucket_start] += value
+    counts = Counter(Decimal(value) for value in totals.values())
+    if meter.missing is Missing.ZERO:
+        first = _epoch_seconds_floor(period_start) // meter.bucket_seconds
+        end = -(-_epoch_seconds_ceil(period_end) // meter.bucket_seconds)
+        counts[Decimal(0)] += max(0, end - first - len(totals))
+    return counts
+
+
+def _epoch_seconds_floor(instant: datetime) -> int:
+    """Return whole seconds since 1970, without the float of `datetime.timestamp`."""
+    since = instant - EPOCH
+    return since.days * 86_400 + since.seconds
+
+
+def _epoch_seconds_ceil(instant: datetime) -> int:
+    return _epoch_seconds_floor(instant) + (1 if instant.microsecond else 0)
+
+
+def _latest_key(meter: Meter, row: UsageState) -> tuple[datetime, str]:
+    """Order by instant; at one instant the greater event id is the later one, so that any order of rows agrees."""
+    state = row.state or {}
+    at, event_id = state.get("at"), state.get("event_id")
+    if not isinstance(at, str) or not isinstance(event_id, str):
+        raise _invalid(meter, f"state {state!r} has no 'at' and 'event_id'")
+    return datetime.fromisoformat(at), event_id
+
+
+def _pairs(meter: Meter, row: UsageState, key: str) -> Iterable[tuple[int, int]]:
+    for item in _items(meter, row, key):
+        match item:
+            case [int() as left, int() as right]:
+                yield left, right
+            case _:
+                raise _invalid(meter, f"{item!r} in {key!r} is not a pair of integers")
+
+
+def _items(meter: Meter, row: UsageState, key: str) -> list[object]:
+    items = (row.state or {}).get(key)
+    if not isinstance(items, list):
+        raise _invalid(meter, f"state {row.state!r} has no list {key!r}")
+    return items
+
+
+def _invalid(meter: Meter, problem: str) -> UsageStateInvalidError:
+    return UsageStateInvalidError(
+        f"Usage of meter {meter.meter_id!r} cannot be merged: {problem}.",
+        bill="The period of this meter is not rated; what is booked stays as it is.",
+        fix="Build the usage of the period's days again; if the meter's aggregation was changed, give it a new id.",
+    )
