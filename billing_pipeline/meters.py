@@ -1,8 +1,8 @@
 """Meters: the mergeable state of usage rows -> one exact quantity for a period. Pure.
 
-A usage row holds a meter's result for one window (an hour or a part of one) and one set of dimensions. Counts and sums add up;
-max and min fold; unique, latest and percentile are computed from the rows' states, never by adding their quantities.
-Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/), prices and unit conversion (rating).
+A usage row holds a meter's result for one window (an hour or a part of one) and one set of dimensions. Counts and sums
+add up; max and min fold; unique, latest and percentile come from the rows' states, never from adding quantities.
+Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/), prices and units (rating).
 """
 
 from collections import Counter
@@ -58,8 +58,8 @@ class Meter:
     """What is measured. `field` is a lake column; a record whose field is null does not reach the meter.
 
     `percentile` is in (0, 100]. `endpoints` and `methods` filter the records; None takes all of them.
-    `bucket_seconds` (a divisor of 3600; percentile only) sums the field, or counts records without one, per fixed UTC bucket,
-    and the percentile is taken over the buckets of the period; `missing` says what an empty bucket counts.
+    `bucket_seconds` (a divisor of 3600; percentile only) sums the field, or counts records without one, per fixed UTC
+    bucket, and the percentile is taken over the buckets of the period; `missing` says what an empty bucket counts.
     """
 
     meter_id: str
@@ -87,8 +87,8 @@ class Meter:
 class UsageState:
     """What one usage row adds to its meter.
 
-    `quantity` is the row's own result. `state`, as kept in `usage.api_requests.state`: unique `{"values": [...]}`, percentile
-    `{"counts": [[value, n], ...]}` or with buckets `{"buckets": [[start in epoch seconds, value], ...]}`,
+    `quantity` is the row's own result. `state`, as kept in `usage.api_requests.state`: unique `{"values": [...]}`,
+    percentile `{"counts": [[value, n], ...]}` or with buckets `{"buckets": [[start in epoch seconds, value], ...]}`,
     latest `{"at": ISO 8601, "event_id": text}`; None for the others.
     """
 

@@ -1,6 +1,6 @@
 """DuckDB as the engine for record-sized SQL: one in-memory connection per job, spilling below the scratch folder.
 
-`sql(name)` returns the text of `billing_pipeline/sql/<name>.sql`. Not here: what the SQL says, where its rows come from.
+`sql(name)` returns the text of `billing_pipeline/sql/<name>.sql`. Not here: what the SQL says.
 """
 
 import secrets
