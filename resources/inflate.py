@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -172,7 +172,8 @@ class _Codec(Protocol):
 
 class _Gzip:
     name = "gzip"
-    errors: tuple[type[Exception], ...] = (igzip_lib.IsalError,)
+    # The stub declares the class as an instance.
+    errors: tuple[type[Exception], ...] = (cast("type[Exception]", igzip_lib.IsalError),)
 
     def begins(self, data: bytes) -> bool:
         return data.startswith(_GZIP_MAGIC)

@@ -1,0 +1,231 @@
+"""The lake: immutable Parquet files, one per generation of a partition, in a folder or below `s3://bucket/prefix`.
+
+A file appears whole or not at all (folder: temporary name, fsync, rename; S3: one conditional PUT) and never changes. A
+`uri` is the path below the lake's URL, so that a lake can be moved or mirrored. Which generation counts is PostgreSQL's
+business (`core.lake_partition`), not decided here. ADR 0005.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Protocol
+
+from billing_pipeline.errors import BillingError
+from resources.object_store import Bucket, ObjectConflictError, ObjectNotFoundError, is_s3_url
+
+_DATASET = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
+_GENERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_URI = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*/day=\d{4}-\d\d-\d\d/gen=[A-Za-z0-9][A-Za-z0-9._-]*\.parquet")
+_LEFTOVER = ".tmp"
+
+
+class LakeConflictError(BillingError):
+    """A generation was published before with other content: a generation never changes."""
+
+
+class LakeFileMissingError(BillingError):
+    """A file that PostgreSQL points at is not in the lake."""
+
+
+class LakeNameError(BillingError):
+    """A dataset, generation or URI is not of the form that lake names have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LakeFile:
+    """A published file. `sha256` is the hex digest of its bytes."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class Lake:
+    """The files below `url`, a folder or `s3://bucket/prefix`. S3 files are cached below `scratch_dir`."""
+
+    def __init__(self, url: str, scratch_dir: Path) -> None:
+        self._store: _Store = S3Store(url, scratch_dir / "lake") if is_s3_url(url) else LocalStore(Path(url))
+
+    def publish(self, local_file: Path, *, dataset: str, partition: date, generation: str) -> LakeFile:
+        """Copy `local_file` into the lake for good. Publishing the same bytes again changes nothing.
+
+        Raises:
+            LakeConflictError: this generation exists with other bytes.
+            LakeNameError: `dataset` or `generation` holds characters that are not safe in paths.
+        """
+        if not _DATASET.fullmatch(dataset) or not _GENERATION.fullmatch(generation):
+            raise _bad_name(f"{dataset!r}, {generation!r}")
+        uri = f"{dataset}/day={partition.isoformat()}/gen={generation}.parquet"
+        with local_file.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self._store.put(uri, local_file, sha256=sha256)
+        return LakeFile(uri=uri, sha256=sha256, size_bytes=local_file.stat().st_size)
+
+    def fetch(self, uri: str) -> Path:
+        """Return a local path with the bytes of `uri`, to read and not to change.
+
+        Raises:
+            LakeFileMissingError: there is no such file.
+        """
+        return self._store.fetch(_checked(uri))
+
+    def remove(self, uri: str) -> None:
+        """Delete a file that no generation in PostgreSQL names any more. Retention only; a missing file is fine."""
+        self._store.remove(_checked(uri))
+
+    def sweep(self, *, unused_since: datetime) -> int:
+        """Delete what dead processes left and cached copies not used since then; return how many files."""
+        return self._store.sweep(unused_since)
+
+
+class _Store(Protocol):
+    def put(self, uri: str, local_file: Path, *, sha256: str) -> None: ...
+    def fetch(self, uri: str) -> Path: ...
+    def remove(self, uri: str) -> None: ...
+    def sweep(self, unused_since: datetime) -> int: ...
+
+
+class LocalStore:
+    """A folder. Readers open the files in place."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
+        target = self._root / uri
+        if self._holds(target, uri, sha256):
+            return
+        created = _make_folders(target.parent)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=_LEFTOVER)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as copy, local_file.open("rb") as source:
+                shutil.copyfileobj(source, copy, 4 << 20)
+                copy.flush()
+                os.fchmod(copy.fileno(), 0o644)
+                os.fsync(copy.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        # The name is durable only when its folder is, and a new folder only when its parent is.
+        for folder in (target.parent, *(made.parent for made in created)):
+            _sync_folder(folder)
+
+    def _holds(self, target: Path, uri: str, sha256: str) -> bool:
+        try:
+            with target.open("rb") as file:
+                there = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return False
+        if there != sha256:
+            raise _conflict(uri)
+        return True
+
+    def fetch(self, uri: str) -> Path:
+        path = self._root / uri
+        if not path.is_file():
+            raise _missing(uri)
+        return path
+
+    def remove(self, uri: str) -> None:
+        (self._root / uri).unlink(missing_ok=True)
+
+    def sweep(self, unused_since: datetime) -> int:
+        return _delete_older(self._root, f".*{_LEFTOVER}", unused_since)
+
+
+class S3Store:
+    """A bucket and prefix, with a cache: files never change, so a cached copy is right for ever."""
+
+    def __init__(self, url: str, cache_dir: Path) -> None:
+        self._bucket = Bucket(url)
+        self._cache_dir = cache_dir / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+    def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
+        try:
+            self._bucket.put_once(uri, local_file, sha256=sha256)
+        except ObjectConflictError as error:
+            raise _conflict(uri) from error
+
+    def fetch(self, uri: str) -> Path:
+        cached = self._cache_dir / uri
+        if cached.is_file():
+            os.utime(cached)  # sweep keeps what is in use
+            return cached
+        try:
+            downloaded = self._bucket.download(uri, self._cache_dir)
+        except ObjectNotFoundError as error:
+            raise _missing(uri) from error
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(downloaded, cached)
+        return cached
+
+    def remove(self, uri: str) -> None:
+        self._bucket.delete(uri)
+        (self._cache_dir / uri).unlink(missing_ok=True)
+
+    def sweep(self, unused_since: datetime) -> int:
+        return _delete_older(self._cache_dir, "*", unused_since)
+
+
+def _checked(uri: str) -> str:
+    if not _URI.fullmatch(uri):
+        raise _bad_name(repr(uri))
+    return uri
+
+
+def _bad_name(name: str) -> LakeNameError:
+    return LakeNameError(
+        f"not a name in the lake: {name}",
+        bill="nothing was read or written",
+        fix="names look like core/request_records/day=2026-03-01/gen=<letters, digits, . _ ->.parquet",
+    )
+
+
+def _conflict(uri: str) -> LakeConflictError:
+    return LakeConflictError(
+        f"{uri} exists in the lake with other content",
+        bill="the file there stands; what was billed from it stays explained",
+        fix="publish the new content as a new generation",
+    )
+
+
+def _missing(uri: str) -> LakeFileMissingError:
+    return LakeFileMissingError(
+        f"{uri} is not in the lake",
+        bill="usage cannot be rebuilt from it; rows in PostgreSQL stand",
+        fix="check BILLING_LAKE_URL, restore the file from a backup, or ingest its delivery day again",
+    )
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Create `folder` with its parents; return those that did not exist."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete_older(root: Path, pattern: str, before: datetime) -> int:
+    count = 0
+    for path in root.rglob(pattern):
+        # Another process may sweep as well: what is gone is gone.
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime < before.timestamp():
+                path.unlink()
+                count += 1
+    return count
