@@ -3,11 +3,13 @@
 One folder holds one cluster, its password, its port and two lock files. Every command that uses the server holds a
 shared lock; the last one out stops it. Locks die with their process, so `kill -9` leaves nothing that blocks the next
 start. Data stays between commands. As root the server runs as `nobody`, since PostgreSQL refuses root. POSIX only.
-Not here: roles and tables (migrate), who decides whether to start one (runtime). See docs/adr/0001-embedded-postgres.md.
+Not here: roles and tables (migrate), who decides whether to start one (runtime).
+See docs/adr/0001-embedded-postgres.md.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pwd
 import secrets
@@ -70,11 +72,14 @@ class PostgresStopError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Account:
-    """The system account of the server process; None when it is the caller's own."""
+    """The system account of the server process."""
 
-    name: str | None
     uid: int
     gid: int
+
+    @property
+    def is_ours(self) -> bool:
+        return self.uid == os.geteuid()
 
 
 class EmbeddedPostgres:
@@ -87,7 +92,6 @@ class EmbeddedPostgres:
     def __init__(self, directory: Path, *, server_settings: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self._settings = {**SERVER_SETTINGS, **(server_settings or {})}
-        self._account = _server_account()
         self._users_lock: int | None = None
 
     def __enter__(self) -> "EmbeddedPostgres":
@@ -108,7 +112,8 @@ class EmbeddedPostgres:
         """
         with _folder_failures_explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.directory.chmod(0o755)
+            if not self._account.is_ours:
+                self.directory.chmod(0o755)
         with self._exclusive():
             self._users_lock = self._open_lock("users.lock")
             fcntl.flock(self._users_lock, fcntl.LOCK_SH)
@@ -178,6 +183,7 @@ class EmbeddedPostgres:
 
     def _start_unless_running(self) -> None:
         if not (self.cluster / "data" / "PG_VERSION").exists():
+            self._refuse_lost_cluster()
             self._create_cluster()
         postmaster = self.postmaster()
         if postmaster is not None:
@@ -225,7 +231,7 @@ class EmbeddedPostgres:
         raise PostgresStopError(
             f"the embedded PostgreSQL in {self.cluster} does not stop",
             bill="none: everything that was booked is kept.",
-            fix=f"look at {self.cluster / 'server.log'}, then end process {postmaster.pid}.",
+            fix=f"look at {self.cluster / 'server.log'}; the first line of data/postmaster.pid is the process to end.",
         )
 
     def _clear_remains(self) -> None:
@@ -300,11 +306,19 @@ class EmbeddedPostgres:
                 raise _start_error(place, result.stderr)
             secret.unlink()
             _write_atomically(self.directory / "password", password, mode=0o600)
+            draft.rename(place)
             if place != self.directory / "cluster":
                 _write_atomically(self.directory / "location", str(place), mode=0o644)
-            draft.rename(place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _refuse_lost_cluster(self) -> None:
+        if (self.directory / "location").exists():
+            raise PostgresFolderError(
+                f"the data of {self.directory} was in {self.cluster} and is gone",
+                bill="what was booked there is missing; starting empty would bill it again, so nothing was started.",
+                fix=f"restore that folder, or delete {self.directory / 'location'} to begin with an empty database.",
+            )
 
     def _place(self) -> Path:
         if self._reaches(self.directory):
@@ -312,12 +326,26 @@ class EmbeddedPostgres:
                 shutil.rmtree(abandoned)
             return self.directory / "cluster"
         # A new name each time: when the folder was deleted, its successor starts empty instead of meeting old data.
-        return Path(tempfile.mkdtemp(prefix="cluster-", dir=self._shared_place())) / "cluster"
+        home = hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:12]
+        parent = Path(tempfile.mkdtemp(prefix=f"{home}-", dir=self._shared_place()))
+        parent.chmod(0o755)
+        return parent / "cluster"
 
     # the server's account and what it can reach
 
+    @property
+    def _account(self) -> _Account:
+        """Return who runs the server: the caller; for root the owner of the cluster, at first `nobody`."""
+        if os.geteuid() != 0:
+            return _Account(uid=os.geteuid(), gid=os.getegid())
+        if self.cluster.exists():
+            owner = self.cluster.stat()
+            return _Account(uid=owner.st_uid, gid=owner.st_gid)
+        entry = pwd.getpwnam(UNPRIVILEGED_USER)
+        return _Account(uid=entry.pw_uid, gid=entry.pw_gid)
+
     def _reaches(self, path: Path) -> bool:
-        if self._account.name is None:
+        if self._account.is_ours:
             return True
         return self._run(Path("/bin/sh"), "-c", 'test -r "$1" && test -x "$1"', "sh", str(path)).returncode == 0
 
@@ -353,7 +381,7 @@ class EmbeddedPostgres:
                 if ours and self._reaches(place):
                     return place
         raise PostgresFolderError(
-            f"user {self._account.name} can reach neither {self.directory} nor a folder of ours in "
+            f"user {UNPRIVILEGED_USER} can reach neither {self.directory} nor a folder of ours in "
             + " or ".join(map(str, SHARED_PLACES)),
             bill=NOTHING_BOOKED,
             fix="run as an ordinary user, or set BILLING_HOME to a folder that every user may enter.",
@@ -362,7 +390,7 @@ class EmbeddedPostgres:
     def _run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         # A bare environment: the server has no business with this process's secrets.
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-        identity = {"user": self._account.uid, "group": self._account.gid, "extra_groups": []}
+        account = self._account
         return subprocess.run(
             [str(program), *arguments],
             env=environment,
@@ -371,7 +399,9 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             check=False,
-            **(identity if self._account.name else {}),  # type: ignore[call-overload]
+            user=None if account.is_ours else account.uid,
+            group=None if account.is_ours else account.gid,
+            extra_groups=None if account.is_ours else [],
         )
 
     # locks and log
@@ -403,13 +433,6 @@ class EmbeddedPostgres:
     def _log_since(self, offset: int) -> str:
         log = self.cluster / "server.log"
         return log.read_bytes()[offset:].decode(errors="replace") if log.exists() else ""
-
-
-def _server_account() -> _Account:
-    if os.geteuid() != 0:
-        return _Account(name=None, uid=os.geteuid(), gid=os.getegid())
-    entry = pwd.getpwnam(UNPRIVILEGED_USER)
-    return _Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
 
 
 def _write_atomically(path: Path, text: str, *, mode: int) -> None:
