@@ -50,17 +50,15 @@ _MS_PER_HOUR = 3_600_000
 _HOUR_WEIGHTS = (2, 2, 1, 1, 2, 3, 6, 9, 12, 13, 12, 11, 12, 13, 13, 12, 11, 10, 8, 6, 5, 4, 3, 2)
 # (method, path below /v2.0, weight). `{}` is a vehicle.
 _API_CALLS = (
-    ("GET", "/vehicles/{}/odometer", 24),
-    ("GET", "/vehicles/{}/location", 22),
-    ("GET", "/vehicles/{}/battery", 14),
-    ("GET", "/vehicles/{}/charge", 9),
-    ("GET", "/vehicles/{}/fuel", 6),
-    ("GET", "/vehicles/{}/tires/pressure", 4),
-    ("GET", "/vehicles/{}/engine/oil", 3),
-    ("GET", "/vehicles/{}/vin", 4),
-    ("GET", "/vehicles/{}", 5),
-    ("POST", "/vehicles/{}/security", 3),
+    ("GET", "/vehicles/{}/odometer", 26),
+    ("GET", "/vehicles/{}/location", 24),
+    ("GET", "/vehicles/{}/battery", 20),
+    ("GET", "/vehicles/{}/info", 9),
+    ("GET", "/vehicles/{}/vin", 5),
+    ("GET", "/vehicles/{}", 6),
+    ("POST", "/vehicles/{}/security", 4),
     ("GET", "/vehicles", 4),
+    # No profile lists it: counted as `unmatched`.
     ("GET", "/vehicles/{}/permissions", 2),
 )
 _AUTH_CALLS = (("GET", "/user", 6), ("GET", "/vehicles", 3), ("DELETE", "/vehicles/{}/application", 1))
