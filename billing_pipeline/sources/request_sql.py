@@ -1,0 +1,353 @@
+"""Build the bulk form of `request_lines`: one DuckDB query per profile that takes the lines beyond doubt. Pure text.
+
+The query reads a relation `lines` (line VARCHAR with its line end, line_number BIGINT) or, for Avro, `rows` (the writer's
+fields, line_number) and gives the canonical columns. A line that it does not give is not refused: it is read by
+`request_lines`, whose word is final. So each condition here may be stricter than the rule, never laxer.
+Parameters: $latest (TIMESTAMP, the last instant that is not in the future) and, without event ids, $identity_prefix.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from billing_pipeline.records import UNMATCHED_ENDPOINT
+from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, compile_routes
+from billing_pipeline.sources.profile import (
+    DurationField,
+    FlagField,
+    InstantField,
+    MarkerField,
+    NumberField,
+    PseudonymField,
+    SourceProfile,
+)
+from billing_pipeline.sources.request_lines import METHODS, MICROSECONDS_PER_UNIT
+from billing_pipeline.sources.timestamps import EARLIEST_EVENT
+
+# Joins the parts of a pseudonym; the caller replaces the joined text by its keyed hash before anything is written.
+PART_SEPARATOR = "\x1f"
+
+_INSTANT_SHAPES = {
+    "rfc3339": r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,6})?Z",
+    "nginx": r"\d\d/[A-Z][a-z][a-z]/\d{4}:([01]\d|2[0-3]):\d\d:[0-5]\d [+-](0\d|1[0-4])[0-5]\d",
+    "epoch_s": r"\d{9,10}(\.\d{1,6})?",
+    "epoch_ms": r"\d{12,13}",
+    "epoch_us": r"\d{15,16}",
+}
+_EPOCH_FUNCTIONS = {
+    "epoch_s": "make_timestamp(cast(cast({0} as decimal(18, 6)) * 1000000 as bigint))",
+    "epoch_ms": "make_timestamp(cast({0} as bigint) * 1000)",
+    "epoch_us": "make_timestamp(cast({0} as bigint))",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkQuery:
+    """Two forms that agree. `optimistic` fails as a whole on a chunk with a line that is no JSON, lacks a field or says one
+    twice, and must not be used on a chunk that contains one of `absent_keys`; `careful` leaves such lines out.
+    `has_client_parts`: client_id holds pseudonym parts joined by PART_SEPARATOR."""
+
+    optimistic: str
+    careful: str
+    absent_keys: tuple[bytes, ...]
+    has_client_parts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """How to get at a field: JSON tokens keep the quotes of text; Avro columns are typed."""
+
+    columns: Mapping[str, str]
+    quoted_text: bool
+
+    def has(self, path: str) -> bool:
+        return path in self.columns
+
+    def raw(self, path: str) -> str:
+        return self.columns[path]
+
+    def matching(self, path: str, pattern: str) -> str:
+        """The text where the whole of it matches, else null."""
+        token = self.raw(path)
+        if self.quoted_text:
+            return f"case when regexp_full_match({token}, {_text(chr(34) + pattern + chr(34))}) then {token}[2:-2] end"
+        return f"case when regexp_full_match({token}, {_text(pattern)}) then {token} end"
+
+    def text(self, path: str) -> str:
+        """Any text without escapes, else null."""
+        token = self.raw(path)
+        if self.quoted_text:
+            return f"case when starts_with({token}, '\"') and not contains({token}, '\\') then {token}[2:-2] end"
+        return token
+
+
+def lines_query(profile: SourceProfile, *, present: frozenset[str]) -> BulkQuery | None:
+    """Return the query for JSON lines, or None for a profile with aliases, which the bulk path does not read.
+
+    `present` are the optional paths that the first lines of the file have; others are still read exactly, only slower.
+    """
+    if any(getattr(spec, "aliases", ()) for spec in _specs(profile)):
+        return None
+    paths = _paths(profile)
+    optional = [path for path in paths if _optional(profile, path)]
+    required = [path for path in paths if path not in optional]
+    expected = [path for path in paths if path in required or path in present]
+    tokens = _Tokens({path: _token(path) for path in paths}, True)
+    without_absent = _Tokens({path: _token(path) if path in expected else "null::varchar" for path in paths}, True)
+    return BulkQuery(
+        optimistic=_canonical(
+            profile,
+            without_absent,
+            f"select line_number, json_transform_strict(line, {_shape(expected)}) as token from lines",
+        ),
+        careful=_canonical(profile, tokens, _careful_tokens(profile, required, optional)),
+        absent_keys=tuple(json.dumps(path.split(".")[-1]).encode() for path in optional if path not in present),
+        has_client_parts=isinstance(profile.fields.client_id, PseudonymField),
+    )
+
+
+def _careful_tokens(profile: SourceProfile, required: Sequence[str], optional: Sequence[str]) -> str:
+    """Tokens of the valid lines that have every required field once, and the optional fields all or none.
+
+    The lax transform goes first, so that the strict one, which alone sees a key said twice, hardly ever fails: a failure
+    inside try() costs as much as a thousand good lines.
+    """
+    everything = [*required, *optional]
+    complete = (
+        " and ".join(f"{_token(path)} is not null" for path in required if not _nullable(profile, path)) or "true"
+    )
+    if not optional:
+        strict = f"try(json_transform_strict(line, {_shape(required)}))"
+    else:
+        all_there = " and ".join(f"{_token(path)} is not null" for path in optional)
+        leaves = [_text(json.dumps(path.split(".")[-1])) for path in optional]
+        none_there = " and ".join(f"not contains(line, {leaf})" for leaf in leaves)
+        none_there += " and not contains(line, '\\')"
+        strict = f"""case when {all_there} then try(json_transform_strict(line, {_shape(everything)}))
+            when {none_there} then try(json_transform_strict(line, {_shape(required)})) end"""
+        if len(required) != len(everything):
+            # Both branches must have one type: the struct of every field, with nulls for those that are not there.
+            strict = strict.replace(
+                f"try(json_transform_strict(line, {_shape(required)})) end",
+                f"case when try(json_transform_strict(line, {_shape(required)})) is not null then token end end",
+            )
+    return f"""select line_number, {strict} as token from (
+        select line_number, line, json_transform(line, {_shape(everything)}) as token from lines where json_valid(line)
+    ) where {complete}"""
+
+
+def rows_query(profile: SourceProfile, columns: Mapping[str, str]) -> BulkQuery:
+    """Return the query for typed rows (Avro): `columns` maps a profile path to the writer's field name."""
+    quoted = {path: '"' + name.replace('"', '""') + '"' for path, name in columns.items()}
+    absent = {path: "null" for path in _paths(profile) if path not in quoted}
+    sql = _canonical(profile, _Tokens({**quoted, **absent}, False), "select * from rows")
+    return BulkQuery(
+        optimistic=sql,
+        careful=sql,
+        absent_keys=(),
+        has_client_parts=isinstance(profile.fields.client_id, PseudonymField),
+    )
+
+
+def _canonical(profile: SourceProfile, tokens: _Tokens, source: str) -> str:
+    """Give the canonical columns and in_scope for each row of `source` that is out of scope, or beyond doubt in every field."""
+    fields = profile.fields
+    scope = "true" if fields.scope is None else f"{tokens.text(fields.scope.path)} in ({_list(fields.scope.values)})"
+    identity = (
+        "$identity_prefix || line_number::varchar"
+        if fields.event_id is None
+        else tokens.matching(fields.event_id.path, fields.event_id.pattern)
+    )
+    method, path = _method_and_path(profile, tokens)
+    time, time_is_sure = _duration(fields.response_time, tokens)
+    size, size_is_sure = _integer(fields.response_bytes, tokens, r"[0-9]{1,18}")
+    status = _number_text(fields.status_code, tokens)
+    latest = "$latest::timestamp"
+    return f"""with
+tokens as ({source}),
+typed as (
+    select
+        line_number,
+        {scope} as in_scope,
+        {identity} as event_id,
+        {_instant(fields.event_at, tokens)} as event_at,
+        {_client(profile, tokens)} as client_id,
+        {method} as method,
+        {path} as path,
+        case when regexp_full_match({status}, '[1-5][0-9][0-9]') then cast({status} as smallint) end as status_code,
+        {time} as response_time_us,
+        {size} as response_bytes,
+        {_simulated(profile, tokens)} as is_simulated,
+        ({time_is_sure}) and ({size_is_sure}) as numbers_are_sure
+    from tokens
+)
+select
+    line_number, in_scope, event_id, event_at, client_id, method,
+    {_endpoint(profile)} as endpoint,
+    status_code, response_time_us, response_bytes, is_simulated
+from typed
+where not in_scope
+    or (in_scope and event_id is not null and client_id is not null and method is not null and path is not null
+        and event_at >= timestamp '{EARLIEST_EVENT:%Y-%m-%d}' and event_at <= {latest}
+        and status_code is not null and is_simulated is not null and numbers_are_sure)
+"""
+
+
+def _method_and_path(profile: SourceProfile, tokens: _Tokens) -> tuple[str, str]:
+    fields = profile.fields
+    methods = "|".join(METHODS)
+    target = PLAIN_PATH + r"(\?[^\\\"]*)?"
+    if fields.request_line is not None:
+        line = tokens.matching(fields.request_line.path, f'({methods}) {target.replace("[^", "[^ ")} HTTP/[^ \\\\"]*')
+        return f"split_part({line}, ' ', 1)", _plain(f"split_part({line}, ' ', 2)")
+    assert fields.method is not None
+    assert fields.path is not None
+    quote = '"' if tokens.quoted_text else ""
+    listed = _list(tuple(f"{quote}{method}{quote}" for method in METHODS))
+    token = tokens.raw(fields.method.path)
+    method = f"case when {token} in ({listed}) then {token}{'[2:-2]' if tokens.quoted_text else ''} end"
+    return method, _plain(tokens.matching(fields.path.path, target))
+
+
+def _plain(target: str) -> str:
+    # A segment that starts with a dot may be a dot segment; a target longer than the limit is for the rule to judge.
+    path = f"split_part({target}, '?', 1)"
+    return f"case when length({target}) <= {MAX_TARGET_LENGTH} and not contains({path}, '/.') then {path} end"
+
+
+def _endpoint(profile: SourceProfile) -> str:
+    cases = " ".join(
+        f"when path = {_text(route.template)} then {_text(route.template)}"
+        if "{" not in route.template
+        else f"when regexp_full_match(path, {_text(route.pattern)}) then {_text(route.template)}"
+        for route in compile_routes(profile.endpoints)
+    )
+    return f"case {cases} else {_text(UNMATCHED_ENDPOINT)} end"
+
+
+def _instant(spec: InstantField, tokens: _Tokens) -> str:
+    if not tokens.quoted_text:
+        return f"timezone('UTC', {tokens.raw(spec.path)})"
+    shape = _INSTANT_SHAPES[spec.layout]
+    if spec.layout in _EPOCH_FUNCTIONS:
+        token = tokens.raw(spec.path)
+        instant = _EPOCH_FUNCTIONS[spec.layout].format(token)
+        return f"case when regexp_full_match({token}, {_text(shape)}) then {instant} end"
+    text = tokens.matching(spec.path, shape)
+    if spec.layout == "nginx":
+        return f"timezone('UTC', try_strptime({text}, '%d/%b/%Y:%H:%M:%S %z'))"
+    return f"try_cast({text} as timestamp)"
+
+
+def _client(profile: SourceProfile, tokens: _Tokens) -> str:
+    spec = profile.fields.client_id
+    if isinstance(spec, PseudonymField):
+        return f" || {_text(PART_SEPARATOR)} || ".join(f"({tokens.text(path)})" for path in spec.pseudonym_of)
+    return tokens.matching(spec.path, spec.pattern)
+
+
+def _number_text(spec: NumberField, tokens: _Tokens) -> str:
+    token = tokens.raw(spec.path)
+    if not tokens.quoted_text:
+        return f"cast({token} as varchar)"
+    return f"(case when starts_with({token}, '\"') then {token}[2:-2] end)" if spec.quoted else f"({token})"
+
+
+def _sure(spec: NumberField, tokens: _Tokens, value: str) -> str:
+    token = tokens.raw(spec.path)
+    allowed = [f"({value}) is not null"]
+    if spec.nullable or spec.optional:
+        allowed.append(f"{token} is null")
+    if spec.nullable and spec.null_tokens and tokens.quoted_text:
+        allowed.append(f"{token} in ({_list(tuple(json.dumps(text) for text in spec.null_tokens))})")
+    return " or ".join(allowed)
+
+
+def _integer(spec: NumberField | None, tokens: _Tokens, shape: str) -> tuple[str, str]:
+    if spec is None:
+        return "null::bigint", "true"
+    text = _number_text(spec, tokens)
+    value = f"case when regexp_full_match({text}, {_text(shape)}) then cast({text} as bigint) end"
+    return value, _sure(spec, tokens, value)
+
+
+def _duration(spec: DurationField | None, tokens: _Tokens) -> tuple[str, str]:
+    """Whole microseconds out of the digits: at most fifteen of them, so that a double on the way has kept each."""
+    if spec is None:
+        return "null::bigint", "true"
+    text = _number_text(spec, tokens)
+    digits = len(str(MICROSECONDS_PER_UNIT[spec.unit])) - 1
+    fraction = rf"(\.[0-9]{{1,{digits}}})?" if digits else ""
+    value = f"cast(split_part({text}, '.', 1) as bigint) * {MICROSECONDS_PER_UNIT[spec.unit]}"
+    if digits:
+        value += f" + cast(rpad(split_part({text}, '.', 2), {digits}, '0') as bigint)"
+    value = f"case when regexp_full_match({text}, {_text('[0-9]{1,9}' + fraction)}) then {value} end"
+    return value, _sure(spec, tokens, value)
+
+
+def _simulated(profile: SourceProfile, tokens: _Tokens) -> str:
+    spec = profile.fields.simulated
+    if spec is None:
+        return "false"
+    if isinstance(spec, MarkerField):
+        return f"regexp_matches({tokens.text(spec.path)}, {_text(spec.pattern)})"
+    assert isinstance(spec, FlagField)
+    token = tokens.raw(spec.path)
+    if not tokens.quoted_text:
+        return f"({token} = {str(spec.simulated_when).lower()})"
+    when, otherwise = ("true", "false") if spec.simulated_when else ("false", "true")
+    return f"case {token} when '{when}' then true when '{otherwise}' then false end"
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(_text(value) for value in values)
+
+
+def _token(path: str) -> str:
+    return "token" + "".join(f"[{_text(part)}]" for part in path.split(".")) + "::varchar"
+
+
+def _shape(paths: Sequence[str]) -> str:
+    return _text(json.dumps(_nested_shape(paths)))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _specs(profile: SourceProfile) -> Sequence[object]:
+    fields = profile.fields
+    return [getattr(fields, name) for name in type(fields).model_fields if getattr(fields, name) is not None]
+
+
+def _paths(profile: SourceProfile) -> list[str]:
+    paths: dict[str, None] = {}
+    for spec in _specs(profile):
+        if isinstance(spec, PseudonymField):
+            paths.update(dict.fromkeys(spec.pseudonym_of))
+        else:
+            paths[spec.path] = None  # type: ignore[attr-defined]
+    return list(paths)
+
+
+def _numbers(profile: SourceProfile) -> list[NumberField]:
+    return [spec for spec in _specs(profile) if isinstance(spec, NumberField)]
+
+
+def _optional(profile: SourceProfile, path: str) -> bool:
+    return any(spec.path == path and spec.optional for spec in _numbers(profile))
+
+
+def _nullable(profile: SourceProfile, path: str) -> bool:
+    return any(spec.path == path and (spec.nullable or spec.optional) for spec in _numbers(profile))
+
+
+def _nested_shape(paths: Sequence[str]) -> dict[str, object]:
+    shape: dict[str, object] = {}
+    for path in paths:
+        level = shape
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            level = level.setdefault(parent, {})  # type: ignore[assignment]
+        level[leaf] = "JSON"
+    return shape
