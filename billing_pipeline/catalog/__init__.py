@@ -1,0 +1,66 @@
+"""The catalog: files in git -> what is measured, what it costs, who pays. Pure.
+
+`parse_catalog` reads the files of a folder; the entries are frozen values. Not here: keeping them (catalog_store).
+"""
+
+from billing_pipeline.catalog.entries import (
+    Account,
+    AccountClient,
+    BillableRule,
+    BillingMode,
+    Catalog,
+    Dimension,
+    EntryContent,
+    FlatFee,
+    Graduated,
+    Kind,
+    Package,
+    PackageRounding,
+    Plan,
+    Price,
+    PriceModel,
+    PriceVersion,
+    Prorate,
+    Standard,
+    Subscription,
+    Tier,
+    UnitConversion,
+    UnknownEntryError,
+    Volume,
+)
+from billing_pipeline.catalog.files import FILES, CatalogError, Finding
+from billing_pipeline.catalog.validation import parse_catalog, restore_catalog
+from billing_pipeline.meters import Aggregation, Meter
+
+__all__ = [
+    "FILES",
+    "Account",
+    "AccountClient",
+    "Aggregation",
+    "BillableRule",
+    "BillingMode",
+    "Catalog",
+    "CatalogError",
+    "Dimension",
+    "EntryContent",
+    "Finding",
+    "FlatFee",
+    "Graduated",
+    "Kind",
+    "Meter",
+    "Package",
+    "PackageRounding",
+    "Plan",
+    "Price",
+    "PriceModel",
+    "PriceVersion",
+    "Prorate",
+    "Standard",
+    "Subscription",
+    "Tier",
+    "UnitConversion",
+    "UnknownEntryError",
+    "Volume",
+    "parse_catalog",
+    "restore_catalog",
+]

@@ -1,0 +1,293 @@
+"""What the catalog says, as values: prices with versions, plans, accounts, subscriptions, the billable rule. Pure.
+
+Instants are aware UTC, amounts exact Decimal in major units. Not here: meters (meters), reading files (files), what may
+not stand together (validation), what a price makes of a quantity (rating).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cached_property
+from typing import TypeVar
+
+from billing_pipeline.amounts import UnitRounding
+from billing_pipeline.errors import BillingError
+from billing_pipeline.meters import Meter
+from billing_pipeline.periods import BillingAnchor
+
+_Entry = TypeVar("_Entry")
+
+
+class UnknownEntryError(BillingError):
+    """An account, plan, price, meter or subscription that the catalog does not hold."""
+
+
+class Dimension(StrEnum):
+    """A column of a usage row by which a price may rate groups apart."""
+
+    ENDPOINT = "endpoint"
+    METHOD = "method"
+    CLIENT_ID = "client_id"
+
+
+class Prorate(StrEnum):
+    """How a flat fee of a shortened period is shared: by elapsed seconds, by local calendar days, or not at all."""
+
+    SECOND = "second"
+    DAY = "day"
+    NONE = "none"
+
+
+class BillingMode(StrEnum):
+    """The one way by which a price reaches the customer."""
+
+    INVOICE_ITEMS = "invoice_items"
+    STRIPE_METER = "stripe_meter"
+    PREPAID_BALANCE = "prepaid_balance"
+
+
+class PackageRounding(StrEnum):
+    """Whether a package that is begun is charged (up) or only a full one (down)."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillableRule:
+    """Which requests are billable. Status ranges are inclusive; the method of an endpoint may be "*" for any."""
+
+    version: int
+    success_statuses: tuple[tuple[int, int], ...]
+    endpoints: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Quantities above the tier before, up to and with `up_to`; None is open. `flat_fee` is due once, on entering."""
+
+    up_to: Decimal | None
+    unit_price: Decimal
+    flat_fee: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standard:
+    """Every unit at one price."""
+
+    unit_price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graduated:
+    """Each part of the quantity at the price of the tier it lies in."""
+
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """The whole quantity at the price of the tier that its total lies in."""
+
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """Whole packages of `size` units at `price` each, after `free_units`."""
+
+    size: Decimal
+    price: Decimal
+    rounding: PackageRounding = PackageRounding.UP
+    free_units: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatFee:
+    """One amount for each whole billing period, without a meter."""
+
+    amount: Decimal
+
+
+PriceModel = Standard | Graduated | Volume | Package | FlatFee
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitConversion:
+    """Meter units into priced units: times `multiply`, over `divide`, exact; then rounded where `rounding` says so."""
+
+    unit: str
+    multiply: Decimal = Decimal(1)
+    divide: Decimal = Decimal(1)
+    rounding: UnitRounding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceVersion:
+    """What a price asks from `effective_from` (whole UTC hours) until the next version, or `effective_to` (exclusive).
+
+    Tiers, packages and included units go on counting over a change of version, unless this one says `restart_tiers`.
+    """
+
+    version: int
+    model: PriceModel
+    effective_from: datetime
+    effective_to: datetime | None = None
+    conversion: UnitConversion | None = None
+    included_units: Decimal = Decimal(0)
+    restart_tiers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A price of one meter (None: a flat fee). `versions` ascend and do not overlap; each one's `effective_to` is set
+    where another follows."""
+
+    price_id: str
+    meter_id: str | None
+    currency: str
+    versions: tuple[PriceVersion, ...]
+    group_by: tuple[Dimension, ...] = ()
+    prorate: Prorate = Prorate.SECOND
+    billing_mode: BillingMode = BillingMode.INVOICE_ITEMS
+
+    def version_at(self, instant: datetime) -> PriceVersion | None:
+        """Return the version in force at `instant`, None before the first and after the last."""
+        for version in reversed(self.versions):
+            if version.effective_from <= instant:
+                return version if version.effective_to is None or instant < version.effective_to else None
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The prices that a subscription is charged by."""
+
+    plan_id: str
+    version: int
+    prices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountClient:
+    """A client id that belongs to the account from `valid_from` until `valid_to`; None is open on that side."""
+
+    client_id: str
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who pays: one currency, one IANA zone, and the client ids that call on its behalf."""
+
+    account_id: str
+    name: str
+    time_zone: str
+    currency: str
+    clients: tuple[AccountClient, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """An account on a plan from `starts_at` until `ends_at` (exclusive; None is open), billed monthly on `anchor`."""
+
+    subscription_id: str
+    account_id: str
+    plan_id: str
+    starts_at: datetime
+    ends_at: datetime | None
+    anchor: BillingAnchor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Everything that decides a bill, by id. `sha256` is over the canonical content, not over the bytes of files."""
+
+    billable_rule: BillableRule
+    meters: Mapping[str, Meter]
+    prices: Mapping[str, Price]
+    plans: Mapping[str, Plan]
+    accounts: Mapping[str, Account]
+    subscriptions: Mapping[str, Subscription]
+    contents: tuple["EntryContent", ...] = field(repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return the digest by which a charge names the catalog that it was rated with."""
+        lines = sorted(f"{entry.kind}|{entry.entry_id}|{entry.version}|{entry.sha256}" for entry in self.contents)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def subscriptions_by_account(self) -> Mapping[str, tuple[Subscription, ...]]:
+        """Return the subscriptions of each account that has any."""
+        found: dict[str, list[Subscription]] = {}
+        for subscription in self.subscriptions.values():
+            found.setdefault(subscription.account_id, []).append(subscription)
+        return {account_id: tuple(subscriptions) for account_id, subscriptions in found.items()}
+
+    def account(self, account_id: str) -> Account:
+        """Return the account with that id.
+
+        Raises:
+            UnknownEntryError: the catalog has none.
+        """
+        return _found(self.accounts, account_id, "account")
+
+    def price(self, price_id: str) -> Price:
+        """Return the price with that id.
+
+        Raises:
+            UnknownEntryError: the catalog has none.
+        """
+        return _found(self.prices, price_id, "price")
+
+    def prices_of(self, subscription: Subscription) -> tuple[Price, ...]:
+        """Return the prices of the subscription's plan, in the plan's order."""
+        return tuple(self.prices[price_id] for price_id in self.plans[subscription.plan_id].prices)
+
+
+def _found(entries: Mapping[str, _Entry], entry_id: str, kind: str) -> _Entry:
+    try:
+        return entries[entry_id]
+    except KeyError:
+        near = get_close_matches(entry_id, entries, n=3)
+        raise UnknownEntryError(
+            f"the catalog has no {kind} {entry_id!r}" + (f" (close: {', '.join(near)})" if near else ""),
+            bill="there is nothing to show or rate for it",
+            fix=f"use the id of a {kind} in the catalog folder, or add it there and load the catalog",
+        ) from None
+
+
+class Kind(StrEnum):
+    """The kinds of catalog entries, as table `catalog.entry` spells them."""
+
+    BILLABLE_RULE = "billable_rule"
+    METER = "meter"
+    PRICE = "price"
+    PLAN = "plan"
+    ACCOUNT = "account"
+    SUBSCRIPTION = "subscription"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryContent:
+    """One version of one entry in canonical JSON (sorted keys, amounts as text, instants in UTC) with its digest."""
+
+    kind: Kind
+    entry_id: str
+    version: int
+    json: str
+    sha256: str
+
+
+def content_of(*, kind: Kind, entry_id: str, version: int, content: Mapping[str, object]) -> EntryContent:
+    """Return the canonical content of an entry given as a plain mapping."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return EntryContent(kind=kind, entry_id=entry_id, version=version, json=text, sha256=digest)

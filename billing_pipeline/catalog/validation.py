@@ -1,0 +1,319 @@
+"""Entries that were read -> a `Catalog` whose entries agree with each other, or every finding at once. Pure.
+
+Not here: the shape of one entry (files).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import combinations, pairwise
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits
+from billing_pipeline.catalog.entries import (
+    Account,
+    Catalog,
+    FlatFee,
+    Graduated,
+    Kind,
+    Price,
+    PriceVersion,
+    Subscription,
+    Volume,
+)
+from billing_pipeline.catalog.files import FILES, CatalogError, Finding, PriceTable, Reader
+
+_BEGIN = datetime.min.replace(tzinfo=UTC)
+_OPEN = datetime.max.replace(tzinfo=UTC)
+
+
+def parse_catalog(files: Mapping[str, bytes]) -> Catalog:
+    """Return the catalog that the TOML files (name -> bytes) of one folder spell.
+
+    Raises:
+        CatalogError: with every finding, each naming file, entry and field.
+    """
+    reader = Reader()
+    reader.read_files(files)
+    return catalog_of(reader)
+
+
+def restore_catalog(contents: Iterable[tuple[Kind, str]]) -> Catalog:
+    """Return the catalog whose canonical contents (kind, JSON) were kept by an earlier load.
+
+    Raises:
+        CatalogError: the contents do not make a catalog any more.
+    """
+    reader = Reader()
+    reader.read_contents(contents)
+    return catalog_of(reader)
+
+
+def catalog_of(reader: Reader) -> Catalog:
+    """Return the catalog of what was read.
+
+    Raises:
+        CatalogError: findings of the reader, and of the entries against each other.
+    """
+    findings = [*reader.findings, *_duplicates(reader)]
+    meter_ids = {meter.meter_id for meter in reader.meters}
+    prices: dict[str, Price] = {}
+    for table in reader.prices:
+        versions = _closed(tuple(sorted((version.entry() for version in table.versions), key=_by_start)))
+        findings.extend(_price_findings(table, versions, meter_ids))
+        prices[table.id] = _price(table, versions)
+    plans = {plan.plan_id: plan for plan in reader.plans}
+    accounts = {account.account_id: account for account in reader.accounts}
+    subscriptions = {
+        table.id: table.entry(accounts[table.account].time_zone if table.account in accounts else "UTC")
+        for table in reader.subscriptions
+    }
+    if reader.rule is None or reader.findings:
+        # What could not be read would only be reported again as unknown.
+        raise CatalogError(findings)
+    catalog = Catalog(
+        billable_rule=reader.rule,
+        meters={meter.meter_id: meter for meter in reader.meters},
+        prices=prices,
+        plans=plans,
+        accounts=accounts,
+        subscriptions=subscriptions,
+        contents=tuple(sorted(reader.contents, key=lambda entry: (entry.kind, entry.entry_id, entry.version))),
+    )
+    findings.extend(_rule_findings(catalog))
+    findings.extend(_plan_findings(catalog))
+    findings.extend(_account_findings(catalog))
+    findings.extend(_subscription_findings(catalog))
+    if findings:
+        raise CatalogError(findings)
+    return catalog
+
+
+def _by_start(version: PriceVersion) -> tuple[datetime, int]:
+    return version.effective_from, version.version
+
+
+def _closed(versions: tuple[PriceVersion, ...]) -> tuple[PriceVersion, ...]:
+    """Return the versions with the end that a following version implies."""
+    following: list[PriceVersion | None] = [*versions[1:], None]
+    return tuple(
+        replace(version, effective_to=after.effective_from) if after and version.effective_to is None else version
+        for version, after in zip(versions, following, strict=True)
+    )
+
+
+def _price(table: PriceTable, versions: tuple[PriceVersion, ...]) -> Price:
+    return Price(
+        price_id=table.id,
+        meter_id=table.meter,
+        currency=table.currency,
+        versions=versions,
+        group_by=table.group_by,
+        prorate=table.prorate,
+        billing_mode=table.billing_mode,
+    )
+
+
+def _finding(kind: Kind, entry: str, field: str, message: str) -> Finding:
+    return Finding(file=FILES[kind], entry=entry, field=field, message=message)
+
+
+def _duplicates(reader: Reader) -> Iterator[Finding]:
+    ids: dict[Kind, list[str]] = {
+        Kind.METER: [meter.meter_id for meter in reader.meters],
+        Kind.PRICE: [price.id for price in reader.prices],
+        Kind.PLAN: [plan.plan_id for plan in reader.plans],
+        Kind.ACCOUNT: [account.account_id for account in reader.accounts],
+        Kind.SUBSCRIPTION: [subscription.id for subscription in reader.subscriptions],
+    }
+    for kind, found in ids.items():
+        for entry_id, count in Counter(found).items():
+            if count > 1:
+                yield _finding(kind, entry_id, "id", f"is there {count} times; an id is used once")
+
+
+def _rule_findings(catalog: Catalog) -> Iterator[Finding]:
+    for first, last in catalog.billable_rule.success_statuses:
+        if first > last:
+            yield _finding(Kind.BILLABLE_RULE, "billable", "success_statuses", f"[{first}, {last}] holds no status")
+
+
+def _price_findings(table: PriceTable, versions: Sequence[PriceVersion], meter_ids: set[str]) -> Iterator[Finding]:
+    def finding(field: str, message: str) -> Finding:
+        return _finding(Kind.PRICE, table.id, field, message)
+
+    if (problem := _currency_problem(table.currency)) is not None:
+        yield finding("currency", problem)
+    if table.meter is not None and table.meter not in meter_ids:
+        yield finding("meter", f"{table.meter!r} is not a meter")
+    if table.meter is None and table.group_by:
+        yield finding("group_by", "a price without a meter has no groups")
+    for version in versions:
+        yield from _version_findings(table, version)
+    for before, after in pairwise(versions):
+        place = f"versions.{after.version}.effective_from"
+        if before.version >= after.version:
+            yield finding(place, f"version {after.version} starts after version {before.version}: number them in order")
+        if before.effective_to is not None and after.effective_from < before.effective_to:
+            yield finding(
+                place,
+                f"{after.effective_from.isoformat()} overlaps version {before.version}, "
+                f"which ends at {before.effective_to.isoformat()}",
+            )
+    units = {version.conversion.unit if version.conversion else None for version in versions}
+    if len(units) > 1:
+        yield finding("versions.conversion", "all versions of a price are in one unit; use a new price id for another")
+
+
+def _version_findings(table: PriceTable, version: PriceVersion) -> Iterator[Finding]:
+    def finding(field: str, message: str) -> Finding:
+        return _finding(Kind.PRICE, table.id, f"versions.{version.version}.{field}", message)
+
+    if isinstance(version.model, FlatFee) != (table.meter is None):
+        yield finding("model", "a flat fee has no meter, and every other model needs one")
+    if isinstance(version.model, FlatFee) and (version.conversion or version.included_units):
+        yield finding("model", "a flat fee has neither included units nor a unit conversion")
+    for field, instant in (("effective_from", version.effective_from), ("effective_to", version.effective_to)):
+        if instant is not None and (instant.minute or instant.second):
+            yield finding(field, f"{instant.isoformat()} is inside an hour; usage rows change price on whole UTC hours")
+    if version.effective_to is not None and version.effective_to <= version.effective_from:
+        yield finding("effective_from", "is not before the version's end; no instant is left for it")
+    if isinstance(version.model, Graduated | Volume):
+        tiers = version.model.tiers
+        for number, (lower, upper) in enumerate(pairwise(tiers), 1):
+            if lower.up_to is None:
+                yield finding(f"tiers.{number}.up_to", "is open, and tiers follow; only the last may be open")
+            elif upper.up_to is not None and upper.up_to <= lower.up_to:
+                yield finding(
+                    f"tiers.{number + 1}.up_to",
+                    f"{exact_text(upper.up_to)} is not above {exact_text(lower.up_to)}; tiers ascend",
+                )
+
+
+def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
+    for plan in catalog.plans.values():
+        unknown = [price_id for price_id in plan.prices if price_id not in catalog.prices]
+        for price_id in unknown:
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{price_id!r} is not a price")
+        known = [catalog.prices[price_id] for price_id in plan.prices if price_id in catalog.prices]
+        for price_id, count in Counter(plan.prices).items():
+            if count > 1:
+                yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{price_id!r} is listed {count} times")
+        by_meter: dict[str, set[str]] = defaultdict(set)
+        for price in known:
+            if price.meter_id is not None:
+                by_meter[price.meter_id].add(price.price_id)
+        for meter_id, price_ids in by_meter.items():
+            if len(price_ids) > 1:
+                names = ", ".join(sorted(price_ids))
+                yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{names} would bill meter {meter_id!r} twice")
+        currencies = sorted({price.currency for price in known})
+        if len(currencies) > 1:
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", f"mixes the currencies {', '.join(currencies)}")
+
+
+def _account_findings(catalog: Catalog) -> Iterator[Finding]:
+    claims: dict[str, list[tuple[datetime, datetime, Account]]] = defaultdict(list)
+    for account in catalog.accounts.values():
+        if (problem := _currency_problem(account.currency)) is not None:
+            yield _finding(Kind.ACCOUNT, account.account_id, "currency", problem)
+        if not _is_zone(account.time_zone):
+            message = f"{account.time_zone!r} is not an IANA time zone such as Europe/Berlin"
+            yield _finding(Kind.ACCOUNT, account.account_id, "time_zone", message)
+        for client in account.clients:
+            start, end = client.valid_from or _BEGIN, client.valid_to or _OPEN
+            if end <= start:
+                message = f"client {client.client_id!r} is valid at no instant"
+                yield _finding(Kind.ACCOUNT, account.account_id, "clients", message)
+            claims[client.client_id].append((start, end, account))
+    for client_id, spans in claims.items():
+        if len(spans) == 1:
+            continue
+        ordered = sorted(spans, key=lambda span: span[:2])
+        for (_, end, one), (start, _, other) in pairwise(ordered):
+            if start < end:
+                message = f"client {client_id!r} belongs to account {one.account_id!r} at the same time"
+                yield _finding(Kind.ACCOUNT, other.account_id, "clients", message)
+
+
+def _subscription_findings(catalog: Catalog) -> Iterator[Finding]:
+    coverage = {price.price_id: tuple(_covered(price)) for price in catalog.prices.values()}
+    for subscription in catalog.subscriptions.values():
+        yield from _one_subscription(catalog, subscription, coverage)
+    for account_id, subscriptions in catalog.subscriptions_by_account.items():
+        for one, other in combinations(subscriptions, 2):
+            if one.starts_at < (other.ends_at or _OPEN) and other.starts_at < (one.ends_at or _OPEN):
+                for meter_id in sorted(_meters_of(catalog, one) & _meters_of(catalog, other)):
+                    message = (
+                        f"bills meter {meter_id!r} of account {account_id!r} together with {one.subscription_id!r}, "
+                        "which has it at the same time"
+                    )
+                    yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
+
+
+def _one_subscription(
+    catalog: Catalog, subscription: Subscription, coverage: Mapping[str, Sequence[tuple[datetime, datetime]]]
+) -> Iterator[Finding]:
+    def finding(field: str, message: str) -> Finding:
+        return _finding(Kind.SUBSCRIPTION, subscription.subscription_id, field, message)
+
+    account, plan = catalog.accounts.get(subscription.account_id), catalog.plans.get(subscription.plan_id)
+    if account is None:
+        yield finding("account", f"{subscription.account_id!r} is not an account")
+    if plan is None:
+        yield finding("plan", f"{subscription.plan_id!r} is not a plan")
+    if subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at:
+        yield finding("ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
+        return
+    for price_id in plan.prices if plan else ():
+        price = catalog.prices.get(price_id)
+        if price is None:
+            continue
+        if account is not None and price.currency != account.currency:
+            yield finding("plan", f"price {price_id!r} is in {price.currency}, the account in {account.currency}")
+        end = subscription.ends_at or _OPEN
+        if not any(first <= subscription.starts_at and end <= last for first, last in coverage[price_id]):
+            spans = ", ".join(
+                f"{first.isoformat()} to {'open' if last == _OPEN else last.isoformat()}"
+                for first, last in coverage[price_id]
+            )
+            yield finding("starts_at", f"price {price_id!r} has a gap in the subscription: it is in force {spans}")
+
+
+def _covered(price: Price) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the spans without a gap in which `price` is in force."""
+    start: datetime | None = None
+    end = _BEGIN
+    for version in price.versions:
+        if start is None or version.effective_from > end:
+            if start is not None:
+                yield start, end
+            start = version.effective_from
+        end = version.effective_to or _OPEN
+    if start is not None:
+        yield start, end
+
+
+def _meters_of(catalog: Catalog, subscription: Subscription) -> set[str]:
+    plan = catalog.plans.get(subscription.plan_id)
+    prices = [catalog.prices[price_id] for price_id in (plan.prices if plan else ()) if price_id in catalog.prices]
+    return {price.meter_id for price in prices if price.meter_id is not None}
+
+
+def _currency_problem(currency: str) -> str | None:
+    try:
+        minor_digits(currency)
+    except UnknownCurrencyError as error:
+        return error.what
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

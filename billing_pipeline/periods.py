@@ -1,0 +1,187 @@
+"""Half-open windows and billing periods: (anchor, zone, start, end) -> periods in UTC. Pure.
+
+Every instant is aware and UTC; windows are `[start, end)`. Calendar work is done in the account's IANA zone.
+Not here: which price a period is rated with (catalog, rating).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from billing_pipeline.errors import BillingError
+
+_HOUR = timedelta(hours=1)
+
+
+class NaiveInstantError(BillingError):
+    """An instant without time zone where an aware one is needed."""
+
+
+class EmptyWindowError(BillingError):
+    """A window that ends at or before its start."""
+
+
+def as_utc(instant: datetime) -> datetime:
+    """Return an aware instant in UTC.
+
+    Raises:
+        NaiveInstantError: it has no offset, so it names no instant.
+    """
+    if instant.utcoffset() is None:
+        raise NaiveInstantError(
+            f"{instant.isoformat()} has no time zone",
+            bill="usage could land in the wrong period, so it is refused",
+            fix="write the instant with Z or an offset, such as 2026-03-01T00:00:00Z",
+        )
+    return instant.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """The instants from `start` up to but not including `end`, in UTC."""
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", as_utc(self.start))
+        object.__setattr__(self, "end", as_utc(self.end))
+        if self.end <= self.start:
+            raise EmptyWindowError(
+                f"the window [{self.start.isoformat()}, {self.end.isoformat()}) holds no instant",
+                bill="nothing can be rated in it",
+                fix="give an end after the start",
+            )
+
+    def __contains__(self, instant: datetime) -> bool:
+        return self.start <= instant < self.end
+
+    @property
+    def seconds(self) -> int:
+        """Return the elapsed whole seconds: a local day of a DST change has 82,800 or 90,000."""
+        return (self.end - self.start) // timedelta(seconds=1)
+
+    def overlap(self, start: datetime, end: datetime | None) -> "Window | None":
+        """Return the part inside `[start, end)`; `end` None is open. None where they do not meet."""
+        first = max(self.start, start)
+        last = self.end if end is None else min(self.end, end)
+        return Window(first, last) if first < last else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillingAnchor:
+    """Monthly on a day (31: the last day of a shorter month) at a local time of day in an IANA zone."""
+
+    day: int = 1
+    time_of_day: time = time(0)
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.day <= 31:
+            raise ValueError(f"an anchor's day is 1..31, not {self.day}")
+
+    def boundary(self, year: int, month: int) -> datetime:
+        """Return the instant in UTC at which the period of that month begins.
+
+        A local time that a DST change leaves out is read with the offset before the change; of one that it repeats
+        the first counts.
+        """
+        return _boundary(self, year, month)
+
+    def period_containing(self, instant: datetime) -> Window:
+        """Return the whole period `[boundary, next boundary)` that contains `instant`."""
+        local = instant.astimezone(ZoneInfo(self.zone))
+        year, month = local.year, local.month
+        if self.boundary(year, month) > instant:
+            year, month = _month_before(year, month)
+        return Window(self.boundary(year, month), self.boundary(*_month_after(year, month)))
+
+
+@lru_cache(maxsize=1 << 16)
+def _boundary(anchor: BillingAnchor, year: int, month: int) -> datetime:
+    next_year, next_month = _month_after(year, month)
+    last_day = (datetime(next_year, next_month, 1, tzinfo=UTC) - timedelta(days=1)).day
+    local = datetime.combine(
+        datetime(year, month, min(anchor.day, last_day), tzinfo=UTC).date(), anchor.time_of_day, ZoneInfo(anchor.zone)
+    )
+    return local.astimezone(UTC)
+
+
+def _month_after(year: int, month: int) -> tuple[int, int]:
+    return (year + 1, 1) if month == 12 else (year, month + 1)
+
+
+def _month_before(year: int, month: int) -> tuple[int, int]:
+    return (year - 1, 12) if month == 1 else (year, month - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BillingPeriod:
+    """What one bill of a subscription covers: `window`, a part of the anchor's `whole` period or all of it."""
+
+    window: Window
+    whole: Window = field(compare=False)
+
+
+class Recurring(Protocol):
+    """Whatever is billed by period: a subscription. `starts_at` inclusive, `ends_at` exclusive, None is open."""
+
+    @property
+    def anchor(self) -> BillingAnchor: ...
+    @property
+    def starts_at(self) -> datetime: ...
+    @property
+    def ends_at(self) -> datetime | None: ...
+
+
+def billing_periods(subscription: Recurring, window: Window) -> Iterator[BillingPeriod]:
+    """Yield the periods of `subscription` that meet `window`, in order, cut at its start and end, not at `window`."""
+    reach = window.overlap(subscription.starts_at, subscription.ends_at)
+    if reach is None:
+        return
+    whole = subscription.anchor.period_containing(reach.start)
+    while whole.start < reach.end:
+        part = whole.overlap(subscription.starts_at, subscription.ends_at)
+        if part is not None:
+            yield BillingPeriod(part, whole)
+        whole = subscription.anchor.period_containing(whole.end)
+
+
+def cuts(subscriptions: Iterable[Recurring], window: Window) -> tuple[datetime, ...]:
+    """Return the instants inside `window` and inside an hour at which a period of one of them begins or ends.
+
+    Usage rows are hours; these are the only other places at which a row must end. For an anchor at 14:37:12:
+    14:37:12 of each month. Boundaries on a whole UTC hour are left out: the hour grid cuts there already.
+    """
+    found: set[datetime] = set()
+    for subscription in subscriptions:
+        for period in billing_periods(subscription, Window(window.start, window.end + _HOUR)):
+            found.update((period.window.start, period.window.end))
+    return tuple(sorted(at for at in found if window.start < at < window.end and not _is_whole_hour(at)))
+
+
+def _is_whole_hour(instant: datetime) -> bool:
+    return instant.minute == 0 and instant.second == 0 and instant.microsecond == 0
+
+
+def elapsed_share(part: Window, whole: Window) -> tuple[int, int]:
+    """Return (elapsed, whole) seconds for proration, the share at most 1: 15 of 31 days is (1296000, 2678400)."""
+    return min(part.seconds, whole.seconds), whole.seconds
+
+
+def local_days(start: datetime, end: datetime, zone: str) -> int:
+    """Return the calendar days from the local date of `start` to that of `end`: DST days count as one."""
+    there = ZoneInfo(zone)
+    return (end.astimezone(there).date() - start.astimezone(there).date()).days
+
+
+def day_share(part: Window, whole: Window, zone: str) -> tuple[int, int]:
+    """Return (billed, whole) local calendar days for `prorate: day`; a day that is begun counts from its start.
+
+    Used from January 8th 09:30 to February 1st 00:00: 24 of 31. The days of adjacent parts add up to the whole's.
+    """
+    days = local_days(whole.start, whole.end, zone)
+    return min(local_days(part.start, part.end, zone), days), days
