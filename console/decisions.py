@@ -1,4 +1,4 @@
-"""Write down what a person decided: a held day let through, a contradictory request settled. Names are checked first."""
+"""Write down what a person decided: a held day let through, a contradictory request settled. Not here: applying it."""
 
 from billing_pipeline.errors import BillingError
 from console.days import read_day

@@ -1,4 +1,4 @@
-"""Open tools on a running installation: the Dagster UI with its daemon, psql. Starts the embedded parts, stops them after."""
+"""Open tools on an installation: the Dagster UI with its daemon, psql. What they need is started, and stopped after."""
 
 import os
 import shutil
