@@ -400,7 +400,9 @@ class Reader:
             self._take(kind, table)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                field = ".".join(str(part) for part in problem["loc"])
+                if problem["type"] == "too_short" and problem["input"]:
+                    continue  # its items are wrong, not missing, and are reported by themselves
+                field = ".".join(str(part + 1 if isinstance(part, int) else part) for part in problem["loc"])
                 self._find(FILES[kind], entry_id or "(no id)", field, problem["msg"].removeprefix("Value error, "))
         except MeterInvalidError as error:
             self._find(FILES[kind], entry_id, "", error.what)
