@@ -62,17 +62,19 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the state of earlier demos first.")] = False,
 ) -> None:
     """Run the whole job once: on made-up logs of three days, or with --landing and --profile on your own."""
-    from console.demo import run_demo, run_own
-
     settings = Settings.from_environment()
     if landing is None:
         if profile is not None or catalog is not None:
             raise typer.BadParameter("--profile and --catalog go with --landing, your own request logs.")
+        from console.demo import run_demo
+
         run_demo(settings, fresh=fresh)
-    else:
-        if profile is None:
-            raise typer.BadParameter("--landing needs --profile, the name of what the logs look like.")
-        run_own(settings, landing=landing, profile=profile, catalog=catalog, fresh=fresh)
+        return
+    if profile is None:
+        raise typer.BadParameter("--landing needs --profile, the name of what the logs look like.")
+    from console.own_files import run_own
+
+    run_own(settings, landing=landing, profile=profile, catalog_dir=catalog, fresh=fresh)
 
 
 @app.command()
@@ -87,9 +89,11 @@ def materialize(
 ) -> None:
     """Look for new files and build assets, for one day, for a range (both ends included), or for whatever is due."""
     from console.days import read_range
+
+    days = read_range(day, first, last)
     from console.runs import materialize_days
 
-    materialize_days(Settings.from_environment(), assets or (), read_range(day, first, last))
+    materialize_days(Settings.from_environment(), assets or (), days)
 
 
 @app.command()

@@ -2,9 +2,10 @@
 
 from datetime import date
 
+from resources.usage_store import UsageStore
+
 from resources.lake import Lake
 from resources.runtime import Runtime
-from resources.usage_store import UsageStore
 
 
 def due_days(runtime: Runtime) -> tuple[date, ...]:
