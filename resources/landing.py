@@ -126,7 +126,7 @@ class LocalLanding:
         return path
 
     def _walk(self, root: Path, folder: Path) -> Iterator[LandingFile]:
-        """Yield files in order of key. A linked folder is not entered: its files lie inside `root` under their own keys."""
+        """Yield files in order of key. A linked folder is not entered: its files have keys of their own."""
         try:
             with os.scandir(folder) as entries:
                 found = [entry for entry in entries if not _ignored(entry.name)]
