@@ -27,6 +27,13 @@ def database_url(server_url: str, database: str) -> str:
     return urlunsplit(urlsplit(server_url)._replace(path="/" + quote(database, safe="")))
 
 
+def login_url(url: str, user: str, password: str) -> str:
+    """Return `url` with another login."""
+    parts = urlsplit(url)
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.hostname}:{parts.port}"))
+
+
 def administer(server_url: str, statement: str) -> None:
     """Run one statement as the superuser, outside a transaction."""
     with psycopg.connect(server_url, autocommit=True) as connection:
