@@ -1,0 +1,141 @@
+"""Charges with identity, and the difference to what is booked: (rated total, booked total) -> a revision, or none. Pure.
+
+A charge is (subscription, price, billing period, group). Its total to date is rounded once; a revision books
+round(new total) - round(booked total), never a rounded difference. Not here: the arithmetic (rating), postings (ledger).
+See docs/adr/0004-charges-converge.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from uuid import UUID, uuid5
+
+from billing_pipeline.amounts import Money, exact_text, to_money
+from billing_pipeline.catalog import Dimension
+from billing_pipeline.errors import BillingError
+from billing_pipeline.periods import Window
+from billing_pipeline.rating import Rated
+
+# Namespaces of this project's ids, made once with uuid4. Never change them: ids of booked rows are made from them.
+_CHARGE_NAMESPACE = UUID("3f0c6d5e-0a6b-4c35-9d0e-6a3f5c1b7e21")
+
+
+class ChargeCurrencyChangedError(BillingError):
+    """A charge that is booked in one currency was rated in another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeKey:
+    """What makes a charge itself. `group_key` is the canonical JSON of its dimensions, empty without groups."""
+
+    subscription_id: str
+    price_id: str
+    period: Window
+    group_key: str = ""
+
+    @property
+    def charge_id(self) -> UUID:
+        """Return the id: a function of the key alone, so that a replay writes the same."""
+        parts = (
+            self.subscription_id,
+            self.price_id,
+            self.period.start.isoformat(),
+            self.period.end.isoformat(),
+            self.group_key,
+        )
+        return uuid5(_CHARGE_NAMESPACE, json.dumps(parts, ensure_ascii=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """A charge rated to date."""
+
+    key: ChargeKey
+    account_id: str
+    plan_id: str
+    meter_id: str | None
+    currency: str
+    rated: Rated
+
+    @cached_property
+    def amount(self) -> Money:
+        """Return the total to date, rounded once."""
+        return to_money(self.rated.exact, self.currency)
+
+    @cached_property
+    def lines_json(self) -> str:
+        """Return the arithmetic as canonical JSON."""
+        return json.dumps([line.as_text() for line in self.rated.lines], separators=(",", ":"), ensure_ascii=False)
+
+    @cached_property
+    def rating_digest(self) -> str:
+        """Return the SHA-256 of what was rated: quantity, exact total, currency and lines."""
+        rated = self.rated
+        head = f"{exact_text(rated.quantity)}|{rated.unit}|{exact_text(rated.exact)}|{self.currency}|"
+        return hashlib.sha256((head + self.lines_json).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookedCharge:
+    """The newest revision of a charge: its number, its rounded total to date, and the digest of what was rated."""
+
+    revision: int
+    amount: Money
+    rating_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeRevision:
+    """A further revision: the charge as it is now, and what it adds to what was booked. `delta` may be 0."""
+
+    charge_id: UUID
+    revision: int
+    charge: Charge
+    delta: Money
+
+
+def difference(charge: Charge, booked: BookedCharge | None, *, charge_id: UUID | None = None) -> ChargeRevision | None:
+    """Return the revision that makes the books equal to `charge`, None where they are.
+
+    333 then 666 units of 0.001: 0.33 is booked, 0.67 is due, the revision adds 0.34. A new arithmetic with the same
+    amount is a revision that adds 0, so that the newest one always explains the bill. Nothing used and nothing booked: None.
+    `charge_id` spares making it from the key again.
+
+    Raises:
+        ChargeCurrencyChangedError: what is booked is in another currency.
+    """
+    amount = charge.amount
+    if booked is None:
+        if not charge.rated.lines and charge.rated.quantity == 0:
+            return None
+        delta, revision = amount, 1
+    else:
+        if booked.amount.currency != charge.currency:
+            raise _currency_changed(charge, booked)
+        if booked.rating_digest == charge.rating_digest and booked.amount == amount:
+            return None
+        delta, revision = amount - booked.amount, booked.revision + 1
+    return ChargeRevision(charge_id=charge_id or charge.key.charge_id, revision=revision, charge=charge, delta=delta)
+
+
+def nothing_rated(unit: str) -> Rated:
+    """Return the rating of a charge that has no usage, or no period, any more."""
+    return Rated(lines=(), quantity=Decimal(0), unit=unit, exact=Decimal(0))
+
+
+def group_key(group: Mapping[Dimension, str]) -> str:
+    """Return the canonical text of a group's dimensions, empty for none: `{"endpoint":"/v2.0/user"}`."""
+    return json.dumps(dict(group), separators=(",", ":"), ensure_ascii=False) if group else ""
+
+
+def _currency_changed(charge: Charge, booked: BookedCharge) -> ChargeCurrencyChangedError:
+    key = charge.key
+    return ChargeCurrencyChangedError(
+        f"price {key.price_id!r} of subscription {key.subscription_id!r} was booked in {booked.amount.currency} and is "
+        f"now in {charge.currency}",
+        bill="nothing is booked; what was booked stays in its currency",
+        fix="give the price in the new currency its own id, and move the subscription to a plan with it",
+    )

@@ -1,0 +1,53 @@
+"""Charge revisions -> balanced postings. Pure.
+
+Double entry in minor units: a revision debits the account's receivable (plus) and credits the price's revenue (minus), and
+a negative difference turns both round. Postings of a transaction sum to zero. Not here: what is charged (charges).
+"""
+
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from billing_pipeline.amounts import Money
+from billing_pipeline.charges import ChargeRevision
+
+# Made once with uuid4. Never change it: ids of booked transactions are made from it.
+_TRANSACTION_NAMESPACE = UUID("b7a4f3c2-52d7-4f0e-8a34-0d9f1c6e2b58")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One side of a ledger transaction. Debits are positive, credits negative."""
+
+    transaction_id: UUID
+    posting_number: int
+    ledger_account: str
+    account_id: str
+    amount: Money
+
+
+def postings(revision: ChargeRevision) -> tuple[Posting, ...]:
+    """Return the postings of a revision: two that sum to zero, or none where it adds nothing.
+
+    4.50 USD more: receivable:acme +450, revenue:api_requests -450.
+    """
+    if revision.delta.minor_units == 0:
+        return ()
+    charge = revision.charge
+    transaction_id = uuid5(
+        _TRANSACTION_NAMESPACE,
+        f"{revision.charge_id}|{revision.revision}|{revision.delta.minor_units}|{revision.delta.currency}",
+    )
+    sides = (
+        (f"receivable:{charge.account_id}", revision.delta),
+        (f"revenue:{charge.key.price_id}", -revision.delta),
+    )
+    return tuple(
+        Posting(
+            transaction_id=transaction_id,
+            posting_number=number,
+            ledger_account=ledger_account,
+            account_id=charge.account_id,
+            amount=amount,
+        )
+        for number, (ledger_account, amount) in enumerate(sides, 1)
+    )

@@ -1,0 +1,382 @@
+"""Keep the catalog in PostgreSQL: a folder of files becomes the current catalog, every version that was ever loaded stays.
+
+The files in git are the truth; `catalog.entry` mirrors them. What a booked charge rests on is not edited: it gets a further
+version. Not here: what a catalog may say (billing_pipeline.catalog).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from billing_pipeline.catalog import FILES, Catalog, EntryContent, Kind, parse_catalog, restore_catalog
+from billing_pipeline.catalog.entries import Price
+from billing_pipeline.errors import BillingError
+from resources.database import Database
+
+# Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
+_FREE_FIELDS: Mapping[Kind, frozenset[str]] = {
+    Kind.ACCOUNT: frozenset({"name", "clients"}),
+    Kind.SUBSCRIPTION: frozenset({"ends_at"}),
+}
+_NOTHING_LOADED = "nothing of this catalog is loaded; charges go on with the one loaded before"
+
+
+class CatalogFolderError(BillingError):
+    """The catalog folder cannot be read."""
+
+
+class CatalogNotLoadedError(BillingError):
+    """PostgreSQL holds no catalog yet."""
+
+
+class CatalogEntryInUseError(BillingError):
+    """An entry that booked charges rest on was edited or removed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogLoad:
+    """What a load did. `changed` is False when PostgreSQL held this very catalog already."""
+
+    catalog_sha256: str
+    changed: bool
+    entries: int
+    added: tuple[str, ...]
+    edited: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+_Key = tuple[Kind, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogStore:
+    """The catalog of one database."""
+
+    database: Database
+
+    def load(self, folder: Path) -> CatalogLoad:
+        """Read `folder`, refuse it with every finding, or make it the current catalog. Again: nothing.
+
+        Raises:
+            CatalogFolderError: no such folder.
+            CatalogError: the files are wrong, with every finding.
+            CatalogEntryInUseError: an entry that booked charges rest on was edited or removed.
+        """
+        catalog = read_catalog(folder)
+        # Booking holds its lock to the end, so that no charge is booked with an entry that this load is replacing.
+        with self.database.transaction("billing/charges", "catalog") as connection:
+            return _load(connection, catalog)
+
+    def current(self) -> Catalog:
+        """Return the catalog that charges are rated with now.
+
+        Raises:
+            CatalogNotLoadedError: none was loaded.
+        """
+        with self.database.reading() as connection:
+            return current_catalog(connection)
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """Return the catalog that a folder's files spell, without PostgreSQL.
+
+    Raises:
+        CatalogFolderError: no such folder, or a file that cannot be read.
+        CatalogError: the files are wrong, with every finding.
+    """
+    return parse_catalog(_files_in(folder))
+
+
+def _files_in(folder: Path) -> dict[str, bytes]:
+    """Return the TOML files of the folder by name; `sources.toml` belongs to ingestion and is left out."""
+    if not folder.is_dir():
+        raise CatalogFolderError(
+            f"there is no catalog folder {folder}",
+            bill=_NOTHING_LOADED,
+            fix="set BILLING_CATALOG_DIR to the folder that holds prices.toml, or create it",
+        )
+    try:
+        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.toml")) if path.name != "sources.toml"}
+    except OSError as error:
+        raise CatalogFolderError(
+            f"the catalog in {folder} cannot be read: {error.strerror} ({error.filename})",
+            bill=_NOTHING_LOADED,
+            fix="give this user the right to read the folder and its files",
+        ) from error
+
+
+def current_catalog(connection: psycopg.Connection) -> Catalog:
+    """Return the current catalog as this transaction sees it.
+
+    Raises:
+        CatalogNotLoadedError: none was loaded.
+    """
+    rows = connection.execute(
+        """
+        select entry.kind, entry.content::text
+        from catalog.current_entry
+        join catalog.entry using (kind, entry_id, version, content_sha256)
+        order by entry.kind, entry.entry_id, entry.version
+        """
+    ).fetchall()
+    if not rows:
+        raise CatalogNotLoadedError(
+            "no catalog is loaded",
+            bill="without prices and accounts there is no usage to count and nothing to charge",
+            fix="run `billing materialize catalog/prices`, which loads the catalog folder",
+        )
+    return restore_catalog((Kind(kind), content) for kind, content in rows)
+
+
+def _load(connection: psycopg.Connection, catalog: Catalog) -> CatalogLoad:
+    new = {_key(content): content for content in catalog.contents}
+    old: dict[_Key, str] = {
+        (Kind(kind), entry_id, version): digest
+        for kind, entry_id, version, digest in connection.execute(
+            "select kind, entry_id, version, content_sha256 from catalog.current_entry"
+        ).fetchall()
+    }
+    added = [key for key in new if key not in old]
+    edited = [key for key, content in new.items() if key in old and old[key] != content.sha256]
+    removed = [key for key in old if key not in new]
+    if edited or removed:
+        _refuse_if_in_use(connection, catalog, new, edited=edited, removed=removed)
+    if added or edited or removed:
+        _replace(connection, catalog, [new[key] for key in (*added, *edited)], gone=[*edited, *removed])
+    return CatalogLoad(
+        catalog_sha256=catalog.sha256,
+        changed=bool(added or edited or removed),
+        entries=len(new),
+        added=tuple(map(_name, added)),
+        edited=tuple(map(_name, edited)),
+        removed=tuple(map(_name, removed)),
+    )
+
+
+def _key(content: EntryContent) -> _Key:
+    return content.kind, content.entry_id, content.version
+
+
+def _name(key: _Key) -> str:
+    kind, entry_id, version = key
+    return f"{kind} {entry_id} version {version}"
+
+
+def _replace(
+    connection: psycopg.Connection, catalog: Catalog, contents: Sequence[EntryContent], *, gone: Sequence[_Key]
+) -> None:
+    connection.execute(
+        "insert into catalog.release (catalog_sha256) values (%s) on conflict do nothing", [catalog.sha256]
+    )
+    columns = [
+        [content.kind for content in contents],
+        [content.entry_id for content in contents],
+        [content.version for content in contents],
+        [content.json for content in contents],
+        [content.sha256 for content in contents],
+    ]
+    connection.execute(
+        """
+        insert into catalog.entry (kind, entry_id, version, content, content_sha256, first_release)
+        select kind, entry_id, version, content::jsonb, content_sha256, %s
+        from unnest(%s::text[], %s::text[], %s::integer[], %s::text[], %s::text[])
+            as added (kind, entry_id, version, content, content_sha256)
+        on conflict do nothing
+        """,
+        [catalog.sha256, *columns],
+    )
+    connection.execute(
+        """
+        delete from catalog.current_entry as entry
+        using unnest(%s::text[], %s::text[], %s::integer[]) as gone (kind, entry_id, version)
+        where entry.kind = gone.kind and entry.entry_id = gone.entry_id and entry.version = gone.version
+        """,
+        [[key[0] for key in gone], [key[1] for key in gone], [key[2] for key in gone]],
+    )
+    connection.execute(
+        """
+        insert into catalog.current_entry (kind, entry_id, version, content_sha256)
+        select kind, entry_id, version, content_sha256
+        from unnest(%s::text[], %s::text[], %s::integer[], %s::text[])
+            as added (kind, entry_id, version, content_sha256)
+        """,
+        [columns[0], columns[1], columns[2], columns[4]],
+    )
+    _mirror(connection, catalog)
+
+
+def _mirror(connection: psycopg.Connection, catalog: Catalog) -> None:
+    """Write the tables that SQL joins with; PostgreSQL checks again that versions and clients do not overlap."""
+    digests = {_key(content): content.sha256 for content in catalog.contents}
+    connection.execute("delete from catalog.price")
+    connection.execute("delete from catalog.subscription")
+    connection.execute("delete from catalog.account_client")
+    connection.execute("delete from catalog.account")
+    _copy(
+        connection,
+        "price (price_id, version, meter_id, model, currency, effective_from, effective_to, content_sha256)",
+        (
+            (
+                price.price_id,
+                version.version,
+                price.meter_id,
+                type(version.model).__name__.lower(),
+                price.currency,
+                version.effective_from,
+                version.effective_to,
+                digests[Kind.PRICE, price.price_id, version.version],
+            )
+            for price in catalog.prices.values()
+            for version in price.versions
+        ),
+    )
+    accounts = catalog.accounts.values()
+    _copy(
+        connection,
+        "account (account_id, name, time_zone, currency)",
+        ((account.account_id, account.name, account.time_zone, account.currency) for account in accounts),
+    )
+    _copy(
+        connection,
+        "account_client (client_id, account_id, valid_from, valid_to)",
+        (
+            (client.client_id, account.account_id, client.valid_from or "-infinity", client.valid_to)
+            for account in accounts
+            for client in account.clients
+        ),
+    )
+    _copy(
+        connection,
+        "subscription (subscription_id, account_id, plan_id, starts_at, ends_at)",
+        (
+            (
+                subscription.subscription_id,
+                subscription.account_id,
+                subscription.plan_id,
+                subscription.starts_at,
+                subscription.ends_at,
+            )
+            for subscription in catalog.subscriptions.values()
+        ),
+    )
+
+
+def _copy(connection: psycopg.Connection, table: str, rows: Iterable[Sequence[object]]) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"copy catalog.{table} from stdin".encode()) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _refuse_if_in_use(
+    connection: psycopg.Connection,
+    catalog: Catalog,
+    new: Mapping[_Key, EntryContent],
+    *,
+    edited: Sequence[_Key],
+    removed: Sequence[_Key],
+) -> None:
+    # An entry whose version was raised is still there under its id: a decision of its author, not an edit.
+    ids = {(content.kind, content.entry_id) for content in catalog.contents}
+    gone = [key for key in removed if key[0] is Kind.PRICE or key[:2] not in ids]
+    old = _old_contents(connection, edited)
+    problems = []
+    for key in edited:
+        before, after = json.loads(old[key]), json.loads(new[key].json)
+        changed = _changed_fields(key[0], before, after)
+        if key[0] is Kind.PRICE and changed == {"versions.effective_to"}:
+            if _ends_after_what_is_booked(connection, key, catalog.prices[key[1]]):
+                continue
+        elif changed <= _FREE_FIELDS.get(key[0], frozenset()):
+            continue
+        if _is_in_use(connection, key):
+            problems.append(f"{_name(key)} ({FILES[key[0]]}): {', '.join(sorted(changed))} changed")
+    problems.extend(f"{_name(key)} ({FILES[key[0]]}): removed" for key in gone if _is_in_use(connection, key))
+    if problems:
+        shown = "".join(f"\n    - {problem}" for problem in problems[:20])
+        more = f"\n    - and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CatalogEntryInUseError(
+            f"booked charges rest on {len(problems)} catalog entries that were edited or removed:{shown}{more}",
+            bill=_NOTHING_LOADED,
+            fix="restore them; for a price add version N+1 with effective_from, for a plan or meter raise `version`, "
+            "for a subscription set ends_at and add a new one, for an account add a new one",
+        )
+
+
+def _old_contents(connection: psycopg.Connection, keys: Sequence[_Key]) -> dict[_Key, str]:
+    rows = connection.execute(
+        """
+        select entry.kind, entry.entry_id, entry.version, entry.content::text
+        from unnest(%s::text[], %s::text[], %s::integer[]) as wanted (kind, entry_id, version)
+        join catalog.current_entry as present using (kind, entry_id, version)
+        join catalog.entry as entry using (kind, entry_id, version, content_sha256)
+        """,
+        [[key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]],
+    ).fetchall()
+    return {(Kind(kind), entry_id, version): content for kind, entry_id, version, content in rows}
+
+
+def _changed_fields(kind: Kind, before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if kind is Kind.PRICE and "versions" in changed:
+        (one,), (other,) = before["versions"], after["versions"]
+        changed.remove("versions")
+        changed |= {f"versions.{name}" for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    return changed
+
+
+def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
+    kind, entry_id, version = key
+    match kind:
+        case Kind.PRICE:
+            return _price_version_is_in_use(connection, entry_id, version)
+        case Kind.BILLABLE_RULE:
+            condition = "meter_id is not null and %(id)s <> ''"
+        case Kind.METER:
+            condition = "meter_id = %(id)s"
+        case Kind.PLAN:
+            condition = "plan_id = %(id)s"
+        case Kind.ACCOUNT:
+            condition = "account_id = %(id)s"
+        case Kind.SUBSCRIPTION:
+            condition = "subscription_id = %(id)s"
+    query = f"select exists (select from billing.charge_revision where {condition})"
+    return _truth(connection, query, {"id": entry_id})
+
+
+def _price_version_is_in_use(connection: psycopg.Connection, price_id: str, version: int) -> bool:
+    """Return whether a booked period meets the time in which the version was in force, or its arithmetic names it."""
+    query = """
+        select exists (
+            select
+            from billing.charge_revision as charge
+            join catalog.price as price on price.price_id = charge.price_id and price.version = %(version)s
+            where charge.price_id = %(id)s and (
+                (charge.period_end > price.effective_from
+                 and (price.effective_to is null or charge.period_start < price.effective_to))
+                or charge.lines @> jsonb_build_array(jsonb_build_object('version', %(version)s::integer))
+            )
+        )
+    """
+    return _truth(connection, query, {"id": price_id, "version": version})
+
+
+def _ends_after_what_is_booked(connection: psycopg.Connection, key: _Key, price: Price) -> bool:
+    end: datetime | None = next(one.effective_to for one in price.versions if one.version == key[2])
+    query = """
+        select %(end)s::timestamptz is null or not exists (
+            select
+            from billing.charge_revision
+            where price_id = %(id)s and least(period_end, (event_day + 1)::timestamp at time zone 'UTC') > %(end)s
+        )
+    """
+    return _truth(connection, query, {"id": key[1], "end": end})
+
+
+def _truth(connection: psycopg.Connection, query: str, parameters: Mapping[str, object]) -> bool:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return row is not None and bool(row[0])
