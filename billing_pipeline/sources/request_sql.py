@@ -304,7 +304,7 @@ def _list(values: Sequence[str]) -> str:
 
 
 def _token(path: str) -> str:
-    return "token" + "".join(f"[{_text(part)}]" for part in path.split(".")) + "::varchar"
+    return "(token" + "".join(f"[{_text(part)}]" for part in path.split(".")) + "::varchar)"
 
 
 def _shape(paths: Sequence[str]) -> str:

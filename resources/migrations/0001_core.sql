@@ -10,6 +10,8 @@ create table core.source_file (
     size_bytes bigint not null check (size_bytes >= 0),
     delivery_day date not null,
     first_seen_at timestamptz not null,
+    -- of the object when it was registered: size and this unchanged means that it need not be hashed again
+    modified_at timestamptz not null,
     -- pending: registered, not read yet. held: same key was delivered before with other content. duplicate: same content
     -- under another key (every line is counted as duplicate). rejected: no row of it was taken.
     status text not null check (status in ('pending', 'accepted', 'rejected', 'held', 'duplicate')),

@@ -1,0 +1,293 @@
+"""Write the accepted rows of a delivery day into one Parquet file without exact duplicates, in one pass and bounded memory.
+
+A bit table over identity hashes tells a row that is certainly new, which is written at once, from one that may repeat an
+earlier identity, which is set aside; at the end those few are compared exactly. Columns: docs/architecture.md, "The lake".
+Not here: reading files (request_reader), publishing (lake).
+"""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from resources.duck import sql
+
+LAKE_SCHEMA = pa.schema(
+    [
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("event_id", pa.string()),
+        ("event_at", pa.timestamp("us")),
+        ("client_id", pa.string()),
+        ("method", pa.string()),
+        ("endpoint", pa.string()),
+        ("status_code", pa.int16()),
+        ("response_time_us", pa.int64()),
+        ("response_bytes", pa.int64()),
+        ("is_simulated", pa.bool_()),
+        ("file_id", pa.int64()),
+        ("line_number", pa.int64()),
+    ]
+)
+BITS_PER_ROW = 16
+SMALLEST_TABLE_BITS = 1 << 20
+LARGEST_TABLE_BITS = 1 << 31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDay:
+    """Rows of one file on one event day that the generation holds."""
+
+    file_id: int
+    event_day: date
+    rows: int
+    first_event_at: datetime
+    last_event_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What the finished file holds. `conflicting_identities`: identities with several contents in it."""
+
+    path: Path
+    rows: int
+    conflicting_identities: int
+    file_days: tuple[FileDay, ...]
+
+    @property
+    def event_days(self) -> Mapping[date, int]:
+        """Return event day -> rows."""
+        days: dict[date, int] = {}
+        for entry in self.file_days:
+            days[entry.event_day] = days.get(entry.event_day, 0) + entry.rows
+        return days
+
+
+class RequestSink:
+    """A context manager; `add` tables of request_reader.RECORD_SCHEMA, then `finish` once."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, expected_rows: int) -> None:
+        self._path = path
+        self._connection = connection
+        self._seen = _SeenHashes(expected_rows)
+        self._hashes = _HashFile(path.with_suffix(".hashes"))
+        self._aside: list[tuple[pa.Table, _Hashes]] = []
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parquet")
+        self._writing: Future[None] | None = None
+        # Identities hardly ever repeat, so a dictionary of them is only work; the other texts are few and repeat always.
+        self._writer = pq.ParquetWriter(
+            path,
+            LAKE_SCHEMA,
+            compression="lz4",
+            use_dictionary=["source", "client_id", "method", "endpoint"],
+            write_statistics=["event_at", "file_id", "line_number"],
+        )
+
+    def __enter__(self) -> "RequestSink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=True)
+        self._writer.close()
+        self._hashes.close()
+
+    def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
+        """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat."""
+        rows = _in_lake_form(table, source=source, file_id=file_id)
+        if identities_repeat:
+            hashes = self._hash(rows)
+            fresh = self._seen.are_new(hashes.identity)
+            if not fresh.all():
+                aside = ~fresh
+                self._aside.append((rows.filter(pa.array(aside)), hashes.where(aside)))
+                rows, hashes = rows.filter(pa.array(fresh)), hashes.where(fresh)
+            self._hashes.append(hashes)
+        self._write(rows)
+
+    def finish(self) -> Written:
+        """Compare what was set aside with what is written, write what is not a duplicate, and close the file."""
+        conflicting = self._settle() if self._aside else 0
+        self._wait()
+        self._executor.shutdown(wait=True)
+        self._writer.close()
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        days = self._connection.execute(
+            "select file_id, event_at::date, count(*), min(event_at), max(event_at) from read_parquet($path)"
+            " group by all order by all",
+            {"path": str(self._path)},
+        ).fetchall()
+        return Written(
+            path=self._path,
+            rows=sum(row[2] for row in days),
+            conflicting_identities=conflicting,
+            file_days=tuple(
+                FileDay(file_id=row[0], event_day=row[1], rows=row[2], first_event_at=row[3], last_event_at=row[4])
+                for row in days
+            ),
+        )
+
+    def _hash(self, rows: pa.Table) -> "_Hashes":
+        self._connection.register("rows", rows)
+        columns = self._connection.sql(
+            "select hash(source::varchar, event_id) as identity_hash,"
+            " hash(event_at, client_id, method, endpoint, status_code, response_time_us, response_bytes, is_simulated)"
+            " as content_hash from rows"
+        ).fetchnumpy()
+        self._connection.unregister("rows")
+        return _Hashes(np.asarray(columns["identity_hash"]), np.asarray(columns["content_hash"]))
+
+    def _settle(self) -> int:
+        """Write the rows set aside that are no duplicates; return the identities that have several contents."""
+        rows = pa.concat_tables([table for table, _ in self._aside])
+        identity = np.concatenate([hashes.identity for _, hashes in self._aside])
+        content = np.concatenate([hashes.content for _, hashes in self._aside])
+        written = self._hashes.matching(identity)
+        self._connection.register(
+            "written", pa.table({"identity_hash": written.identity, "content_hash": written.content})
+        )
+        self._connection.register(
+            "aside",
+            pa.table({"identity_hash": identity, "content_hash": content, "position": np.arange(len(identity))}),
+        )
+        judged = self._connection.sql(sql("request_repeats")).fetchnumpy()
+        self._connection.unregister("written")
+        self._connection.unregister("aside")
+        positions = np.asarray(judged["position"])
+        self._write(rows.take(pa.array(np.sort(positions[positions >= 0]))))
+        return len(np.unique(np.asarray(judged["identity_hash"])[np.asarray(judged["is_conflicting"])]))
+
+    def _write(self, rows: pa.Table) -> None:
+        self._wait()
+        if rows.num_rows:
+            self._writing = self._executor.submit(self._writer.write_table, rows, row_group_size=rows.num_rows)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+
+_Words = np.ndarray[Any, np.dtype[np.uint64]]
+_Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashes:
+    identity: _Words
+    content: _Words
+
+    def where(self, mask: _Mask) -> "_Hashes":
+        return _Hashes(self.identity[mask], self.content[mask])
+
+
+class _BitTable:
+    """A set of 64-bit hashes that may answer yes wrongly, never no."""
+
+    def __init__(self, bits: int) -> None:
+        self._bytes = np.zeros(bits // 8, dtype=np.uint8)
+        self._mask = np.uint64(bits - 1)
+
+    def has(self, hashes: _Words) -> _Mask:
+        first, second = self._places(hashes)
+        return self._is_set(*first) & self._is_set(*second)
+
+    def put(self, hashes: _Words) -> None:
+        for index, bit in self._places(hashes):
+            while len(index):
+                # Of rows that share a byte one wins; the others go again until every bit is there.
+                self._bytes[index] |= bit
+                lost = ~self._is_set(index, bit)
+                index, bit = index[lost], bit[lost]
+
+    def _places(self, hashes: _Words) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        first, second = hashes & self._mask, (hashes >> np.uint64(33)) & self._mask
+        return _byte_and_bit(first), _byte_and_bit(second)
+
+    def _is_set(self, index: Any, bit: Any) -> _Mask:
+        answer: _Mask = (self._bytes[index] & bit) != 0
+        return answer
+
+
+def _byte_and_bit(places: _Words) -> tuple[Any, Any]:
+    return (places >> np.uint64(3)).astype(np.int64), np.left_shift(
+        np.uint8(1), (places & np.uint64(7)).astype(np.uint8)
+    )
+
+
+class _SeenHashes:
+    """Tells the first occurrence of an identity from what may be a further one."""
+
+    def __init__(self, expected_rows: int) -> None:
+        bits = SMALLEST_TABLE_BITS
+        while bits < min(expected_rows * BITS_PER_ROW, LARGEST_TABLE_BITS):
+            bits *= 2
+        self._table = _BitTable(bits)
+
+    def are_new(self, hashes: _Words) -> _Mask:
+        """Return a mask of rows whose hash has certainly not come before, in this batch or an earlier one."""
+        new = ~self._table.has(hashes)
+        ordered = np.sort(hashes)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(repeated):
+            within = np.flatnonzero(np.isin(hashes, repeated))
+            _, firsts = np.unique(hashes[within], return_index=True)
+            later = np.ones(len(within), dtype=bool)
+            later[firsts] = False
+            new[within[later]] = False
+        self._table.put(hashes[new])
+        return new
+
+
+class _HashFile:
+    """The hashes of all rows written, on disk: 16 bytes a row that memory need not hold."""
+
+    _PIECE = 1 << 20
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("w+b")
+
+    def append(self, hashes: _Hashes) -> None:
+        np.column_stack([hashes.identity, hashes.content]).tofile(self._file)
+
+    def matching(self, identities: _Words) -> _Hashes:
+        """Return the hashes of written rows whose identity is among `identities`."""
+        self._file.flush()
+        wanted = np.unique(identities)
+        bits = SMALLEST_TABLE_BITS
+        while bits < len(wanted) * 32:
+            bits *= 2
+        table = _BitTable(bits)
+        table.put(wanted)
+        found = [np.empty((0, 2), dtype=np.uint64)]
+        self._file.seek(0)
+        while len(piece := np.fromfile(self._file, dtype=np.uint64, count=2 * self._PIECE)):
+            pairs = piece.reshape(-1, 2)
+            pairs = pairs[table.has(pairs[:, 0])]
+            place = np.minimum(np.searchsorted(wanted, pairs[:, 0]), len(wanted) - 1)
+            found.append(pairs[wanted[place] == pairs[:, 0]])
+        matched = np.concatenate(found)
+        return _Hashes(matched[:, 0].copy(), matched[:, 1].copy())
+
+    def close(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
+    rows = table.num_rows
+    columns = {name: table.column(name) for name in table.column_names}
+    columns["source"] = pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), pa.array([source], pa.string()))
+    columns["file_id"] = pa.array(np.full(rows, file_id, dtype=np.int64))
+    return pa.table({name: columns[name] for name in LAKE_SCHEMA.names}, schema=LAKE_SCHEMA)
