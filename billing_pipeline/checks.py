@@ -109,7 +109,7 @@ def no_conflict(subject: Subject, *, records: int, open_identities: Collection[s
     count = len(open_identities)
     status = VerdictStatus.PASSED
     if count:
-        is_flood = count > max(1, records * CONFLICTS_PER_RECORD_TO_HOLD)
+        is_flood = count > 1 and count > records * CONFLICTS_PER_RECORD_TO_HOLD
         status = VerdictStatus.HELD if is_flood else VerdictStatus.WARNED
     return _verdict(
         subject,
@@ -149,8 +149,8 @@ def hours_delivered(
         "Every hour that the sources are expected to deliver has records."
         if not gaps
         else f"No records were delivered for {named} (UTC). For the bill: an outage of the exporter looks like no "
-        "usage, so the day keeps its last good usage, or none. To fix: deliver the missing files; if nobody really sent a "
-        "request in these hours, release the day.",
+        "usage, so the day keeps its last good usage, or none. To fix: deliver the missing files; if nobody really "
+        "sent a request in these hours, release the day.",
     )
 
 

@@ -1,0 +1,354 @@
+"""Usage of event days in PostgreSQL: which days are stale, and building them from the lake in one pass.
+
+A day is replaced as a whole, in one transaction with its build row, its verdicts and what was found in conflict. A day that a
+guard holds keeps its last good rows. Not here: what counts (billing_pipeline/sql), when to build (assets). ADRs 0006, 0007.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+import psycopg
+
+from billing_pipeline import checks
+from billing_pipeline.checks import Outcomes, Subject, Verdict
+from billing_pipeline.errors import BillingError
+from resources import guard_store
+from resources.catalog_store import CatalogStore
+from resources.database import Database, copy_arrow
+from resources.lake import Lake
+from resources.usage_facts import DayFacts
+from resources.usage_inputs import ASSET, OWN_ACTOR, DayInputs, read_counted_files, read_decisions, read_inputs
+from resources.usage_rules import UsageRules, usage_rules
+from resources.usage_scan import LakePart, ScanInputs, UsageScan
+
+# Days of one transaction: few enough that a crash loses little, many enough that commits cost nothing.
+DAYS_PER_TRANSACTION = 32
+ATTEMPTS = 5
+
+Progress = Callable[[str, int, int], None]
+
+
+class InputsKeepChangingError(BillingError):
+    """Files of a day were replaced each time that it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayBuild:
+    """What a build of an event day did. `state`: `built`, or `held`: the last good rows stay.
+
+    `quantity_by_meter`: over all accounts, of meters that count, sum, or take a maximum or minimum.
+    `requests_by_hour`: records in the lake per hour (UTC), 24 of them. `top_accounts`: (account, billable requests).
+    """
+
+    day: date
+    state: str
+    records_read: int
+    billable: int
+    not_billable_by_reason: Mapping[str, int]
+    duplicates: int
+    conflicts: int
+    usage_rows: int
+    quantity_by_meter: Mapping[str, Decimal]
+    top_accounts: tuple[tuple[str, int], ...]
+    requests_by_hour: tuple[int, ...]
+    inputs_digest: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageStore:
+    """Builds `usage.api_requests`. `expectations`: source -> hours of the day (UTC) in which it always delivers.
+
+    `memory_limit` (DuckDB's spelling) and `threads` bound the scan; what does not fit is spilled below `scratch_dir`.
+    """
+
+    database: Database
+    lake: Lake
+    scratch_dir: Path
+    memory_limit: str = "1GB"
+    threads: int = 2
+    expectations: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    def stale_days(self) -> tuple[date, ...]:
+        """Return the event days whose inputs or rules differ from what they were last built from, ascending.
+
+        Among them: days that have lost all of their files, and held days that a person has released since.
+
+        Raises:
+            CatalogNotLoadedError: there are no rules to compare with.
+        """
+        catalog = CatalogStore(self.database).current()
+        with self.database.reading() as connection:
+            inputs = read_inputs(connection, None)
+            held = {day.day.isoformat(): day.inputs_digest for day in inputs if day.is_held}
+            released = guard_store.released_guards(connection, ASSET, held)
+            holding = guard_store.held_partitions(connection, ASSET, list(held))
+        digests = usage_rules(catalog, [day.day for day in inputs]).digests
+        return tuple(
+            day.day
+            for day in inputs
+            if day.built_inputs_digest != day.inputs_digest
+            or day.built_rules_digest != digests[day.day]
+            or _is_let_through(day, holding, released)
+        )
+
+    def build_days(
+        self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
+    ) -> tuple[DayBuild, ...]:
+        """Build `days` from one pass over the lake and return what became of each, by day.
+
+        A day whose files change while it is built is read again, so that the newest inputs win.
+
+        Raises:
+            CatalogNotLoadedError: there are no rules yet.
+            LakeFileMissingError: PostgreSQL points at a lake file that is not there.
+            InputsKeepChangingError: a day changed during each of several attempts.
+        """
+        builds: dict[date, DayBuild] = {}
+        wanted = sorted(set(days))
+        for _ in range(ATTEMPTS):
+            remaining = [day for day in wanted if day not in builds]
+            if not remaining:
+                break
+            plan = self._plan(remaining)
+            with self._scan(plan) as scan:
+                facts = scan.facts()
+                writer = _DayWriter(self, plan, scan, facts, run_id=run_id, code_version=code_version)
+                for group in _groups(remaining):
+                    builds.update(writer.write(group))
+                    if on_progress:
+                        on_progress("event days", len(builds), len(wanted))
+        else:
+            left = [day.isoformat() for day in wanted if day not in builds]
+            if left:
+                raise InputsKeepChangingError(
+                    f"Usage of {', '.join(left)} was not built: its files changed during each of {ATTEMPTS} attempts.",
+                    bill="These days keep their last good usage, or none; other days of this run are built.",
+                    fix="Wait until the delivery is ingested, then build the days again.",
+                )
+        return tuple(builds[day] for day in wanted)
+
+    def _plan(self, days: Sequence[date]) -> "_Plan":
+        catalog = CatalogStore(self.database).current()
+        with self.database.reading() as connection:
+            inputs = read_inputs(connection, days)
+            decisions = read_decisions(connection, days)
+            counted = read_counted_files(connection, sorted({file_id for day in inputs for file_id in day.file_ids}))
+        rules = usage_rules(catalog, days)
+        parts = tuple(
+            LakePart(
+                path=self.lake.fetch(generation.uri),
+                event_day=day.day,
+                rows=generation.rows,
+                has_conflicts=generation.conflicts > 0,
+            )
+            for day in inputs
+            for generation in day.generations
+        )
+        scan = ScanInputs(days=tuple(days), parts=parts, rules=rules, decisions=decisions, counted_files=counted)
+        return _Plan(inputs={day.day: day for day in inputs}, rules=rules, scan=scan)
+
+    def _scan(self, plan: "_Plan") -> UsageScan:
+        return UsageScan(plan.scan, scratch_dir=self.scratch_dir, memory_limit=self.memory_limit, threads=self.threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    inputs: Mapping[date, DayInputs]
+    rules: UsageRules
+    scan: ScanInputs
+
+
+class _DayWriter:
+    """Writes scanned days, a group of them per transaction."""
+
+    def __init__(
+        self,
+        store: UsageStore,
+        plan: _Plan,
+        scan: UsageScan,
+        facts: Mapping[date, DayFacts],
+        *,
+        run_id: str,
+        code_version: str,
+    ) -> None:
+        self._store = store
+        self._plan = plan
+        self._scan = scan
+        self._facts = facts
+        self._run_id = run_id
+        self._code_version = code_version
+
+    def write(self, days: Sequence[date]) -> Mapping[date, DayBuild]:
+        """Write those of `days` whose inputs are still what was scanned, and return them."""
+        with self._store.database.transaction(*(f"{ASSET}|{day.isoformat()}" for day in days)) as connection:
+            now = {day.day: day for day in read_inputs(connection, days)}
+            current = [day for day in days if self._is_current(now[day])]
+            verdicts = self._verdicts(connection, current)
+            held = {day for day in current if checks.holds(verdicts[day])}
+            built = [day for day in current if day not in held]
+            self._write_conflicts(connection, current)
+            self._write_builds(connection, current, held)
+            self._replace_rows(connection, built)
+            guard_store.record(connection, (one for day in current for one in verdicts[day]), run_id=self._run_id)
+        return {day: self._build(day, "held" if day in held else "built", verdicts[day]) for day in current}
+
+    def _is_current(self, now: DayInputs) -> bool:
+        scanned = self._plan.inputs[now.day]
+        if (scanned.inputs_digest, scanned.generations) != (now.inputs_digest, now.generations):
+            return False
+        # Which side of a conflict is billed already depends on the last build, so a build in between matters to it.
+        has_conflicts = bool(self._facts[now.day].conflict_versions)
+        return not has_conflicts or scanned.counted_file_ids == now.counted_file_ids
+
+    def _verdicts(self, connection: psycopg.Connection, days: Sequence[date]) -> Mapping[date, tuple[Verdict, ...]]:
+        digests = {day.isoformat(): self._plan.inputs[day].inputs_digest for day in days}
+        released = guard_store.released_guards(connection, ASSET, digests)
+        return {day: checks.with_releases(self._judge(day), released.get(day.isoformat(), frozenset())) for day in days}
+
+    def _judge(self, day: date) -> tuple[Verdict, ...]:
+        facts, inputs = self._facts[day], self._plan.inputs[day]
+        subject = Subject(asset=ASSET, partition_key=day.isoformat(), inputs_digest=inputs.inputs_digest)
+        outcomes = Outcomes(
+            read=facts.records_read,
+            billable=facts.billable,
+            not_billable=sum(facts.not_billable_by_reason.values()),
+            duplicate=facts.duplicates,
+            conflict=facts.conflicts,
+        )
+        return (
+            checks.records_conserved(subject, outcomes, in_lake=inputs.lake_rows, in_files=inputs.file_rows),
+            checks.no_conflict(subject, records=facts.records_read, open_identities=facts.open_identities),
+            checks.hours_delivered(subject, expected=self._store.expectations, records_by_hour=facts.records_by_hour),
+            checks.usage_equals_records(
+                subject, usage=facts.usage_by_count_meter, records=facts.records_by_count_meter
+            ),
+        )
+
+    def _write_conflicts(self, connection: psycopg.Connection, days: Sequence[date]) -> None:
+        versions = [version for day in days for version in self._facts[day].conflict_versions]
+        decisions = [decision for day in days for decision in self._facts[day].billed_already]
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                """
+                insert into core.request_conflict
+                    (source, event_id, event_day, file_id, line_number, content_sha256, found_at)
+                values (%s, %s, %s, %s, %s, %s, now())
+                on conflict do nothing
+                """,
+                [
+                    (one.source, one.event_id, one.event_day, one.file_id, one.line_number, one.content_sha256)
+                    for one in versions
+                ],
+            )
+            cursor.executemany(
+                """
+                insert into core.request_conflict_decision (source, event_id, content_sha256, actor, reason)
+                values (%s, %s, %s, %s, 'already billed')
+                on conflict do nothing
+                """,
+                [(one.source, one.event_id, one.content_sha256, OWN_ACTOR) for one in decisions],
+            )
+
+    def _write_builds(self, connection: psycopg.Connection, days: Sequence[date], held: set[date]) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                """
+                insert into usage.build (
+                    asset, partition_key, state, inputs_digest, rules_digest, generations, records_read,
+                    billable_records, not_billable_records, duplicate_records, conflict_records, usage_rows,
+                    code_version, run_id
+                )
+                values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                on conflict (asset, partition_key) do update set
+                    state = excluded.state,
+                    inputs_digest = excluded.inputs_digest,
+                    rules_digest = excluded.rules_digest,
+                    generations = excluded.generations,
+                    records_read = excluded.records_read,
+                    billable_records = excluded.billable_records,
+                    not_billable_records = excluded.not_billable_records,
+                    duplicate_records = excluded.duplicate_records,
+                    conflict_records = excluded.conflict_records,
+                    usage_rows = excluded.usage_rows,
+                    code_version = excluded.code_version,
+                    run_id = excluded.run_id,
+                    built_at = now()
+                """,
+                [self._build_row(day, "held" if day in held else "built") for day in days],
+            )
+
+    def _build_row(self, day: date, state: str) -> tuple[object, ...]:
+        facts, inputs = self._facts[day], self._plan.inputs[day]
+        return (
+            ASSET,
+            day,
+            state,
+            inputs.inputs_digest,
+            self._plan.rules.digests[day],
+            json.dumps([asdict(generation) for generation in inputs.generations]),
+            facts.records_read,
+            facts.billable,
+            sum(facts.not_billable_by_reason.values()),
+            facts.duplicates,
+            facts.conflicts,
+            facts.usage_rows,
+            self._code_version,
+            self._run_id,
+        )
+
+    def _replace_rows(self, connection: psycopg.Connection, days: Sequence[date]) -> None:
+        if not days:
+            return
+        keys = list(days)
+        connection.execute("delete from usage.api_requests where event_day = any(%s)", (keys,))
+        connection.execute("delete from usage.api_requests_not_billable where event_day = any(%s)", (keys,))
+        connection.execute("delete from usage.build_file where asset = %s and partition_key = any(%s)", (ASSET, keys))
+        copy_arrow(connection, "usage.api_requests", self._scan.usage_rows(days))
+        copy_arrow(connection, "usage.api_requests_not_billable", self._scan.not_billable_rows(days))
+        counted = [(day, file_id) for day in days for file_id in self._plan.inputs[day].file_ids]
+        connection.execute(
+            """
+            insert into usage.build_file (asset, partition_key, file_id)
+            select %s, counted.partition_key, counted.file_id
+            from unnest(%s::date[], %s::bigint[]) as counted (partition_key, file_id)
+            """,
+            (ASSET, [day for day, _ in counted], [file_id for _, file_id in counted]),
+        )
+
+    def _build(self, day: date, state: str, verdicts: tuple[Verdict, ...]) -> DayBuild:
+        facts = self._facts[day]
+        return DayBuild(
+            day=day,
+            state=state,
+            records_read=facts.records_read,
+            billable=facts.billable,
+            not_billable_by_reason=facts.not_billable_by_reason,
+            duplicates=facts.duplicates,
+            conflicts=facts.conflicts,
+            usage_rows=facts.usage_rows,
+            quantity_by_meter=facts.quantity_by_meter,
+            top_accounts=facts.top_accounts,
+            requests_by_hour=facts.requests_by_hour,
+            inputs_digest=self._plan.inputs[day].inputs_digest,
+            verdicts=verdicts,
+        )
+
+
+def _is_let_through(
+    day: DayInputs, holding: Mapping[str, tuple[str, ...]], released: Mapping[str, frozenset[str]]
+) -> bool:
+    """Tell whether every guard that holds the day has been released for its inputs since."""
+    key = day.day.isoformat()
+    return day.is_held and key in holding and released.get(key, frozenset()).issuperset(holding[key])
+
+
+def _groups(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
+    rest = iter(days)
+    while group := tuple(islice(rest, DAYS_PER_TRANSACTION)):
+        yield group
