@@ -78,6 +78,35 @@ def lines_conserved(subject: Subject, counts: LineCounts) -> Verdict:
     )
 
 
+def rows_published(subject: Subject, *, accepted: int, in_lake: int) -> Verdict:
+    """Hold a delivery whose accepted lines and published rows differ in number."""
+    return equal(
+        subject,
+        guard="rows_published",
+        expected=accepted,
+        actual=in_lake,
+        passed="Every accepted line is a row of the published generation.",
+        held=f"{accepted} lines were accepted and {in_lake} rows published. For the bill: usage of this delivery would be "
+        "wrong by the difference. To fix: ingest the delivery day again; if it stays, the writer has a fault.",
+    )
+
+
+def files_taken(subject: Subject, *, refused: Mapping[str, str]) -> Verdict:
+    """Warn of files of a delivery that were refused or are held as a whole. Keys to reasons."""
+    return _verdict(
+        subject,
+        "files_taken",
+        VerdictStatus.WARNED if refused else VerdictStatus.PASSED,
+        "0 files refused or held",
+        f"{len(refused)} files refused or held",
+        "Every delivered file was read."
+        if not refused
+        else f"Nothing was taken of {_listed([f'{key} ({reason})' for key, reason in refused.items()])}. "
+        "For the bill: requests in these files are not billed. "
+        "To fix: deliver a sound file under a new name, or correct the source's profile; a held file can be accepted.",
+    )
+
+
 def records_conserved(subject: Subject, outcomes: Outcomes, *, in_lake: int, in_files: int) -> Verdict:
     """Hold a day whose outcomes, lake rows and accepted rows of its files differ in number."""
     expected = f"{in_files} records in accepted files = {in_lake} in the lake = {in_lake} with an outcome"

@@ -1,0 +1,624 @@
+"""Deliveries of request logs into the lake: discover files, read a delivery day, publish its generation. Owner of core.*.
+
+A generation is a function of the files of its delivery day and of their profiles. Everything that a delivery day changes in
+PostgreSQL is one transaction under its lock; killed anywhere, the same call again ends in the same state.
+Not here: reading one file (request_reader), deduplication (request_sink), event days (usage_store).
+"""
+
+import hashlib
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import psycopg
+import pyarrow as pa
+
+from billing_pipeline.checks import Subject, Verdict, files_taken, lines_conserved, rows_published
+from billing_pipeline.errors import BillingError
+from billing_pipeline.records import LineCounts, Reason
+from billing_pipeline.sources.request_lines import FileContext
+from resources import duck, guard_store
+from resources.database import Database, copy_arrow
+from resources.inflate import FileRejected
+from resources.lake import Lake
+from resources.landing import Landing, LandingFile
+from resources.request_reader import FileOutcome, read_requests
+from resources.request_sink import RequestSink, Written
+from resources.source_config import SourceConfig
+
+DATASET = "core/request_records"
+# Raise it when the reader takes, refuses or spells a line differently: every delivery day is then read anew when asked for.
+READER_VERSION = 1
+# A line of a log, packed, takes about this much; it only sizes a table.
+PACKED_BYTES_PER_LINE = 40
+ROUNDS_BEFORE_GIVING_WAY = 5
+
+Progress = Callable[[str, int, int], None]
+
+
+class DeliveryChangingError(BillingError):
+    """Files of a delivery day kept arriving while it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """What a look into the landing zone found. Keys; `delivery_days` have files that wait to be read."""
+
+    new_files: tuple[str, ...]
+    held_files: tuple[str, ...]
+    duplicate_files: tuple[str, ...]
+    unplaced_files: tuple[str, ...]
+    delivery_days: tuple[date, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileIngest:
+    """One delivered file and what became of its lines."""
+
+    file_id: int
+    source: str
+    key: str
+    status: str
+    reason: str | None
+    detail: str | None
+    counts: LineCounts
+    rejected_by_reason: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayIngest:
+    """One delivery day. `seconds`: wall time by step, empty when the day was up to date."""
+
+    day: date
+    generation: str
+    uri: str
+    files: tuple[FileIngest, ...]
+    counts: LineCounts
+    rejected_by_reason: Mapping[str, int]
+    event_days: Mapping[date, int]
+    verdicts: tuple[Verdict, ...]
+    seconds: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A row of the manifest that belongs to a delivery day."""
+
+    file_id: int
+    source: str
+    key: str
+    content_sha256: str
+    size_bytes: int
+    first_seen_at: datetime
+    status: str
+    reason: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Result:
+    """What reading found out about a file: its outcome, or why it was refused."""
+
+    outcome: FileOutcome
+    refusal: FileRejected | None = None
+
+
+class RequestStore:
+    """Everything about delivered request logs, over the landing zone, the lake and PostgreSQL."""
+
+    def __init__(
+        self,
+        database: Database,
+        lake: Lake,
+        landing: Landing,
+        sources: Sequence[SourceConfig],
+        scratch_dir: Path,
+        pseudonym_key: bytes,
+        *,
+        memory_limit: str = "1GB",
+        threads: int = 2,
+    ) -> None:
+        self._database = database
+        self._lake = lake
+        self._landing = landing
+        self._sources = {source.name: source for source in sources}
+        self._scratch_dir = scratch_dir
+        self._pseudonym_key = pseudonym_key
+        self._memory_limit = memory_limit
+        self._threads = threads
+
+    @property
+    def expected_hours(self) -> Mapping[str, frozenset[int]]:
+        """Return source -> UTC hours of a day in which its profile expects records."""
+        return {name: source.profile.expected_hour_set for name, source in self._sources.items()}
+
+    def discover(self, *, seen_at: datetime) -> Discovery:
+        """Register every file of the landing zone that the manifest does not know. The same file again: nothing.
+
+        A known key with other content is held, unless all its earlier contents were refused; the same content under another
+        key is a duplicate. Neither is read.
+        """
+        new: list[str] = []
+        held: list[str] = []
+        duplicates: list[str] = []
+        unplaced: list[str] = []
+        for source in self._sources.values():
+            for file in self._landing.list(source.landing):
+                if self._is_known(source, file):
+                    continue
+                day = source.delivery_day_of(file)
+                if day is None:
+                    unplaced.append(file.key)
+                    continue
+                match self._register(source, file, day, seen_at):
+                    case "pending":
+                        new.append(file.key)
+                    case "held":
+                        held.append(file.key)
+                    case "duplicate":
+                        duplicates.append(file.key)
+        return Discovery(
+            new_files=tuple(new),
+            held_files=tuple(held),
+            duplicate_files=tuple(duplicates),
+            unplaced_files=tuple(unplaced),
+            delivery_days=self.delivery_days(pending_only=True),
+        )
+
+    def delivery_days(self, *, pending_only: bool) -> tuple[date, ...]:
+        """Return the delivery days with files, or only those with files that wait to be read."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "select distinct delivery_day from core.source_file where source = any(%s)"
+                " and (not %s or status = 'pending') order by 1",
+                [list(self._sources), pending_only],
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
+    def accept_held(self, file_id: int, *, actor: str, reason: str) -> bool:
+        """Let a held file be read with its delivery day, as a person decided. Its lines that were billed stay duplicates."""
+        with self._database.transaction() as connection:
+            done = connection.execute(
+                "update core.source_file set status = 'pending', detail = %s where file_id = %s and status = 'held'",
+                [f"accepted by {actor}: {reason}", file_id],
+            )
+            return done.rowcount == 1
+
+    def ingest_days(
+        self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
+    ) -> tuple[DayIngest, ...]:
+        """Publish the generation of each delivery day and return what each holds. A day that is up to date is not read."""
+        results = []
+        for number, day in enumerate(days):
+            if on_progress is not None:
+                on_progress(f"reading deliveries of {day}", number, len(days))
+            results.append(self._ingest_day(day, run_id=run_id, code_version=code_version))
+        return tuple(results)
+
+    def _is_known(self, source: SourceConfig, file: LandingFile) -> bool:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "select 1 from core.source_file where source = %s and key = %s and size_bytes = %s and modified_at = %s",
+                [source.name, file.key, file.size_bytes, file.modified_at],
+            ).fetchone()
+        return row is not None
+
+    def _register(self, source: SourceConfig, file: LandingFile, day: date, seen_at: datetime) -> str | None:
+        with self._landing.fetched(file.key) as path, path.open("rb") as opened:
+            content_sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        with self._database.transaction(f"core/source_file|{source.name}") as connection:
+            same = connection.execute(
+                "update core.source_file set modified_at = %s where source = %s and key = %s and content_sha256 = %s",
+                [file.modified_at, source.name, file.key, content_sha256],
+            )
+            if same.rowcount:
+                return None
+            status, reason, detail = _status_at_the_door(connection, source.name, file.key, content_sha256)
+            connection.execute(
+                "insert into core.source_file (source, key, content_sha256, size_bytes, delivery_day, first_seen_at,"
+                " modified_at, status, reason, detail, profile_version) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    source.name,
+                    file.key,
+                    content_sha256,
+                    file.size_bytes,
+                    day,
+                    seen_at,
+                    file.modified_at,
+                    status,
+                    reason,
+                    detail,
+                    source.profile.version,
+                ],
+            )
+        return status
+
+    def _ingest_day(self, day: date, *, run_id: str, code_version: str) -> DayIngest:
+        for _ in range(ROUNDS_BEFORE_GIVING_WAY):
+            with self._database.reading() as connection:
+                files = _files_of(connection, day, list(self._sources))
+                digest = self._inputs_digest(files)
+                current = _current_inputs(connection, day)
+            if current == digest and all(file.status != "pending" for file in files):
+                return self._summary(day, seconds={})
+            done = self._build(day, files, digest, run_id=run_id, code_version=code_version)
+            if done is not None:
+                return done
+        raise _giving_way(day)
+
+    def _build(
+        self, day: date, files: Sequence[_File], digest: str, *, run_id: str, code_version: str
+    ) -> DayIngest | None:
+        """Read `files` and publish; None when the day's files changed meanwhile."""
+        seconds: dict[str, Decimal] = {}
+        scratch = self._scratch_dir / f"ingest-{day}-{secrets.token_hex(6)}.parquet"
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            started = time.perf_counter()
+            written, results = self._read_files(files, scratch)
+            seconds["read files"] = _elapsed(started)
+            started = time.perf_counter()
+            with self._database.transaction(f"{DATASET}|{day}") as connection:
+                # The manifest is the input: with another file in it, this generation would lose that file.
+                again = _files_of(connection, day, list(self._sources))
+                if self._inputs_digest(again) != digest:
+                    return None
+                if _current_inputs(connection, day) != digest or any(file.status == "pending" for file in again):
+                    self._publish(
+                        connection,
+                        day,
+                        files,
+                        written,
+                        results,
+                        digest=digest,
+                        run_id=run_id,
+                        code_version=code_version,
+                    )
+            seconds["publish"] = _elapsed(started)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return self._summary(day, seconds=seconds)
+
+    def _read_files(self, files: Sequence[_File], scratch: Path) -> tuple[Written, Mapping[int, _Result]]:
+        """Read all files into one Parquet file. A refused file leaves nothing behind: the others are then read again."""
+        refused: dict[int, _Result] = {}
+        while True:
+            results = dict(refused)
+            spoiled = False
+            expected = sum(file.size_bytes for file in files) // PACKED_BYTES_PER_LINE
+            with (
+                duck.connect(self._scratch_dir, self._memory_limit, self._threads) as connection,
+                RequestSink(scratch, connection, expected_rows=expected) as sink,
+            ):
+                for file in files:
+                    if file.file_id in refused:
+                        continue
+                    result = _Result(outcome=FileOutcome())
+                    results[file.file_id] = result
+                    try:
+                        self._read_file(file, result.outcome, connection, sink)
+                    except FileRejected as rejection:
+                        refused[file.file_id] = _Result(outcome=FileOutcome(), refusal=rejection)
+                        results[file.file_id] = refused[file.file_id]
+                        spoiled = spoiled or result.outcome.accepted > 0
+                if not spoiled:
+                    return sink.finish(), results
+
+    def _read_file(
+        self, file: _File, outcome: FileOutcome, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+    ) -> None:
+        profile = self._sources[file.source].profile
+        context = FileContext(
+            content_sha256=file.content_sha256, as_of=file.first_seen_at, pseudonym_key=self._pseudonym_key
+        )
+        with self._landing.fetched(file.key) as path:
+            for table in read_requests(path, profile=profile, context=context, connection=connection, outcome=outcome):
+                sink.add(
+                    table,
+                    source=file.source,
+                    file_id=file.file_id,
+                    identities_repeat=profile.fields.event_id is not None,
+                )
+
+    def _inputs_digest(self, files: Sequence[_File]) -> str:
+        parts = sorted([file.source, file.content_sha256, self._sources[file.source].profile.sha256] for file in files)
+        return hashlib.sha256(json.dumps([READER_VERSION, parts]).encode()).hexdigest()
+
+    def _publish(
+        self,
+        connection: psycopg.Connection,
+        day: date,
+        files: Sequence[_File],
+        written: Written,
+        results: Mapping[int, _Result],
+        *,
+        digest: str,
+        run_id: str,
+        code_version: str,
+    ) -> None:
+        generation = f"{digest[:16]}-{secrets.token_hex(6)}"
+        published = self._lake.publish(written.path, dataset=DATASET, partition=day, generation=generation)
+        _write_generation(
+            connection, day, generation, published.uri, published.sha256, published.size_bytes, written,
+            digest=digest, run_id=run_id, code_version=code_version,
+        )  # fmt: skip
+        kept = Counter[int]()
+        for entry in written.file_days:
+            kept[entry.file_id] += entry.rows
+        file_counts = [
+            _write_file(
+                connection,
+                file,
+                results[file.file_id],
+                written,
+                kept[file.file_id],
+                profile_version=self._sources[file.source].profile.version,
+            )
+            for file in files
+        ]
+        _write_duplicates(connection, day)
+        subject = Subject(asset=DATASET, partition_key=day.isoformat(), inputs_digest=digest)
+        verdicts = [
+            lines_conserved(subject, _sum(file_counts)),
+            rows_published(subject, accepted=sum(counts.accepted for counts in file_counts), in_lake=written.rows),
+            files_taken(
+                subject,
+                refused={
+                    file.key: str(file.reason)
+                    for file in _outcomes(connection, day)
+                    if file.status in ("rejected", "held")
+                },
+            ),
+        ]
+        guard_store.record(connection, verdicts, run_id=run_id)
+
+    def _summary(self, day: date, *, seconds: Mapping[str, Decimal]) -> DayIngest:
+        with self._database.reading() as connection:
+            files = _outcomes(connection, day)
+            generation = connection.execute(
+                "select generation, uri from core.lake_partition join core.lake_generation"
+                " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s",
+                [DATASET, day],
+            ).fetchone()
+            event_days = connection.execute(
+                "select event_day, row_count from core.lake_partition join core.lake_generation_day"
+                " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s order by 1",
+                [DATASET, day],
+            ).fetchall()
+            verdicts = guard_store.verdicts(connection, DATASET, [day.isoformat()])
+        reasons: Counter[str] = Counter()
+        for file in files:
+            reasons.update(file.rejected_by_reason)
+        return DayIngest(
+            day=day,
+            generation=generation[0] if generation else "",
+            uri=generation[1] if generation else "",
+            files=files,
+            counts=_sum([file.counts for file in files]),
+            rejected_by_reason=dict(reasons),
+            event_days=dict(event_days),
+            verdicts=verdicts,
+            seconds=seconds,
+        )
+
+
+def _elapsed(started: float) -> Decimal:
+    return Decimal(str(round(time.perf_counter() - started, 3)))
+
+
+def _status_at_the_door(
+    connection: psycopg.Connection, source: str, key: str, content_sha256: str
+) -> tuple[str, str | None, str | None]:
+    """Return status, reason and detail with which a file enters the manifest."""
+    earlier = connection.execute(
+        "select file_id from core.source_file where source = %s and key = %s and status <> 'rejected' order by file_id limit 1",
+        [source, key],
+    ).fetchone()
+    if earlier is not None:
+        return (
+            "held",
+            Reason.SAME_KEY_OTHER_CONTENT,
+            f"file {earlier[0]} was delivered under this name with other content",
+        )
+    twin = connection.execute(
+        "select file_id, key from core.source_file where source = %s and content_sha256 = %s"
+        " and status in ('accepted', 'pending') order by file_id limit 1",
+        [source, content_sha256],
+    ).fetchone()
+    if twin is not None:
+        return "duplicate", None, f"same content as file {twin[0]} ({twin[1]})"
+    return "pending", None, None
+
+
+def _files_of(connection: psycopg.Connection, day: date, sources: list[str]) -> list[_File]:
+    rows = connection.execute(
+        "select file_id, source, key, content_sha256, size_bytes, first_seen_at, status, reason from core.source_file"
+        " where delivery_day = %s and source = any(%s) and status in ('pending', 'accepted', 'rejected')"
+        " order by source, key, file_id",
+        [day, sources],
+    ).fetchall()
+    return [
+        _File(
+            file_id=row[0],
+            source=row[1],
+            key=row[2],
+            content_sha256=row[3],
+            size_bytes=row[4],
+            first_seen_at=row[5],
+            status=row[6],
+            reason=row[7],
+        )
+        for row in rows
+    ]
+
+
+def _current_inputs(connection: psycopg.Connection, day: date) -> str | None:
+    row = connection.execute(
+        "select inputs_digest from core.lake_partition join core.lake_generation using (dataset, partition_key, generation)"
+        " where dataset = %s and partition_key = %s",
+        [DATASET, day],
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _write_generation(
+    connection: psycopg.Connection,
+    day: date,
+    generation: str,
+    uri: str,
+    file_sha256: str,
+    size_bytes: int,
+    written: Written,
+    *,
+    digest: str,
+    run_id: str,
+    code_version: str,
+) -> None:
+    connection.execute(
+        "insert into core.lake_generation (dataset, partition_key, generation, uri, file_sha256, size_bytes, row_count,"
+        " conflicting_identities, inputs_digest, code_version, run_id)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            DATASET,
+            day,
+            generation,
+            uri,
+            file_sha256,
+            size_bytes,
+            written.rows,
+            written.conflicting_identities,
+            digest,
+            code_version,
+            run_id,
+        ],
+    )
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into core.lake_generation_day (dataset, partition_key, generation, event_day, row_count)"
+            " values (%s, %s, %s, %s, %s)",
+            [(DATASET, day, generation, event_day, rows) for event_day, rows in written.event_days.items()],
+        )
+    connection.execute(
+        "insert into core.lake_partition (dataset, partition_key, generation) values (%s, %s, %s)"
+        " on conflict (dataset, partition_key) do update set generation = excluded.generation, updated_at = now()",
+        [DATASET, day, generation],
+    )
+
+
+def _write_file(
+    connection: psycopg.Connection,
+    file: _File,
+    result: _Result,
+    written: Written,
+    kept_rows: int,
+    *,
+    profile_version: int,
+) -> LineCounts:
+    days = [entry for entry in written.file_days if entry.file_id == file.file_id]
+    counts = result.outcome.counts
+    counts = replace(counts, accepted=kept_rows, duplicate=counts.accepted - kept_rows)
+    refusal = result.refusal
+    connection.execute(
+        "update core.source_file set status = %s, reason = %s, detail = %s, profile_version = %s, lines_read = %s,"
+        " accepted_rows = %s, rejected_rows = %s, duplicate_rows = %s, out_of_scope_rows = %s, first_event_at = %s,"
+        " last_event_at = %s, read_at = now() where file_id = %s",
+        [
+            "accepted" if refusal is None else "rejected",
+            None if refusal is None else refusal.reason,
+            None if refusal is None else refusal.detail,
+            profile_version,
+            counts.lines_read,
+            counts.accepted,
+            counts.rejected,
+            counts.duplicate,
+            counts.out_of_scope,
+            _utc(min((entry.first_event_at for entry in days), default=None)),
+            _utc(max((entry.last_event_at for entry in days), default=None)),
+            file.file_id,
+        ],
+    )
+    connection.execute("delete from core.source_file_day where file_id = %s", [file.file_id])
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into core.source_file_day (file_id, event_day, accepted_rows) values (%s, %s, %s)",
+            [(file.file_id, entry.event_day, entry.rows) for entry in days],
+        )
+    connection.execute("delete from core.quarantine where file_id = %s", [file.file_id])
+    rejections = result.outcome.rejections
+    if rejections:
+        batch = pa.record_batch(
+            {
+                "file_id": pa.array([file.file_id] * len(rejections), pa.int64()),
+                "line_number": pa.array([rejection.line_number for rejection in rejections], pa.int64()),
+                "reason": pa.array([str(rejection.reason) for rejection in rejections]),
+                "field": pa.array([rejection.field for rejection in rejections], pa.string()),
+                "line_sha256": pa.array([rejection.line_sha256 for rejection in rejections], pa.string()),
+            }
+        )
+        copy_arrow(connection, "core.quarantine", [batch])
+    return counts
+
+
+def _write_duplicates(connection: psycopg.Connection, day: date) -> None:
+    """Count every line of a file that repeats the content of an accepted one as a duplicate."""
+    connection.execute(
+        "update core.source_file as copy set lines_read = original.lines_read, duplicate_rows = original.lines_read,"
+        " read_at = now() from core.source_file as original"
+        " where copy.status = 'duplicate' and original.status = 'accepted' and original.source = copy.source"
+        " and original.content_sha256 = copy.content_sha256 and (copy.delivery_day = %s or original.delivery_day = %s)",
+        [day, day],
+    )
+
+
+def _utc(instant: datetime | None) -> str | None:
+    # DuckDB gives instants without a zone, and they are UTC.
+    return None if instant is None else f"{instant.isoformat()}+00"
+
+
+def _outcomes(connection: psycopg.Connection, day: date) -> tuple[FileIngest, ...]:
+    rows = connection.execute(
+        "select file_id, source, key, status, reason, detail, lines_read, accepted_rows, rejected_rows, duplicate_rows,"
+        " out_of_scope_rows, coalesce((select jsonb_object_agg(reason, lines) from (select reason, count(*) as lines"
+        " from core.quarantine where quarantine.file_id = source_file.file_id group by reason) as reasons), '{}')"
+        " from core.source_file where delivery_day = %s order by source, key, file_id",
+        [day],
+    ).fetchall()
+    return tuple(
+        FileIngest(
+            file_id=row[0],
+            source=row[1],
+            key=row[2],
+            status=row[3],
+            reason=row[4],
+            detail=row[5],
+            counts=LineCounts(
+                lines_read=row[6], accepted=row[7], rejected=row[8], duplicate=row[9], out_of_scope=row[10]
+            ),
+            rejected_by_reason=row[11],
+        )
+        for row in rows
+    )
+
+
+def _sum(counts: Sequence[LineCounts]) -> LineCounts:
+    return LineCounts(
+        lines_read=sum(count.lines_read for count in counts),
+        accepted=sum(count.accepted for count in counts),
+        rejected=sum(count.rejected for count in counts),
+        duplicate=sum(count.duplicate for count in counts),
+        out_of_scope=sum(count.out_of_scope for count in counts),
+    )
+
+
+def _giving_way(day: date) -> DeliveryChangingError:
+    return DeliveryChangingError(
+        f"new files for the delivery day {day} were registered each of the {ROUNDS_BEFORE_GIVING_WAY} times it was read",
+        bill="nothing of it was published; what was published before is still in place",
+        fix="let the delivery finish, then materialize core/request_records for this day again",
+    )
