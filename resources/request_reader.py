@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, RequestRecord
+from billing_pipeline.sources.avro import SchemaRefusal, resolve
 from billing_pipeline.sources.profile import SourceProfile
+from billing_pipeline.sources.request_avro import wanted_of
 from billing_pipeline.sources.request_lines import FileContext, pseudonym, read_fields, read_line
 from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, lines_query, rows_query
 from billing_pipeline.sources.timestamps import CLOCK_TOLERANCE
-from resources.avro import read_avro
+from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 
 CHUNK_BYTES = 32 << 20
@@ -90,7 +93,7 @@ class _Chunk:
         return len(self.offsets) - 1
 
     def line(self, index: int) -> bytes:
-        return self.data[self.offsets[index] : self.offsets[index + 1]]
+        return self.data[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
 
 def read_requests(
@@ -138,15 +141,22 @@ class _Reading:
                 self.judge()
 
     def avro(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
-        for batch, mapping in read_avro(path, compression, self.profile):
-            query = rows_query(self.profile, mapping)
+        """Resolve the writer's schema, then take typed rows; doubtful ones are read one by one."""
+        resolution = resolve(
+            read_schema(path, compression), wanted_of(self.profile), record_names=self.profile.record_names
+        )
+        if isinstance(resolution, SchemaRefusal):
+            raise FileRejected(resolution.reason, resolution.detail)
+        columns = {source.name: source.source for source in resolution.fields}
+        query = rows_query(self.profile, columns)
+        for batch in read_avro(path, compression, fields=list(dict.fromkeys(columns.values()))):
             taken = self._run(query.careful, "rows", pa.Table.from_batches([batch]), query)
             self.outcome.lines_read += batch.num_rows
             left = ~np.isin(batch.column("line_number").to_numpy(), taken.column("line_number").to_numpy())
             records: list[_Numbered] = []
-            for row in batch.filter(pa.array(left)).to_pylist():
-                line_number = row.pop("line_number")
-                fields = {path: row[name] for path, name in mapping.items()}
+            for row in batch.filter(pa.array(left)).to_pylist() if left.any() else ():
+                line_number = row["line_number"]
+                fields = {path: _exact(row[name]) for path, name in columns.items()}
                 record = read_fields(fields, line_number=line_number, profile=self.profile, context=self.context)
                 records.append((line_number, record))
             yield from self._accepted(taken, records)
@@ -178,7 +188,7 @@ class _Reading:
         left[taken.column("line_number").to_numpy() - chunk.first_line_number] = False
         records: list[_Numbered] = []
         for index in np.flatnonzero(left):
-            line = chunk.line(index)
+            line = chunk.line(int(index))
             number = chunk.first_line_number + int(index)
             if line.strip():
                 record = read_line(line, line_number=number, profile=self.profile, context=self.context)
@@ -265,6 +275,11 @@ class _Reading:
             for path in optional
             if 2 * sum(b'"' + path.split(".")[-1].encode() + b'"' in line for line in sample) > len(sample)
         )
+
+
+def _exact(value: object) -> object:
+    """Return a double as the shortest decimal that is read back as it: what the bulk query sees too."""
+    return Decimal(repr(value)) if isinstance(value, float) else value
 
 
 def _prefetched(blocks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:

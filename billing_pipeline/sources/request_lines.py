@@ -26,7 +26,7 @@ from billing_pipeline.sources.profile import (
     SourceProfile,
     TextField,
 )
-from billing_pipeline.sources.timestamps import parse_instant
+from billing_pipeline.sources.timestamps import in_range, parse_instant
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT")
 LARGEST_INTEGER = 2**63 - 1
@@ -243,7 +243,10 @@ def _instant(fields: Mapping[str, object], profile: SourceProfile, context: File
     value = _first(fields, spec.path, spec.aliases)
     if value is _MISSING or value is None:
         raise _RefusedError(Reason.MISSING_FIELD, "event_at")
-    instant = parse_instant(value, layout=spec.layout, as_of=context.as_of)
+    if isinstance(value, datetime):
+        instant = in_range(value, as_of=context.as_of)
+    else:
+        instant = parse_instant(value, layout=spec.layout, as_of=context.as_of)
     if isinstance(instant, Reason):
         raise _RefusedError(instant, "event_at")
     return instant
