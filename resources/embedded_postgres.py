@@ -193,19 +193,21 @@ class EmbeddedPostgres:
         binaries = self._binaries()
         for attempt in range(1, PORT_ATTEMPTS + 1):
             self._choose_port()
-            log_before = self._log_size()
-            if self._launch(binaries):
+            refusal = self._launch(binaries)
+            if refusal is None:
                 return
-            log = self._log_since(log_before)
-            if "could not bind" not in log or attempt == PORT_ATTEMPTS:
-                raise _start_error(self.cluster, log)
+            if "could not bind" not in refusal or attempt == PORT_ATTEMPTS:
+                raise _start_error(self.cluster, refusal)
             (self.directory / "port").unlink()
 
-    def _launch(self, binaries: Path) -> bool:
+    def _launch(self, binaries: Path) -> str | None:
+        """Start the server and return None when it accepts connections, else what it said."""
+        log_before = self._log_size()
         options = " ".join(f"-c {name}='{value}'" for name, value in self._settings.items())
         arguments = ["start", "-w", "-t", str(START_TIMEOUT_SECONDS), "-D", str(self.cluster / "data")]
         arguments += ["-l", str(self.cluster / "server.log"), "-o", f"-p {self.port} {options}"]
-        return self._run(binaries / "pg_ctl", *arguments).returncode == 0
+        result = self._run(binaries / "pg_ctl", *arguments)
+        return None if result.returncode == 0 else self._log_since(log_before) or result.stderr
 
     def _await_ready(self, postmaster: psutil.Process) -> None:
         """Wait for a server whose starter was killed before it was ready; nothing to do in the common case."""
@@ -238,7 +240,7 @@ class EmbeddedPostgres:
         """Make a start safe after a crash: no old helper process may live, no foreign pid may look like a server.
 
         PostgreSQL itself replaces a postmaster.pid whose process is gone, and checks the old shared memory while doing
-        so. Only a pid that now belongs to somebody else stops it, and only that file is removed.
+        so. Only a pid that now belongs to somebody else, or none (a full disk), stops it; only that file is removed.
         """
         helpers = [process for process in psutil.process_iter() if self._is_ours(process)]
         if not self._gone(helpers, 10):
@@ -248,8 +250,9 @@ class EmbeddedPostgres:
             if not self._gone(helpers, 10):
                 raise _start_error(self.cluster, "processes of the last server are still alive")
         status_file = self.cluster / "data" / "postmaster.pid"
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            if psutil.pid_exists(int(status_file.read_text().split("\n", 1)[0])):
+        with contextlib.suppress(FileNotFoundError):
+            first_line = status_file.read_text().split("\n", 1)[0]
+            if not first_line.isdigit() or psutil.pid_exists(int(first_line)):
                 status_file.unlink()
 
     def _is_ours(self, process: psutil.Process) -> bool:
