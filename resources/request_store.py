@@ -28,8 +28,8 @@ from resources import duck, guard_store
 from resources.database import Database, copy_arrow
 from resources.inflate import FileRejected
 from resources.lake import Lake
-from resources.landing import Landing, LandingFile
-from resources.request_reader import FileOutcome, read_requests
+from resources.landing import Landing, LandingFile, LandingFileChangedError, LandingKeyError
+from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
 from resources.source_config import SourceConfig
 
@@ -39,6 +39,7 @@ READER_VERSION = 1
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
 ROUNDS_BEFORE_GIVING_WAY = 5
+TAKEN_OVER_BATCH_ROWS = 200_000
 
 Progress = Callable[[str, int, int], None]
 
@@ -99,6 +100,17 @@ class _File:
     first_seen_at: datetime
     status: str
     reason: str | None
+    detail: str | None
+    read_with: str | None
+    counts: LineCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Generation:
+    """The generation that a delivery day points at."""
+
+    inputs_digest: str
+    uri: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,6 +119,13 @@ class _Result:
 
     outcome: FileOutcome
     refusal: FileRejected | None = None
+    # Counts of a file whose rows were taken over from the generation before; its quarantine rows stand.
+    taken_over: LineCounts | None = None
+
+    @property
+    def counts(self) -> LineCounts:
+        """Return the counts before deduplication."""
+        return self.outcome.counts if self.taken_over is None else self.taken_over
 
 
 class RequestStore:
@@ -244,16 +263,24 @@ class RequestStore:
             with self._database.reading() as connection:
                 files = _files_of(connection, day, list(self._sources))
                 digest = self._inputs_digest(files)
-                current = _current_inputs(connection, day)
-            if current == digest and all(file.status != "pending" for file in files):
+                current = _current_generation(connection, day)
+            if _is_up_to_date(current, files, digest):
+                self._judge_files(day, digest, run_id=run_id)
                 return self._summary(day, seconds={})
-            done = self._build(day, files, digest, run_id=run_id, code_version=code_version)
+            done = self._build(day, files, digest, current, run_id=run_id, code_version=code_version)
             if done is not None:
                 return done
         raise _giving_way(day)
 
     def _build(
-        self, day: date, files: Sequence[_File], digest: str, *, run_id: str, code_version: str
+        self,
+        day: date,
+        files: Sequence[_File],
+        digest: str,
+        current: _Generation | None,
+        *,
+        run_id: str,
+        code_version: str,
     ) -> DayIngest | None:
         """Read `files` and publish; None when the day's files changed meanwhile."""
         seconds: dict[str, Decimal] = {}
@@ -261,7 +288,7 @@ class RequestStore:
         scratch.parent.mkdir(parents=True, exist_ok=True)
         try:
             started = time.perf_counter()
-            written, results = self._read_files(files, scratch)
+            written, results = self._read_files(files, current, scratch)
             seconds["read files"] = _elapsed(started)
             started = time.perf_counter()
             with self._database.transaction(f"{DATASET}|{day}") as connection:
@@ -269,7 +296,7 @@ class RequestStore:
                 again = _files_of(connection, day, list(self._sources))
                 if self._inputs_digest(again) != digest:
                     return None
-                if _current_inputs(connection, day) != digest or any(file.status == "pending" for file in again):
+                if not _is_up_to_date(_current_generation(connection, day), again, digest):
                     self._publish(
                         connection,
                         day,
@@ -285,9 +312,21 @@ class RequestStore:
             scratch.unlink(missing_ok=True)
         return self._summary(day, seconds=seconds)
 
-    def _read_files(self, files: Sequence[_File], scratch: Path) -> tuple[Written, Mapping[int, _Result]]:
-        """Read all files into one Parquet file. A refused file leaves nothing behind: the others are then read again."""
-        refused: dict[int, _Result] = {}
+    def _read_files(
+        self, files: Sequence[_File], current: _Generation | None, scratch: Path
+    ) -> tuple[Written, Mapping[int, _Result]]:
+        """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
+
+        A file that the current generation has read in the same way is taken over from there: the landing zone may have been
+        emptied or overwritten since.
+        """
+        refused = {
+            file.file_id: _Result(
+                outcome=FileOutcome(), refusal=FileRejected(Reason(file.reason or ""), file.detail or "")
+            )
+            for file in files
+            if file.status == "rejected" and file.read_with == self._read_with(file.source)
+        }
         while True:
             results = dict(refused)
             spoiled = False
@@ -301,6 +340,16 @@ class RequestStore:
                         continue
                     result = _Result(outcome=FileOutcome())
                     results[file.file_id] = result
+                    if (
+                        current is not None
+                        and file.status == "accepted"
+                        and file.read_with == self._read_with(file.source)
+                    ):
+                        result.taken_over = replace(
+                            file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
+                        )
+                        self._take_over(file, current, connection, sink)
+                        continue
                     try:
                         self._read_file(file, result.outcome, connection, sink)
                     except FileRejected as rejection:
@@ -317,14 +366,55 @@ class RequestStore:
         context = FileContext(
             content_sha256=file.content_sha256, as_of=file.first_seen_at, pseudonym_key=self._pseudonym_key
         )
-        with self._landing.fetched(file.key) as path:
-            for table in read_requests(path, profile=profile, context=context, connection=connection, outcome=outcome):
-                sink.add(
-                    table,
-                    source=file.source,
-                    file_id=file.file_id,
-                    identities_repeat=profile.fields.event_id is not None,
-                )
+        try:
+            with self._landing.fetched(file.key) as path:
+                with path.open("rb") as opened:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != file.content_sha256:
+                        raise FileRejected(Reason.UNREADABLE, "the file was overwritten after it had been registered")
+                for table in read_requests(
+                    path, profile=profile, context=context, connection=connection, outcome=outcome
+                ):
+                    sink.add(
+                        table,
+                        source=file.source,
+                        file_id=file.file_id,
+                        identities_repeat=profile.fields.event_id is not None,
+                    )
+        except (LandingKeyError, LandingFileChangedError) as missing:
+            # What is delivered under this key from now on is other content: it is registered as such and then read.
+            raise FileRejected(
+                Reason.UNREADABLE, "the file was changed or removed after it had been registered"
+            ) from missing
+
+    def _take_over(
+        self, file: _File, current: _Generation, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+    ) -> None:
+        columns = ", ".join(RECORD_SCHEMA.names)
+        reader = connection.sql(
+            f"select {columns} from read_parquet($path) where file_id = $file_id",
+            params={"path": str(self._lake.fetch(current.uri)), "file_id": file.file_id},
+        ).to_arrow_reader(TAKEN_OVER_BATCH_ROWS)
+        # The reader holds the connection, which the sink needs too.
+        for batch in reader.read_all().to_batches(TAKEN_OVER_BATCH_ROWS):
+            sink.add(
+                pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
+                source=file.source,
+                file_id=file.file_id,
+                identities_repeat=self._sources[file.source].profile.fields.event_id is not None,
+            )
+
+    def _read_with(self, source: str) -> str:
+        return f"{READER_VERSION}:{self._sources[source].profile.sha256}"
+
+    def _judge_files(self, day: date, digest: str, *, run_id: str) -> None:
+        """Write the verdict on refused and held files anew: a file may have been held since the day was read."""
+        with self._database.transaction(f"{DATASET}|{day}") as connection:
+            guard_store.record(connection, [self._files_verdict(connection, day, digest)], run_id=run_id)
+
+    def _files_verdict(self, connection: psycopg.Connection, day: date, digest: str) -> Verdict:
+        subject = Subject(asset=DATASET, partition_key=day.isoformat(), inputs_digest=digest)
+        left = [file for file in _outcomes(connection, day) if file.status in ("rejected", "held")]
+        return files_taken(subject, refused={file.key: str(file.reason) for file in left})
 
     def _inputs_digest(self, files: Sequence[_File]) -> str:
         parts = sorted([file.source, file.content_sha256, self._sources[file.source].profile.sha256] for file in files)
@@ -359,6 +449,7 @@ class RequestStore:
                 written,
                 kept[file.file_id],
                 profile_version=self._sources[file.source].profile.version,
+                read_with=self._read_with(file.source),
             )
             for file in files
         ]
@@ -367,14 +458,7 @@ class RequestStore:
         verdicts = [
             lines_conserved(subject, _sum(file_counts)),
             rows_published(subject, accepted=sum(counts.accepted for counts in file_counts), in_lake=written.rows),
-            files_taken(
-                subject,
-                refused={
-                    file.key: str(file.reason)
-                    for file in _outcomes(connection, day)
-                    if file.status in ("rejected", "held")
-                },
-            ),
+            self._files_verdict(connection, day, digest),
         ]
         guard_store.record(connection, verdicts, run_id=run_id)
 
@@ -438,7 +522,8 @@ def _status_at_the_door(
 
 def _files_of(connection: psycopg.Connection, day: date, sources: list[str]) -> list[_File]:
     rows = connection.execute(
-        "select file_id, source, key, content_sha256, size_bytes, first_seen_at, status, reason from core.source_file"
+        "select file_id, source, key, content_sha256, size_bytes, first_seen_at, status, reason, detail,"
+        " read_with, lines_read, accepted_rows, rejected_rows, duplicate_rows, out_of_scope_rows from core.source_file"
         " where delivery_day = %s and source = any(%s) and status in ('pending', 'accepted', 'rejected')"
         " order by source, key, file_id",
         [day, sources],
@@ -453,18 +538,28 @@ def _files_of(connection: psycopg.Connection, day: date, sources: list[str]) -> 
             first_seen_at=row[5],
             status=row[6],
             reason=row[7],
+            detail=row[8],
+            read_with=row[9],
+            counts=LineCounts(
+                lines_read=row[10], accepted=row[11], rejected=row[12], duplicate=row[13], out_of_scope=row[14]
+            ),
         )
         for row in rows
     ]
 
 
-def _current_inputs(connection: psycopg.Connection, day: date) -> str | None:
+def _current_generation(connection: psycopg.Connection, day: date) -> _Generation | None:
     row = connection.execute(
-        "select inputs_digest from core.lake_partition join core.lake_generation using (dataset, partition_key, generation)"
+        "select inputs_digest, uri from core.lake_partition"
+        " join core.lake_generation using (dataset, partition_key, generation)"
         " where dataset = %s and partition_key = %s",
         [DATASET, day],
     ).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else _Generation(inputs_digest=row[0], uri=row[1])
+
+
+def _is_up_to_date(current: _Generation | None, files: Sequence[_File], digest: str) -> bool:
+    return current is not None and current.inputs_digest == digest and all(file.status != "pending" for file in files)
 
 
 def _write_generation(
@@ -519,15 +614,16 @@ def _write_file(
     kept_rows: int,
     *,
     profile_version: int,
+    read_with: str,
 ) -> LineCounts:
     days = [entry for entry in written.file_days if entry.file_id == file.file_id]
-    counts = result.outcome.counts
+    counts = result.counts
     counts = replace(counts, accepted=kept_rows, duplicate=counts.accepted - kept_rows)
     refusal = result.refusal
     connection.execute(
         "update core.source_file set status = %s, reason = %s, detail = %s, profile_version = %s, lines_read = %s,"
         " accepted_rows = %s, rejected_rows = %s, duplicate_rows = %s, out_of_scope_rows = %s, first_event_at = %s,"
-        " last_event_at = %s, read_at = now() where file_id = %s",
+        " last_event_at = %s, read_with = %s, read_at = now() where file_id = %s",
         [
             "accepted" if refusal is None else "rejected",
             None if refusal is None else refusal.reason,
@@ -540,6 +636,7 @@ def _write_file(
             counts.out_of_scope,
             _utc(min((entry.first_event_at for entry in days), default=None)),
             _utc(max((entry.last_event_at for entry in days), default=None)),
+            read_with,
             file.file_id,
         ],
     )
@@ -549,6 +646,8 @@ def _write_file(
             "insert into core.source_file_day (file_id, event_day, accepted_rows) values (%s, %s, %s)",
             [(file.file_id, entry.event_day, entry.rows) for entry in days],
         )
+    if result.taken_over is not None:
+        return counts
     connection.execute("delete from core.quarantine where file_id = %s", [file.file_id])
     rejections = result.outcome.rejections
     if rejections:

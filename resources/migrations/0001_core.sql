@@ -18,6 +18,8 @@ create table core.source_file (
     reason text,
     detail text,
     profile_version integer,
+    -- reader version and hash of the profile: while they stand, rows of the file are taken over from the last generation
+    read_with text,
     lines_read bigint not null default 0 check (lines_read >= 0),
     accepted_rows bigint not null default 0 check (accepted_rows >= 0),
     rejected_rows bigint not null default 0 check (rejected_rows >= 0),
