@@ -35,7 +35,7 @@ def sources(incomplete: str) -> list[str]:
 
 def profiles(incomplete: str) -> list[str]:
     """Return the profiles, shipped or beside the catalog, that begin so."""
-    folders = (PROJECT_ROOT / "billing_pipeline" / "profiles", Settings.from_environment().catalog_dir)
+    folders = (PROJECT_ROOT / "billing_pipeline" / "profiles", Settings.from_environment().catalog_dir / "profiles")
     return _beginning(incomplete, (path.stem for folder in folders for path in folder.glob("*.toml")))
 
 

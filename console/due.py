@@ -2,14 +2,18 @@
 
 from datetime import date
 
-from resources.usage_store import UsageStore
-
+from resources.catalog_store import CatalogNotLoadedError
 from resources.lake import Lake
 from resources.runtime import Runtime
+from resources.usage_store import UsageStore
 
 
 def due_days(runtime: Runtime) -> tuple[date, ...]:
-    """Return the event days whose files or rules changed since they were last built, in order."""
+    """Return the event days whose files or rules changed since they were last built, in order; none before a catalog is
+    loaded, which the first materialization does."""
     settings = runtime.settings
     lake = Lake(settings.lake_url, settings.scratch_dir)
-    return tuple(sorted(UsageStore(runtime.database, lake, settings.scratch_dir).stale_days()))
+    try:
+        return UsageStore(database=runtime.database, lake=lake, scratch_dir=settings.scratch_dir).stale_days()
+    except CatalogNotLoadedError:
+        return ()

@@ -9,7 +9,6 @@ from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
 
-from resources.catalog_store import read_catalog
 from rich.markup import escape
 
 from billing_pipeline.amounts import Exact, exact_text, minor_digits, to_money
@@ -30,6 +29,7 @@ from console.arithmetic import grouped, line_formula, line_place
 from console.days import read_day
 from console.near import did_you_mean
 from console.screen import page
+from resources.catalog_store import read_catalog
 
 _MODELS = ("standard", "graduated", "volume", "package")
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
@@ -171,7 +171,13 @@ def _number(text: str | None, name: str) -> Decimal:
         value = None if text is None else Decimal(text)
     except InvalidOperation:
         value = None
-    if value is None or not value.is_finite() or value < 0 or len(value.as_tuple().digits) > 38:
+    if (
+        value is None
+        or not value.is_finite()
+        or value < 0
+        or len(value.as_tuple().digits) > 38
+        or abs(value.adjusted()) > 26
+    ):
         shown = "is missing" if text is None else f"is {text!r}, which is no number from 0 on"
         raise _question(
             f"{name} {shown}.", "Write it in digits, with a point before the fraction, such as 12345 or 0.0125."

@@ -1,0 +1,134 @@
+"""The demo: made-up request logs of three days, the whole job on them, and what came out of it.
+
+Files arrive in two deliveries, so that late, repeated and contradictory data is seen to correct the bill. A second demo on the
+same state books nothing. Not here: the logs themselves (demo_landing), somebody's own files (own_files).
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from billing_pipeline.errors import BillingError
+from console.bill_page import print_bill
+from console.runs import Pipeline, pipeline, print_booked
+from console.screen import count, page, table
+from console.status_page import (
+    print_books,
+    print_builds,
+    print_deliveries,
+    print_refusals,
+    print_refused_lines,
+    print_verdicts,
+)
+from console.usage_plot import draw_usage_by_hour
+from resources.catalog_store import read_catalog
+from resources.charge_reader import busiest_account
+from resources.demo_landing import EVENT_DAYS, write_first_delivery, write_second_delivery
+from resources.embedded_postgres import EmbeddedPostgres
+from resources.object_store import is_s3_url
+from resources.settings import Settings
+from resources.status_reader import read_refused_lines, read_status
+from resources.usage_reader import read_hourly_requests
+
+DEMO_FOLDER = "demo"
+_LINES_SHOWN = 20
+
+
+class NotTheDemosError(BillingError):
+    """The installation holds data that is not the demo's."""
+
+
+def run_demo(settings: Settings, *, fresh: bool) -> None:
+    """Write the demo's logs, run everything on them, and print the outcome, a bill at its end.
+
+    Raises:
+        NotTheDemosError: the landing folder or database is not the demo's own.
+    """
+    landing = _own_landing(settings)
+    if fresh:
+        forget(settings)
+    began = time.monotonic()
+    clients = tuple(
+        dict.fromkeys(
+            client.client_id
+            for account in read_catalog(settings.catalog_dir).accounts.values()
+            for client in account.clients
+        )
+    )
+    console = page()
+    (settings.home / DEMO_FOLDER).mkdir(parents=True, exist_ok=True)
+    with pipeline(settings) as ready:
+        start = read_status(ready.runtime.database).books
+        first = write_first_delivery(landing, clients)
+        console.print(f"[bold]First delivery:[/] {count(len(first))} new files in {landing}")
+        ready.bring_up_to_date()
+        print_booked(start, (between := read_status(ready.runtime.database).books))
+        second = write_second_delivery(landing, clients)
+        console.print(
+            f"\n[bold]Second delivery:[/] {count(len(second))} files changed: one late, one again under another name, "
+            "one overwritten"
+        )
+        ready.bring_up_to_date()
+        print_booked(between, read_status(ready.runtime.database).books)
+        console.print()
+        print_outcome(ready, plot=settings.home / DEMO_FOLDER / "usage_by_hour.png", began=began)
+    console.print("\nNext: [bold]make dev[/] opens the Dagster UI on this data; make demo again books nothing twice.")
+
+
+def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
+    """Print deliveries, refusals with file and line, days, guards, books, times, the plot's path, and a bill."""
+    console = page()
+    database = ready.runtime.database
+    status = read_status(database)
+    print_deliveries(console, status.tallies)
+    print_refusals(console, status)
+    print_refused_lines(console, read_refused_lines(database, limit=_LINES_SHOWN))
+    refused = sum(status.refused_lines_by_reason.values())
+    if refused > _LINES_SHOWN:
+        console.print(f"… and {count(refused - _LINES_SHOWN)} more: billing quarantine")
+    print_builds(console, status.builds, ())
+    print_verdicts(console, status.verdicts)
+    print_times(ready.seconds, time.monotonic() - began)
+    usage = read_hourly_requests(database, [build.day for build in status.builds])
+    if usage:
+        console.print(f"Plot of usage by hour: {draw_usage_by_hour(usage, plot)}")
+    print_books(console, status.books)
+    account = busiest_account(database)
+    if account is not None:
+        console.print()
+        print_bill(console, database, account.account_id, account.period)
+
+
+def print_times(seconds: Mapping[str, float], total: float) -> None:
+    """Print the wall seconds of each step and of the whole command."""
+    shown = table("Where the time went", "step", "seconds", numbers=("seconds",))
+    for step, took in seconds.items():
+        shown.add_row(step, f"{took:.2f}")
+    shown.add_row("start and everything else", f"{max(total - sum(seconds.values()), 0):.2f}")
+    shown.add_row("together", f"{total:.2f}")
+    page().print(shown)
+
+
+def forget(settings: Settings) -> None:
+    """Remove databases, lake, landing and runs of the embedded installation in `settings.home`."""
+    with EmbeddedPostgres(settings.postgres_dir) as server:
+        for name in ("billing", "dagster"):
+            server.drop_database(name)
+    for folder in ("lake", "landing", "dagster", "scratch", DEMO_FOLDER):
+        shutil.rmtree(settings.home / folder, ignore_errors=True)
+
+
+def _own_landing(settings: Settings) -> Path:
+    """Return the demo's landing folder, which must be empty or from an earlier demo."""
+    landing = Path(settings.landing_url)
+    is_elsewhere = is_s3_url(settings.landing_url) or settings.billing_database_url is not None
+    has_others = not (settings.home / DEMO_FOLDER).is_dir() and landing.is_dir() and any(landing.iterdir())
+    if is_elsewhere or has_others:
+        where = "BILLING_DATABASE_URL or BILLING_LANDING_URL names" if is_elsewhere else f"{landing} holds"
+        raise NotTheDemosError(
+            f"{where} something that is not the demo's, and made-up requests would be billed among real ones.",
+            bill="Nothing was written.",
+            fix="Give the demo a home of its own: BILLING_HOME=/some/empty/folder billing demo",
+        )
+    return landing

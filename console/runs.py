@@ -1,0 +1,262 @@
+"""Run the Dagster assets in this process: which assets and days, in which order, and what it took.
+
+The same assets, checks and event log as in the UI; only the launching is here. Not here: what an asset does (assets), what
+is stale (resources).
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from assets.definitions import defs_of
+from assets.jobs import CATALOG, CHAIN, USAGE_AND_BILLING
+from assets.partitions import DAYS, PARTITION_TAG, contiguous, partition_tags
+from assets.requests import KEY as REQUEST_RECORDS
+from billing_pipeline.errors import BillingError
+from console.days import DayRange
+from console.due import due_days
+from console.near import did_you_mean
+from console.screen import Advance, count, notes, page, progress
+from resources.catalog_store import CatalogNotLoadedError, CatalogStore
+from resources.request_store import RequestStore
+from resources.runtime import Runtime, running
+from resources.settings import Settings
+from resources.status_reader import Books, read_status
+
+# Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_ALONE = {frozenset(CATALOG), frozenset(CHAIN[-2:])}
+
+
+class AssetUnknownError(BillingError):
+    """An asset key that this project does not have."""
+
+
+class DayOutsideError(BillingError):
+    """A day that is no partition: before the first one, or in the future."""
+
+
+class DayHeldError(BillingError):
+    """A guard holds the only day of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The assets over a running installation. `seconds`: wall time by step, added up over the runs so far."""
+
+    runtime: Runtime
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, keys: Sequence[str], days: Sequence[date] = ()) -> None:
+        """Materialize the assets: one run for each unbroken range of `days`, or one if the assets have no days.
+
+        Raises:
+            DayOutsideError: a day is no partition.
+            DayHeldError: a guard holds the only day of a run.
+            BillingError: whatever the assets raised on purpose.
+        """
+        for day in days:
+            _refuse_outside(day)
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        for tags in [partition_tags(*ends) for ends in contiguous(days)] if days else [{}]:
+            with _our_errors():
+                result = job.execute_in_process(
+                    run_config=_QUIET,
+                    instance=self.instance,
+                    partition_key=tags.get(PARTITION_TAG),
+                    asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+                    tags=tags,
+                )
+            self._take_times(result)
+
+    def ingest(self) -> tuple[date, ...]:
+        """Look for new files, read the delivery days that have any, and return those days."""
+        began = time.monotonic()
+        store = self.definitions.resources["request_store"] if self.definitions.resources else None
+        if not isinstance(store, RequestStore):
+            raise TypeError("the definitions have no request store")
+        found = store.discover(seen_at=datetime.now(UTC))
+        self._add("find files", time.monotonic() - began)
+        for key in found.unplaced_files:
+            notes().print(
+                f'Not read: {key}; delivery_day is "key", and its path has no folder YYYY-MM-DD', markup=False
+            )
+        if found.delivery_days:
+            self.run((REQUEST_RECORDS,), found.delivery_days)
+        return found.delivery_days
+
+    def bring_up_to_date(self) -> tuple[date, ...]:
+        """Read what is new, load the catalog, build and book every event day that is due, and return those days."""
+        self.ingest()
+        before = self._catalog_sha256()
+        self.run(CATALOG)
+        due = set(due_days(self.runtime))
+        if before != self._catalog_sha256():
+            # A new price concerns days whose usage stays as it is.
+            due |= {build.day for build in read_status(self.runtime.database).builds}
+        if due:
+            self.run(USAGE_AND_BILLING, sorted(due))
+        return tuple(sorted(due))
+
+    def _catalog_sha256(self) -> str | None:
+        try:
+            return CatalogStore(self.runtime.database).current().sha256
+        except CatalogNotLoadedError:
+            return None
+
+    def _take_times(self, result: dg.ExecuteInProcessResult) -> None:
+        for event in result.all_events:
+            if event.is_step_success and event.step_key is not None:
+                self._add(event.step_key, event.step_success_data.duration_ms / 1000)
+
+    def _add(self, step: str, seconds: float) -> None:
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+
+
+@contextmanager
+def pipeline(settings: Settings) -> Iterator[Pipeline]:
+    """Start what is needed, and yield the assets ready to run; progress is shown while they do."""
+    with running(settings) as runtime:
+        # Dagster finds its home, its database and its batch size by environment only.
+        os.environ.update(runtime.child_environment)
+        with progress() as advance, dg.DagsterInstance.get() as instance:
+            definitions = defs_of(settings, runtime.database, progress=_shown_by(advance))
+            yield Pipeline(runtime=runtime, definitions=definitions, instance=instance)
+
+
+def materialize_days(settings: Settings, assets: Sequence[str], days: DayRange | None) -> None:
+    """Build the assets (all of them if none is named) for the days, or for whatever is due, and say what was booked.
+
+    Raises:
+        AssetUnknownError: there is no such asset; DayOutsideError: no such day.
+        DayHeldError: a guard holds the only day that was asked for.
+    """
+    keys = _known(assets)
+    if days is not None:
+        for day in (days.first, days.last):
+            _refuse_outside(day)
+    with pipeline(settings) as ready:
+        before = read_status(ready.runtime.database).books
+        if days is not None:
+            ready.run(keys, days.days())
+            built: tuple[date, ...] = days.days()
+        elif assets:
+            built = _run_due(ready, keys)
+        else:
+            built = ready.bring_up_to_date()
+        after = read_status(ready.runtime.database)
+    console = page()
+    console.print(_built_line(built))
+    print_booked(before, after.books)
+    for verdict in after.verdicts:
+        if verdict.status == "held":
+            console.print(
+                f"[bold red]held[/] {verdict.asset} {verdict.partition_key} {verdict.guard}: {verdict.message}"
+            )
+
+
+def print_booked(before: Sequence[Books], after: Sequence[Books]) -> None:
+    """Print how many revisions were booked in between, and what they add in each currency."""
+    from billing_pipeline.amounts import Money
+
+    console = page()
+    earlier = {one.currency: one for one in before}
+    revisions = sum(one.revisions for one in after) - sum(one.revisions for one in before)
+    deltas = [
+        Money(one.charged_minor - (earlier[one.currency].charged_minor if one.currency in earlier else 0), one.currency)
+        for one in after
+    ]
+    amounts = ", ".join(str(delta) for delta in deltas if delta.minor_units)
+    console.print(f"[bold]{count(revisions)} new revisions booked[/]" + (f", together {amounts}" if amounts else ""))
+
+
+def _run_due(ready: Pipeline, keys: Sequence[str]) -> tuple[date, ...]:
+    """Run named assets for what is due: deliveries that wait, and event days that are stale."""
+    built: set[date] = set()
+    if REQUEST_RECORDS in keys:
+        built |= set(ready.ingest())
+    if set(CATALOG) & set(keys):
+        ready.run(CATALOG)
+    later = [key for key in USAGE_AND_BILLING if key in keys]
+    if later:
+        due = due_days(ready.runtime)
+        if due:
+            ready.run(later, due)
+        built |= set(due)
+    return tuple(sorted(built))
+
+
+def _known(assets: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys in the order of the chain; an asset that is built in one step with another brings that along."""
+    for asset in assets:
+        if asset not in CHAIN:
+            raise AssetUnknownError(
+                f"There is no asset {asset!r}. {did_you_mean(asset, CHAIN)}",
+                bill="Nothing was read or changed.",
+                fix=f"Take of {', '.join(CHAIN)}.",
+            )
+    wanted = set(assets or CHAIN)
+    for together in _ALONE:
+        if wanted & together:
+            wanted |= together
+    return tuple(key for key in CHAIN if key in wanted)
+
+
+def _refuse_outside(day: date) -> None:
+    first, last = DAYS.get_first_partition_key(), DAYS.get_last_partition_key()
+    if first is None or last is None or first <= day.isoformat() <= last:
+        return
+    nearest = first if day.isoformat() < first else last
+    raise DayOutsideError(
+        f"There is no partition {day}; the first is {first}, the last {last} (today). The nearest is {nearest}.",
+        bill="Nothing was read or changed.",
+        fix="Take a day in between.",
+    )
+
+
+def _built_line(days: Sequence[date]) -> str:
+    if not days:
+        return "Nothing is due: every delivery is read and every day is built."
+    ends = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"Built {count(len(days))} {'day' if len(days) == 1 else 'days'}: {ends}."
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Turn Dagster's wrapping of an error of ours, and a check that blocks, into that error."""
+    try:
+        yield
+    except dg.DagsterError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, BillingError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, BillingError):
+            raise cause from error
+        if type(error).__name__ == "DagsterAssetCheckFailedError":
+            raise DayHeldError(
+                "A guard holds the day that was built.",
+                bill="What is held stays out of the bill; the day's last good rows are in place.",
+                fix="See `billing status`: correct the input and materialize again, or `billing release` it.",
+            ) from error
+        raise
+
+
+def _shown_by(advance: Advance) -> "_Shown":
+    return _Shown(advance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Passes the assets' progress to the screen, a line or bar for each stage of each asset."""
+
+    advance: Advance
+
+    def __call__(self, asset: str, stage: str, done: int, total: int) -> None:
+        self.advance(f"{asset}: {stage}", done, total)
