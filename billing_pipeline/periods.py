@@ -4,9 +4,10 @@ Every instant is aware and UTC; windows are `[start, end)`. Calendar work is don
 Not here: which price a period is rated with (catalog, rating).
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -148,6 +149,31 @@ def billing_periods(subscription: Recurring, window: Window) -> Iterator[Billing
         if part is not None:
             yield BillingPeriod(part, whole)
         whole = subscription.anchor.period_containing(whole.end)
+
+
+class RequestedDays:
+    """The event days (UTC) that somebody asks for, and which periods they concern."""
+
+    __slots__ = ("days", "span")
+
+    def __init__(self, days: Iterable[date]) -> None:
+        """Take one day at least, in any order."""
+        self.days: tuple[date, ...] = tuple(sorted(set(days)))
+        self.span = Window(_midnight(self.days[0]), _midnight(self.days[-1] + timedelta(days=1)))
+
+    def meet(self, period: Window) -> bool:
+        """Return whether one of the days has an instant in `period`."""
+        index = bisect_left(self.days, period.start.date())
+        return index < len(self.days) and _midnight(self.days[index]) < period.end
+
+    def newest_in(self, period: Window) -> date:
+        """Return the newest of the days that has an instant in `period`, which one of them must have."""
+        last_instant = period.end - timedelta(microseconds=1)
+        return self.days[bisect_right(self.days, last_instant.date()) - 1]
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(0), UTC)
 
 
 def cuts(subscriptions: Iterable[Recurring], window: Window) -> tuple[datetime, ...]:

@@ -127,7 +127,7 @@ def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
         NoPriceVersionError: a part of the period has no version.
     """
     lines = []
-    for version, part in _versions_in(price, period.window):
+    for version, part in versions_in(price, period.window):
         if not isinstance(version.model, FlatFee):
             raise TypeError(f"price {price.price_id!r} version {version.version} is not a flat fee")
         billed, whole = (1, 1)
@@ -155,8 +155,12 @@ def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
     return Rated(lines=tuple(lines), quantity=quantity, unit="period", exact=total)
 
 
-def _versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Window]]:
-    """Yield the versions in force in `window`, each with its part of it; together they cover it."""
+def versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Window]]:
+    """Yield the versions of `price` in force in `window`, each with its part of it; together they cover it.
+
+    Raises:
+        NoPriceVersionError: a part of the window has no version.
+    """
     at = window.start
     for version in price.versions:
         part = window.overlap(version.effective_from, version.effective_to)

@@ -79,6 +79,7 @@ create table billing.ledger_posting (
 );
 create index ledger_posting_by_account on billing.ledger_posting (account_id, ledger_account);
 create index ledger_posting_by_day on billing.ledger_posting (event_day);
+create index ledger_posting_by_charge on billing.ledger_posting (charge_id, revision);
 
 -- The postings of a transaction are inserted by one statement and sum to zero; checked once per statement, because a
 -- deferred trigger per row took nine times as long for 100,000 postings.

@@ -1,0 +1,217 @@
+"""Judge charges and ledger against usage, inside the transaction that booked them: facts of PostgreSQL -> verdicts.
+
+One query for all days per guard. Not here: what a verdict says (checks), writing it (guard_store).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+
+import psycopg
+
+from billing_pipeline.amounts import exact_text
+from billing_pipeline.checks import (
+    Subject,
+    Verdict,
+    VerdictStatus,
+    charges_equal_usage,
+    equal,
+    ledger_balances,
+    ledger_equals_charges,
+)
+from billing_pipeline.periods import RequestedDays, Window
+from resources.charge_usage import UsageToDate
+
+_LISTED = 10
+
+_ByDay = dict[date, dict[str, int]]
+
+
+def judge(
+    connection: psycopg.Connection, usage: UsageToDate, *, days: RequestedDays, asset: str
+) -> tuple[Verdict, ...]:
+    """Return the verdicts of every requested day, read from what this transaction sees."""
+    rated = _rated_minor(usage, days)
+    booked = _booked_minor(connection, days)
+    charged, posted, unbalanced = _ledger(connection, days)
+    orphans = _usage_without_subscription(connection, days)
+    wrong, uncut = _quantities_apart(usage, days), _uncut_rows(usage, days)
+    verdicts = []
+    for day in days.days:
+        subject = Subject(asset=asset, partition_key=day.isoformat(), inputs_digest=usage.digest)
+        verdicts += [
+            charges_equal_usage(subject, rated_minor=rated[day], booked_minor=booked[day]),
+            ledger_balances(subject, unbalanced=unbalanced[day]),
+            ledger_equals_charges(subject, charged_minor=charged[day], posted_minor=posted[day]),
+            _usage_is_rated_once(subject, wrong[day]),
+            _usage_ends_with_its_period(subject, uncut[day]),
+            _usage_has_a_subscription(subject, orphans[day]),
+        ]
+    return tuple(verdicts)
+
+
+def _rated_minor(usage: UsageToDate, days: RequestedDays) -> _ByDay:
+    found: _ByDay = defaultdict(dict)
+    for charge in usage.charges.values():
+        _add(found[days.newest_in(charge.key.period)], charge.currency, charge.amount.minor_units)
+    return _without_zeros(found)
+
+
+def _booked_minor(connection: psycopg.Connection, days: RequestedDays) -> _ByDay:
+    found: _ByDay = defaultdict(dict)
+    rows = connection.execute(
+        """
+        select period_start, period_end, currency, sum(delta_minor)::bigint
+        from billing.charge_revision
+        where period_start < %(end)s and period_end > %(start)s
+        group by period_start, period_end, currency
+        """,
+        {"start": days.span.start, "end": days.span.end},
+    )
+    for period_start, period_end, currency, amount_minor in rows:
+        period = Window(period_start, period_end)
+        if days.meet(period):
+            _add(found[days.newest_in(period)], currency, amount_minor)
+    return _without_zeros(found)
+
+
+def _ledger(connection: psycopg.Connection, days: RequestedDays) -> tuple[_ByDay, _ByDay, dict[date, list[str]]]:
+    """Return charged and posted minor units by day and currency, and the transactions that do not sum to zero."""
+    charged: _ByDay = defaultdict(dict)
+    posted: _ByDay = defaultdict(dict)
+    unbalanced: dict[date, list[str]] = defaultdict(list)
+    wanted = [list(days.days)]
+    for day, currency, amount_minor in connection.execute(
+        """
+        select event_day, currency, sum(delta_minor)::bigint
+        from billing.charge_revision
+        where event_day = any(%s)
+        group by event_day, currency
+        """,
+        wanted,
+    ):
+        charged[day][currency] = amount_minor
+    for day, currency, amount_minor in connection.execute(
+        """
+        select event_day, currency, sum(amount_minor)::bigint
+        from billing.ledger_posting
+        where event_day = any(%s) and starts_with(ledger_account, 'receivable:')
+        group by event_day, currency
+        """,
+        wanted,
+    ):
+        posted[day][currency] = amount_minor
+    for day, transaction_id in connection.execute(
+        """
+        select min(event_day), transaction_id::text
+        from billing.ledger_posting
+        where event_day = any(%s)
+        group by transaction_id, currency
+        having sum(amount_minor) <> 0
+        """,
+        wanted,
+    ):
+        unbalanced[day].append(transaction_id)
+    return _without_zeros(charged), _without_zeros(posted), unbalanced
+
+
+def _usage_without_subscription(connection: psycopg.Connection, days: RequestedDays) -> dict[date, dict[str, int]]:
+    """Return usage rows by day and account for which no subscription is in force."""
+    found: dict[date, dict[str, int]] = defaultdict(dict)
+    rows = connection.execute(
+        """
+        select event_day, account_id, count(*)
+        from usage.api_requests as api_requests
+        where event_day = any(%s) and not exists (
+            select
+            from catalog.subscription as subscription
+            where subscription.account_id = api_requests.account_id
+                and subscription.starts_at <= api_requests.period_start
+                and (subscription.ends_at is null or api_requests.period_start < subscription.ends_at)
+        )
+        group by event_day, account_id
+        """,
+        [list(days.days)],
+    )
+    for day, account_id, count in rows:
+        found[day][account_id] = count
+    return found
+
+
+def _quantities_apart(usage: UsageToDate, days: RequestedDays) -> dict[date, list[str]]:
+    found: dict[date, list[str]] = defaultdict(list)
+    for period, meter_id in usage.in_usage.keys() | usage.in_charges.keys():
+        expected = usage.in_usage.get((period, meter_id), Decimal(0))
+        actual = usage.in_charges.get((period, meter_id), Decimal(0))
+        if expected != actual:
+            found[days.newest_in(period)].append(
+                f"{meter_id} {period.start.isoformat()}: {exact_text(expected)} used, {exact_text(actual)} rated"
+            )
+    return found
+
+
+def _uncut_rows(usage: UsageToDate, days: RequestedDays) -> dict[date, int]:
+    found: dict[date, int] = defaultdict(int)
+    for period, count in usage.uncut_rows.items():
+        found[days.newest_in(period)] += count
+    return found
+
+
+def _usage_is_rated_once(subject: Subject, wrong: list[str]) -> Verdict:
+    return equal(
+        subject,
+        guard="usage_is_rated_once",
+        expected="every unit of a period in one charge",
+        actual="; ".join(sorted(wrong)[:_LISTED]) or "every unit of a period in one charge",
+        passed="Quantities in the charges equal the quantities of usage in their periods.",
+        held=f"{len(wrong)} periods have usage that is in no charge, or in two (see actual). For the bill: nothing of this "
+        "run is booked. To fix: look for price versions that overlap or leave a gap, and load the catalog.",
+    )
+
+
+def _usage_ends_with_its_period(subject: Subject, uncut_rows: int) -> Verdict:
+    return Verdict(
+        asset=subject.asset,
+        partition_key=subject.partition_key,
+        guard="usage_ends_with_its_period",
+        status=VerdictStatus.WARNED if uncut_rows else VerdictStatus.PASSED,
+        expected="0 usage rows",
+        actual=f"{uncut_rows} usage rows",
+        message=f"{uncut_rows} usage rows cross the end of a billing period: they were built before the catalog set it. For "
+        "the bill: a part of an hour is in the period before, until then. To fix: build the usage days at the ends of these "
+        "periods again; the next booking moves it."
+        if uncut_rows
+        else "No usage row crosses the end of a billing period or of a price version.",
+        inputs_digest=subject.inputs_digest,
+    )
+
+
+def _usage_has_a_subscription(subject: Subject, rows_by_account: Mapping[str, int]) -> Verdict:
+    largest = sorted(rows_by_account.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{account_id} {count}" for account_id, count in largest[:_LISTED])
+    more = f" and {len(largest) - _LISTED} more" if len(largest) > _LISTED else ""
+    return Verdict(
+        asset=subject.asset,
+        partition_key=subject.partition_key,
+        guard="usage_has_a_subscription",
+        status=VerdictStatus.WARNED if largest else VerdictStatus.PASSED,
+        expected="0 accounts",
+        actual=f"{len(largest)} accounts",
+        message=f"Accounts with usage rows of this day and no subscription then: {shown}{more}. For the bill: nobody is "
+        "charged for them. To fix: add a subscription that starts before, load the catalog, and book the day again."
+        if largest
+        else "All usage of the day belongs to a subscription.",
+        inputs_digest=subject.inputs_digest,
+    )
+
+
+def _add(amounts: dict[str, int], currency: str, amount_minor: int) -> None:
+    amounts[currency] = amounts.get(currency, 0) + amount_minor
+
+
+def _without_zeros(by_day: _ByDay) -> _ByDay:
+    found: _ByDay = defaultdict(dict)
+    for day, amounts in by_day.items():
+        found[day] = {currency: amount for currency, amount in amounts.items() if amount}
+    return found

@@ -1,0 +1,304 @@
+"""Book charges for event days: usage to date -> rated totals -> the difference to what is booked, in one transaction.
+
+A charge's period spans days, so a range of days is booked at once: each charge is rated one time, and its revision counts
+for the newest requested day inside its period. Under the lock `billing/charges`; a second run books nothing. Not here: the
+arithmetic (rating), identity (charges), reading usage (charge_usage), what guards say (charge_guards).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+import psycopg
+
+from billing_pipeline.amounts import Money, to_scale
+from billing_pipeline.catalog import Catalog
+from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevision, difference, nothing_rated
+from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
+from billing_pipeline.ledger import postings
+from billing_pipeline.periods import RequestedDays, Window
+from resources import charge_guards, guard_store
+from resources.catalog_store import current_catalog
+from resources.charge_usage import UsageToDate, rate_to_date
+from resources.database import Database
+
+ASSET = "billing/charges"
+USAGE_ASSET = "usage/api_requests"
+LOCK = "billing/charges"
+_TOP_ACCOUNTS = 10
+_PLACES = 12
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayBooking:
+    """What booking did for one requested day.
+
+    `charges_rated` are the charges whose newest requested day this is; summed over days, every charge once.
+    `delta_by_currency` is in minor units. `held` are the guards that hold the day's usage (its last good rows were rated),
+    or the day's own charges (then nothing was booked). `top_accounts` are (account id, what its charges of the day come
+    to, to date), in descending order.
+    """
+
+    day: date
+    charges_rated: int
+    revisions_booked: int
+    delta_by_currency: Mapping[str, int]
+    held: tuple[str, ...]
+    top_accounts: tuple[tuple[str, Money], ...]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """A charge as it stands in the books."""
+
+    charge: Charge
+    newest: BookedCharge
+
+
+class _Unbookable(Exception):
+    """A guard holds: leave the savepoint, so that nothing of this run is booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeStore:
+    """The charges and the ledger of one database."""
+
+    database: Database
+
+    def book_days(
+        self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
+    ) -> tuple[DayBooking, ...]:
+        """Rate every charge whose period contains one of `days`, all of its usage to date, and book the differences.
+
+        Charges that are booked and have no usage, price or period any more are reversed. Days, in order, come back with what
+        was booked for them.
+
+        Raises:
+            CatalogNotLoadedError: there is no catalog.
+            BeyondLastTierError, NegativeQuantityError: usage that its price does not cover; nothing is booked.
+            ChargeCurrencyChangedError: a price's currency was changed; nothing is booked.
+        """
+        if not days:
+            return ()
+        wanted = RequestedDays(days)
+        progress = on_progress or _no_progress
+        with self.database.transaction(LOCK) as connection:
+            catalog = current_catalog(connection)
+            progress("rating", 0, 1)
+            usage = rate_to_date(connection, catalog, wanted)
+            progress("rating", 1, 1)
+            booked = _booked_charges(connection, wanted)
+            revisions = _differences(usage.charges, booked)
+            progress("booking", 0, len(revisions))
+            run = _Run(wanted, run_id, code_version, catalog, usage)
+            verdicts = _book(connection, run, revisions)
+            guard_store.record(connection, verdicts, run_id=run_id)
+            progress("booking", len(revisions), len(revisions))
+            held_usage = guard_store.held_partitions(connection, USAGE_ASSET, [day.isoformat() for day in wanted.days])
+        return _bookings(run, revisions, verdicts, held_usage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one call works on."""
+
+    days: RequestedDays
+    run_id: str
+    code_version: str
+    catalog: Catalog
+    usage: UsageToDate
+
+
+def _no_progress(step: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def _booked_charges(connection: psycopg.Connection, days: RequestedDays) -> dict[UUID, _Booked]:
+    """Return the newest revision of every charge whose period meets one of `days`."""
+    found: dict[UUID, _Booked] = {}
+    rows = connection.execute(
+        """
+        select distinct on (charge_id)
+            charge_id, revision, amount_minor, currency, rating_digest, account_id, subscription_id, plan_id, price_id,
+            meter_id, group_key, period_start, period_end, unit
+        from billing.charge_revision
+        where period_start < %(end)s and period_end > %(start)s
+        order by charge_id, revision desc
+        """,
+        {"start": days.span.start, "end": days.span.end},
+    )
+    for row in rows:
+        period = Window(row[11], row[12])
+        if not days.meet(period):
+            continue
+        charge = Charge(
+            key=ChargeKey(subscription_id=row[6], price_id=row[8], period=period, group_key=row[10]),
+            account_id=row[5],
+            plan_id=row[7],
+            meter_id=row[9],
+            currency=row[3],
+            rated=nothing_rated(row[13]),
+        )
+        newest = BookedCharge(revision=row[1], amount=Money(row[2], row[3]), rating_digest=row[4])
+        found[row[0]] = _Booked(charge, newest)
+    return found
+
+
+def _differences(charges: Mapping[UUID, Charge], booked: Mapping[UUID, _Booked]) -> list[ChargeRevision]:
+    revisions = []
+    for charge_id, charge in charges.items():
+        standing = booked.get(charge_id)
+        revision = difference(charge, standing.newest if standing else None, charge_id=charge_id)
+        if revision is not None:
+            revisions.append(revision)
+    for charge_id, standing in booked.items():
+        if charge_id not in charges:
+            revision = difference(standing.charge, standing.newest, charge_id=charge_id)
+            if revision is not None:
+                revisions.append(revision)
+    return revisions
+
+
+def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> tuple[Verdict, ...]:
+    """Write revisions and postings, unless a guard holds; return what the guards say."""
+    digest = run.usage.digest
+    verdicts: tuple[Verdict, ...] = ()
+    try:
+        with connection.transaction():
+            _write_revisions(connection, run, revisions)
+            _write_postings(connection, run, revisions)
+            verdicts = charge_guards.judge(connection, run.usage, days=run.days, asset=ASSET)
+            released = guard_store.released_guards(
+                connection, ASSET, {day.isoformat(): digest for day in run.days.days}
+            )
+            verdicts = tuple(
+                verdict
+                for partition, found in _by_partition(verdicts).items()
+                for verdict in with_releases(found, released.get(partition, frozenset()))
+            )
+            if holds(verdicts):
+                raise _Unbookable
+    except _Unbookable:
+        pass
+    return verdicts
+
+
+def _by_partition(verdicts: Iterable[Verdict]) -> Mapping[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        found[verdict.partition_key].append(verdict)
+    return found
+
+
+def _write_revisions(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> None:
+    statement = """
+        copy billing.charge_revision (
+            charge_id, revision, account_id, subscription_id, plan_id, price_id, meter_id, group_key, period_start,
+            period_end, quantity, unit, exact_amount, amount_minor, delta_minor, currency, lines, rating_digest,
+            catalog_sha256, code_version, event_day, run_id
+        ) from stdin
+    """
+    catalog_sha256 = run.catalog.sha256
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for revision in revisions:
+            charge, key = revision.charge, revision.charge.key
+            copy.write_row(
+                (
+                    revision.charge_id,
+                    revision.revision,
+                    charge.account_id,
+                    key.subscription_id,
+                    charge.plan_id,
+                    key.price_id,
+                    charge.meter_id,
+                    key.group_key,
+                    key.period.start,
+                    key.period.end,
+                    to_scale(charge.rated.quantity, digits=_PLACES),
+                    charge.rated.unit,
+                    to_scale(charge.rated.exact, digits=_PLACES),
+                    charge.amount.minor_units,
+                    revision.delta.minor_units,
+                    charge.currency,
+                    charge.lines_json,
+                    charge.rating_digest,
+                    catalog_sha256,
+                    run.code_version,
+                    run.days.newest_in(key.period),
+                    run.run_id,
+                )
+            )
+
+
+def _write_postings(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> None:
+    statement = """
+        copy billing.ledger_posting (
+            transaction_id, posting_number, ledger_account, account_id, amount_minor, currency, charge_id, revision,
+            event_day
+        ) from stdin
+    """
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for revision in revisions:
+            day = run.days.newest_in(revision.charge.key.period)
+            for posting in postings(revision):
+                copy.write_row(
+                    (
+                        posting.transaction_id,
+                        posting.posting_number,
+                        posting.ledger_account,
+                        posting.account_id,
+                        posting.amount.minor_units,
+                        posting.amount.currency,
+                        revision.charge_id,
+                        revision.revision,
+                        day,
+                    )
+                )
+
+
+def _bookings(
+    run: _Run,
+    revisions: Sequence[ChargeRevision],
+    verdicts: Sequence[Verdict],
+    held_usage: Mapping[str, tuple[str, ...]],
+) -> tuple[DayBooking, ...]:
+    by_partition = _by_partition(verdicts)
+    held_charges = {
+        day: tuple(verdict.guard for verdict in found if verdict.status is VerdictStatus.HELD)
+        for day, found in by_partition.items()
+    }
+    is_booked = not any(held_charges.values())
+    rated: dict[date, int] = defaultdict(int)
+    totals: dict[date, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    for charge in run.usage.charges.values():
+        day = run.days.newest_in(charge.key.period)
+        rated[day] += 1
+        totals[day][charge.account_id, charge.currency] += charge.amount.minor_units
+    counts: dict[date, int] = defaultdict(int)
+    deltas: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for revision in revisions if is_booked else ():
+        day = run.days.newest_in(revision.charge.key.period)
+        counts[day] += 1
+        deltas[day][revision.delta.currency] += revision.delta.minor_units
+    return tuple(
+        DayBooking(
+            day=day,
+            charges_rated=rated[day],
+            revisions_booked=counts[day],
+            delta_by_currency=dict(sorted(deltas[day].items())),
+            held=(*held_usage.get(day.isoformat(), ()), *held_charges.get(day.isoformat(), ())),
+            top_accounts=_top(totals[day]),
+            verdicts=tuple(by_partition.get(day.isoformat(), ())),
+        )
+        for day in run.days.days
+    )
+
+
+def _top(totals: Mapping[tuple[str, str], int]) -> tuple[tuple[str, Money], ...]:
+    money = [(account_id, Money(amount, currency)) for (account_id, currency), amount in totals.items()]
+    return tuple(sorted(money, key=lambda total: (-total[1].major, total[0]))[:_TOP_ACCOUNTS])

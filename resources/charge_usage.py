@@ -1,0 +1,263 @@
+"""Read the usage of billing periods and rate it to date: (catalog, event days) -> charges. Reads, never writes.
+
+Slots (subscription, price, period) go to PostgreSQL as temporary tables and usage comes back added up per slot, price
+version and group, in one statement for all of them. Not here: what is booked (charge_store).
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+from itertools import groupby
+from uuid import UUID
+
+import psycopg
+
+from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
+from billing_pipeline.charges import Charge, ChargeKey, group_key
+from billing_pipeline.meters import UsageState, merge
+from billing_pipeline.periods import BillingPeriod, RequestedDays, Window, billing_periods
+from billing_pipeline.rating import Rated, VersionUsage, rate, rate_flat_fee, versions_in
+
+_NO_GROUP = ("", "", "")
+_DIMENSIONS = (Dimension.ENDPOINT, Dimension.METHOD, Dimension.CLIENT_ID)
+_STATE_ROWS_PER_FETCH = 5_000
+
+_Group = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One price of one subscription in one billing period, with the price's versions in it."""
+
+    subscription: Subscription
+    price: Price
+    meter: Meter | None
+    period: BillingPeriod
+    versions: tuple[tuple[PriceVersion, Window], ...]
+
+
+@dataclass(frozen=True)
+class UsageToDate:
+    """Charges rated from the usage of their whole periods, by id, and what proves that no usage was left out.
+
+    `in_usage` and `in_charges` are quantities of additive meters, in the meter's unit, per (period, meter id): added up over
+    the usage of the period, and over what went into the charges. `uncut_rows` counts usage rows per period that reach
+    beyond its end, or beyond a price version's.
+    """
+
+    catalog_sha256: str
+    charges: Mapping[UUID, Charge]
+    in_usage: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
+    in_charges: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
+    uncut_rows: Mapping[Window, int] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that was rated, and of the catalog."""
+        found = hashlib.sha256(self.catalog_sha256.encode())
+        for charge_id in sorted(self.charges):
+            found.update(charge_id.bytes)
+            found.update(self.charges[charge_id].rating_digest.encode())
+        return found.hexdigest()
+
+
+def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> UsageToDate:
+    """Return every charge whose period has one of `days`, rated from all usage of that period.
+
+    Raises:
+        BeyondLastTierError, NegativeQuantityError, NoPriceVersionError: a charge that cannot be rated.
+    """
+    slots = list(_slots(catalog, days))
+    additive = {number for number, slot in enumerate(slots) if slot.meter and slot.meter.aggregation.is_additive}
+    _send_segments(connection, slots, additive)
+    quantities, in_usage, uncut_rows = _added_up(connection, slots)
+    charges: dict[UUID, Charge] = {}
+    in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+    for number, slot in enumerate(slots):
+        if slot.meter is None:
+            zone = slot.subscription.anchor.zone
+            _take(charges, slot, _NO_GROUP, rate_flat_fee(price=slot.price, period=slot.period, zone=zone))
+            continue
+        for group, by_version in quantities.pop(number, {}).items():
+            usage = [
+                VersionUsage(version=version, quantity=by_version.get(version.version, Decimal(0)))
+                for version, _ in slot.versions
+            ]
+            in_charges[slot.period.window, slot.meter.meter_id] += sum(part.quantity for part in usage)
+            _take(charges, slot, group, rate(price=slot.price, unit=slot.meter.unit, usage=usage))
+    for slot, group, quantity in _merged(connection, slots):
+        # A quantity of the whole period cannot be split at a change of price: the version at its start rates it.
+        usage = [VersionUsage(version=slot.versions[0][0], quantity=quantity)]
+        unit = slot.meter.unit if slot.meter else ""
+        _take(charges, slot, group, rate(price=slot.price, unit=unit, usage=usage))
+    return UsageToDate(
+        catalog_sha256=catalog.sha256,
+        charges=charges,
+        in_usage=in_usage,
+        in_charges=in_charges,
+        uncut_rows=uncut_rows,
+    )
+
+
+def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
+    for subscription in catalog.subscriptions.values():
+        prices = catalog.prices_of(subscription)
+        for period in billing_periods(subscription, days.span):
+            if not days.meet(period.window):
+                continue
+            for price in prices:
+                versions = tuple(versions_in(price, period.window))
+                meter = None if price.meter_id is None else catalog.meters[price.meter_id]
+                yield Slot(subscription, price, meter, period, versions)
+
+
+def _take(charges: dict[UUID, Charge], slot: Slot, group: _Group, rated: Rated) -> None:
+    names = {dimension: group[_DIMENSIONS.index(dimension)] for dimension in slot.price.group_by}
+    key = ChargeKey(
+        subscription_id=slot.subscription.subscription_id,
+        price_id=slot.price.price_id,
+        period=slot.period.window,
+        group_key=group_key(names),
+    )
+    charges[key.charge_id] = Charge(
+        key=key,
+        account_id=slot.subscription.account_id,
+        plan_id=slot.subscription.plan_id,
+        meter_id=slot.price.meter_id,
+        currency=slot.price.currency,
+        rated=rated,
+    )
+
+
+def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot], additive: set[int]) -> None:
+    """Write a temporary table of slots with a meter, and one of their parts by price version."""
+    connection.execute(
+        """
+        create temporary table rated_slot (
+            slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
+            is_additive boolean, by_endpoint boolean, by_method boolean, by_client boolean
+        ) on commit drop;
+        create temporary table rated_segment (
+            slot integer, version integer, segment_start timestamptz, segment_end timestamptz
+        ) on commit drop;
+        """
+    )
+    with connection.cursor() as cursor:
+        with cursor.copy("copy rated_slot from stdin") as copy:
+            for number, slot in enumerate(slots):
+                if slot.meter is not None:
+                    window, groups = slot.period.window, slot.price.group_by
+                    by = tuple(dimension in groups for dimension in _DIMENSIONS)
+                    head = (number, slot.subscription.account_id, slot.meter.meter_id, window.start, window.end)
+                    copy.write_row((*head, number in additive, *by))
+        with cursor.copy("copy rated_segment from stdin") as copy:
+            for number in sorted(additive):
+                for version, part in slots[number].versions:
+                    copy.write_row((number, version.version, part.start, part.end))
+    connection.execute("analyze rated_slot; analyze rated_segment")
+
+
+_ADDED_UP = """
+    with
+    usage_per_segment as (
+        select
+            rated_segment.slot, rated_segment.version,
+            case when by_endpoint then endpoint else '' end as endpoint,
+            case when by_method then method else '' end as method,
+            case when by_client then client_id else '' end as client_id,
+            sum(quantity) as quantity,
+            count(*) filter (where api_requests.period_end > segment_end) as uncut_rows
+        from rated_segment
+        join rated_slot using (slot)
+        join usage.api_requests as api_requests
+            on api_requests.account_id = rated_slot.account_id
+            and api_requests.meter_id = rated_slot.meter_id
+            and api_requests.period_start >= segment_start
+            and api_requests.period_start < segment_end
+        group by 1, 2, 3, 4, 5
+    ),
+    -- The same usage by another way: per period, without versions and groups, for the guard.
+    usage_per_slot as (
+        select rated_slot.slot, sum(quantity) as quantity
+        from rated_slot
+        join usage.api_requests as api_requests
+            on api_requests.account_id = rated_slot.account_id
+            and api_requests.meter_id = rated_slot.meter_id
+            and api_requests.period_start >= rated_slot.period_start
+            and api_requests.period_start < rated_slot.period_end
+        where is_additive
+        group by rated_slot.slot
+    )
+    select slot, version, endpoint, method, client_id, quantity, uncut_rows from usage_per_segment
+    union all
+    select slot, null, '', '', '', quantity, 0 from usage_per_slot
+"""
+
+_Quantities = dict[int, dict[_Group, dict[int, Decimal]]]
+
+
+def _added_up(
+    connection: psycopg.Connection, slots: Sequence[Slot]
+) -> tuple[_Quantities, dict[tuple[Window, str], Decimal], dict[Window, int]]:
+    """Return quantities by slot, group and version; by period and meter; and rows that cross a boundary, by period.
+
+    One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
+    """
+    quantities: _Quantities = {}
+    in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+    uncut_rows: dict[Window, int] = defaultdict(int)
+    for number, version, endpoint, method, client_id, quantity, uncut in connection.execute(_ADDED_UP):
+        slot = slots[number]
+        if version is None:
+            in_usage[slot.period.window, slot.price.meter_id or ""] += quantity
+            continue
+        quantities.setdefault(number, {}).setdefault((endpoint, method, client_id), {})[version] = quantity
+        if uncut:
+            uncut_rows[slot.period.window] += uncut
+    return quantities, in_usage, uncut_rows
+
+
+_STATES = """
+    select
+        slot,
+        case when by_endpoint then endpoint else '' end as endpoint,
+        case when by_method then method else '' end as method,
+        case when by_client then client_id else '' end as client_id,
+        quantity,
+        state
+    from rated_slot
+    join usage.api_requests as api_requests
+        on api_requests.account_id = rated_slot.account_id
+        and api_requests.meter_id = rated_slot.meter_id
+        and api_requests.period_start >= rated_slot.period_start
+        and api_requests.period_start < rated_slot.period_end
+    where not is_additive
+    order by 1, 2, 3, 4
+"""
+
+
+def _merged(connection: psycopg.Connection, slots: Sequence[Slot]) -> Iterator[tuple[Slot, _Group, Decimal]]:
+    """Yield the quantity of each slot and group of a meter that cannot be added up, from the states of its rows."""
+    if all(slot.meter is None or slot.meter.aggregation.is_additive for slot in slots):
+        return
+    with connection.cursor(name="usage_states") as cursor:
+        cursor.itersize = _STATE_ROWS_PER_FETCH
+        cursor.execute(_STATES)
+        for (number, *group), rows in groupby(cursor, key=lambda row: row[:4]):
+            slot = slots[number]
+            if slot.meter is None:
+                raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
+            window = slot.period.window
+            quantity = merge(slot.meter, _states(rows), period_start=window.start, period_end=window.end)
+            endpoint, method, client_id = group
+            yield slot, (endpoint, method, client_id), quantity
+
+
+def _states(rows: Iterable[tuple[object, ...]]) -> Iterator[UsageState]:
+    for *_, quantity, state in rows:
+        if not isinstance(quantity, Decimal) or not (state is None or isinstance(state, dict)):
+            raise AssertionError("numeric and jsonb come as Decimal and dict")  # pragma: no cover
+        yield UsageState(quantity=quantity, state=state)
