@@ -209,7 +209,7 @@ def _unreachable(url: str, answer: str, role: Role | None) -> DatabaseUnreachabl
     elif f'database "{database}" does not exist' in answer:
         cause, fix = f"database {database} does not exist", f'create it: create database "{database}".'
     elif "role" in answer and role is not None and str(role) in answer:
-        cause, fix = f"user {user} may not become {role}", f'run `billing migrate`, or: grant {role} to "{user}".'
+        cause, fix = f"user {user} may not become {role}", f'let an administrator run: grant {role} to "{user}".'
     elif "too many clients" in answer or "remaining connection slots" in answer:
         cause, fix = "the server has no free connection", "end other sessions or raise max_connections."
     elif "could not translate host name" in answer or "resolve host" in answer:

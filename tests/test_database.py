@@ -64,10 +64,10 @@ class TestConnect:
 
     def test_names_the_cause_and_never_the_password(self, database: Database) -> None:
         url = database.url
-        own_password = str(urlsplit(url).password)
-        elsewhere = urlunsplit(urlsplit(url)._replace(netloc=f"postgres:{own_password}@127.0.0.1:1"))
+        user, own_password = str(urlsplit(url).username), str(urlsplit(url).password)
+        elsewhere = urlunsplit(urlsplit(url)._replace(netloc=f"{user}:{own_password}@127.0.0.1:1"))
         for wrong, cause in [
-            (login_url(url, "postgres", "hunter2:@/"), "the password of user postgres is wrong"),
+            (login_url(url, user, "hunter2:@/"), f"the password of user {user} is wrong"),
             (elsewhere, "no server answers there"),
             (database_url(url, "nowhere"), "database nowhere does not exist"),
         ]:
