@@ -6,11 +6,12 @@ same state books nothing. Not here: the logs themselves (demo_landing), somebody
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from billing_pipeline.errors import BillingError
 from console.bill_page import print_bill
+from console.days import read_period
 from console.runs import Pipeline, pipeline, print_booked
 from console.screen import count, page, table
 from console.status_page import (
@@ -23,13 +24,12 @@ from console.status_page import (
 )
 from console.usage_plot import draw_usage_by_hour
 from resources.catalog_store import read_catalog
-from resources.charge_reader import busiest_account
-from resources.demo_landing import EVENT_DAYS, write_first_delivery, write_second_delivery
-from resources.embedded_postgres import EmbeddedPostgres
+from resources.demo_landing import write_first_delivery, write_second_delivery
 from resources.object_store import is_s3_url
+from resources.reset import forget_embedded
 from resources.settings import Settings
 from resources.status_reader import read_refused_lines, read_status
-from resources.usage_reader import read_hourly_requests
+from resources.usage_reader import read_billed_months, read_hourly_requests
 
 DEMO_FOLDER = "demo"
 _LINES_SHOWN = 20
@@ -47,7 +47,9 @@ def run_demo(settings: Settings, *, fresh: bool) -> None:
     """
     landing = _own_landing(settings)
     if fresh:
-        forget(settings)
+        forget_embedded(settings)
+        for folder in (landing, settings.home / DEMO_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     clients = tuple(
         dict.fromkeys(
@@ -94,10 +96,10 @@ def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
     if usage:
         console.print(f"Plot of usage by hour: {draw_usage_by_hour(usage, plot)}")
     print_books(console, status.books)
-    account = busiest_account(database)
-    if account is not None:
+    months = read_billed_months(database)
+    if months:
         console.print()
-        print_bill(console, database, account.account_id, account.period)
+        print_bill(console, database, months[0].account_id, read_period(months[0].month))
 
 
 def print_times(seconds: Mapping[str, float], total: float) -> None:
@@ -108,15 +110,6 @@ def print_times(seconds: Mapping[str, float], total: float) -> None:
     shown.add_row("start and everything else", f"{max(total - sum(seconds.values()), 0):.2f}")
     shown.add_row("together", f"{total:.2f}")
     page().print(shown)
-
-
-def forget(settings: Settings) -> None:
-    """Remove databases, lake, landing and runs of the embedded installation in `settings.home`."""
-    with EmbeddedPostgres(settings.postgres_dir) as server:
-        for name in ("billing", "dagster"):
-            server.drop_database(name)
-    for folder in ("lake", "landing", "dagster", "scratch", DEMO_FOLDER):
-        shutil.rmtree(settings.home / folder, ignore_errors=True)
 
 
 def _own_landing(settings: Settings) -> Path:

@@ -51,3 +51,45 @@ def read_hourly_requests(database: Database, days: Sequence[date]) -> tuple[Hour
             {"days": list(days)},
         )
         return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BilledMonth:
+    """A month (YYYY-MM, of the account's zone) in which billing periods with charges begin."""
+
+    account_id: str
+    month: str
+    requests: int
+
+
+def read_billed_months(database: Database, account_id: str | None = None) -> tuple[BilledMonth, ...]:
+    """Return the months in which periods with charges begin, of one account or of all.
+
+    The account with the most requests counted in usage comes first; of one account the newest month.
+    """
+    with database.reading() as connection:
+        rows = connection.cursor(row_factory=class_row(BilledMonth)).execute(
+            """
+            with
+            months as (
+                select distinct
+                    revision.account_id,
+                    to_char(revision.period_start at time zone account.time_zone, 'YYYY-MM') as month
+                from billing.charge_revision as revision
+                join catalog.account using (account_id)
+                where %(account_id)s::text is null or revision.account_id = %(account_id)s
+            ),
+            used as (
+                select account_id, sum(request_count)::bigint as requests
+                from usage.api_requests
+                where %(account_id)s::text is null or account_id = %(account_id)s
+                group by account_id
+            )
+            select account_id, month, coalesce(requests, 0) as requests
+            from months
+            left join used using (account_id)
+            order by requests desc, account_id, month desc
+            """,
+            {"account_id": account_id},
+        )
+        return tuple(rows)

@@ -1,0 +1,104 @@
+"""Follow a charge down: revisions and arithmetic, postings, the usage rows behind it, the files and lines behind those.
+
+Every step is read from where it is kept; nothing is calculated here. Not here: the queries (charge_reader, lineage_reader).
+"""
+
+from rich.console import Console
+from rich.markup import escape
+
+from console.arithmetic import line_formula, line_place, plain
+from console.screen import count, page, table
+from resources.charge_reader import BookedCharge, ChargeExplanation, ChargeReader
+from resources.lineage_reader import UsageRow, read_positions, read_usage_rows
+from resources.runtime import Runtime, running
+from resources.settings import Settings
+
+
+def show_charge(settings: Settings, charge_id: str, *, usage_rows: int, lines: int) -> None:
+    """Print the charge whose id begins so, `usage_rows` of its usage rows, and `lines` file positions for each.
+
+    Raises:
+        ChargeNotFoundError: no charge's id begins so, or several do.
+        LakeFileMissingError: records behind it are not in the lake any more.
+    """
+    with running(settings) as runtime:
+        explained = ChargeReader(runtime.database).explain(charge_id)
+        console = page()
+        _print_head(console, explained.charge)
+        _print_revisions(console, explained)
+        _print_postings(console, explained)
+        _print_usage(console, runtime, explained.charge, usage_rows=usage_rows, lines=lines)
+
+
+def _print_head(console: Console, charge: BookedCharge) -> None:
+    group = ", ".join(f"{name} {value}" for name, value in charge.group.items())
+    console.print(f"[bold]Charge {charge.charge_id}[/]")
+    console.print(
+        f"  account {escape(charge.account_id)}, subscription {escape(charge.subscription_id)}, plan "
+        f"{escape(charge.plan_id)}, price {escape(charge.price_id)}" + (f", {escape(group)}" if group else "")
+    )
+    console.print(f"  period {charge.period.start:%Y-%m-%d %H:%M:%S} to {charge.period.end:%Y-%m-%d %H:%M:%S} UTC")
+    console.print(f"  quantity to date {plain(charge.quantity)} {charge.unit}")
+    for line in charge.lines:
+        console.print(f"    {line_formula(line)}  [dim]({line_place(line)})[/]")
+    console.print(f"  exact {plain(charge.exact_amount)}, rounded once: [bold]{charge.amount}[/]")
+
+
+def _print_revisions(console: Console, explained: ChargeExplanation) -> None:
+    numbers = ("quantity", "total to date", "this adds")
+    shown = table("Revisions", "no.", "booked", "for day", *numbers, "catalog", "code", "run", numbers=numbers)
+    for one in explained.revisions:
+        shown.add_row(
+            str(one.revision),
+            f"{one.booked_at:%Y-%m-%d %H:%M} UTC",
+            str(one.event_day),
+            plain(one.quantity),
+            str(one.amount),
+            str(one.delta),
+            one.catalog_sha256[:8],
+            one.code_version,
+            one.run_id[:8],
+        )
+    console.print(shown)
+
+
+def _print_postings(console: Console, explained: ChargeExplanation) -> None:
+    shown = table("Ledger postings", "revision", "account", "amount", numbers=("amount",))
+    for one in explained.postings:
+        shown.add_row(str(one.revision), escape(one.ledger_account), str(one.amount))
+    console.print(shown)
+
+
+def _print_usage(console: Console, runtime: Runtime, charge: BookedCharge, *, usage_rows: int, lines: int) -> None:
+    if charge.meter_id is None:
+        console.print("A flat fee: no usage stands behind it.")
+        return
+    usage = read_usage_rows(
+        runtime.database,
+        account_id=charge.account_id,
+        meter_id=charge.meter_id,
+        period_start=charge.period.start,
+        period_end=charge.period.end,
+        group=charge.group,
+        limit=usage_rows,
+    )
+    console.print(
+        f"[bold]Usage[/] of meter {escape(charge.meter_id)}: {count(usage.rows)} rows of {count(usage.requests)} requests"
+        f"; the first {count(len(usage.first))}:"
+    )
+    for row in usage.first:
+        _print_usage_row(console, runtime, row, lines=lines)
+    if usage.rows > len(usage.first):
+        console.print(f"  … and {count(usage.rows - len(usage.first))} more rows: --rows {usage.rows}")
+
+
+def _print_usage_row(console: Console, runtime: Runtime, row: UsageRow, *, lines: int) -> None:
+    console.print(
+        f"  {row.period_start:%Y-%m-%d %H:%M:%S} to {row.period_end:%H:%M:%S} UTC  {row.method} {escape(row.endpoint)}  "
+        f"client {escape(row.client_id)}: {plain(row.quantity)} {row.unit}, {count(row.request_count)} requests"
+    )
+    positions = read_positions(runtime.database, runtime.settings, row, limit=lines)
+    for position in positions.first:
+        console.print(f"      {position.source}: {escape(position.key)} line {count(position.line_number)}")
+    if positions.records > len(positions.first):
+        console.print(f"      … and {count(positions.records - len(positions.first))} more lines")
