@@ -1,0 +1,231 @@
+"""Stores that live in memory, for tests of the Dagster door: they remember what they were asked and answer like real ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+
+from assets.alerts import Alert
+from assets.asset_checks import GUARDS, JUDGED_AS
+from assets.definitions import build_defs
+from billing_pipeline.amounts import Money
+from billing_pipeline.checks import Verdict, VerdictStatus
+from billing_pipeline.records import LineCounts
+from resources.catalog_store import CatalogLoad
+from resources.charge_store import DayBooking
+from resources.request_store import DayIngest, Discovery
+from resources.usage_store import DayBuild
+
+
+@dataclass
+class FakeVerdicts:
+    """Verdicts by (asset, partition, guard); every guard passes unless told otherwise."""
+
+    others: dict[tuple[str, str, str], VerdictStatus | None] = field(default_factory=dict)
+
+    def hold(self, asset: str, partition_key: str, guard: str) -> None:
+        self.others[asset, partition_key, guard] = VerdictStatus.HELD
+
+    def of(self, asset: str, partition_keys: Sequence[str]) -> tuple[Verdict, ...]:
+        guards = [name for shown, names in GUARDS.items() if JUDGED_AS.get(shown, shown) == asset for name in names]
+        return tuple(
+            Verdict(
+                asset=asset,
+                partition_key=key,
+                guard=guard,
+                status=status,
+                expected="1",
+                actual="1" if status is VerdictStatus.PASSED else "2",
+                message=f"{guard} {status}",
+                inputs_digest="d" * 64,
+            )
+            for key in partition_keys
+            for guard in guards
+            if (status := self.others.get((asset, key, guard), VerdictStatus.PASSED)) is not None
+        )
+
+
+@dataclass
+class FakeRequestStore:
+    """Deliveries: days with files that wait to be read."""
+
+    verdicts: FakeVerdicts
+    pending: set[date] = field(default_factory=set)
+    ingested: list[tuple[date, ...]] = field(default_factory=list)
+    discoveries: int = 0
+
+    def discover(self, *, seen_at: datetime) -> Discovery:
+        assert seen_at.tzinfo is not None
+        self.discoveries += 1
+        return Discovery(
+            new_files=(),
+            held_files=(),
+            duplicate_files=(),
+            unplaced_files=(),
+            delivery_days=tuple(sorted(self.pending)),
+        )
+
+    def ingest_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[DayIngest, ...]:
+        self.ingested.append(tuple(days))
+        self.pending -= set(days)
+        if on_progress:
+            on_progress("reading", len(days), len(days))
+        return tuple(ingest_of(day, self.verdicts) for day in days)
+
+
+@dataclass
+class FakeUsageStore:
+    """Usage: days that are not up to date."""
+
+    verdicts: FakeVerdicts
+    stale: set[date] = field(default_factory=set)
+    built: list[tuple[date, ...]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+
+    def stale_days(self) -> tuple[date, ...]:
+        return tuple(sorted(self.stale))
+
+    def build_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[DayBuild, ...]:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.built.append(tuple(days))
+        self.stale -= set(days)
+        return tuple(build_of(day, self.verdicts) for day in days)
+
+
+@dataclass
+class FakeChargeStore:
+    """Charges: leaves out days whose usage is held, as the real one does."""
+
+    verdicts: FakeVerdicts
+    booked: list[tuple[date, ...]] = field(default_factory=list)
+
+    def book_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[DayBooking, ...]:
+        self.booked.append(tuple(days))
+        return tuple(booking_of(day, self.verdicts) for day in days)
+
+
+@dataclass
+class FakeCatalogStore:
+    """A catalog of one price and one subscription."""
+
+    loaded: list[Path] = field(default_factory=list)
+
+    def load(self, folder: Path) -> CatalogLoad:
+        self.loaded.append(folder)
+        return CatalogLoad(
+            catalog_sha256="c" * 64,
+            changed=True,
+            entries=2,
+            added=("price p 1", "subscription s"),
+            edited=(),
+            removed=(),
+        )
+
+    def current(self) -> SimpleNamespace:
+        return SimpleNamespace(prices={"p": SimpleNamespace(versions=(1,))}, subscriptions={"s": None})
+
+
+@dataclass
+class FakeAlerts:
+    """Alerts that were sent."""
+
+    sent: list[Alert] = field(default_factory=list)
+
+    def send(self, alert: Alert) -> None:
+        self.sent.append(alert)
+
+
+class World:
+    """All fakes and the definitions over them."""
+
+    def __init__(self) -> None:
+        self.verdicts = FakeVerdicts()
+        self.requests = FakeRequestStore(self.verdicts)
+        self.usage = FakeUsageStore(self.verdicts)
+        self.charges = FakeChargeStore(self.verdicts)
+        self.catalog = FakeCatalogStore()
+        self.alerts = FakeAlerts()
+        self.defs = build_defs(
+            request_store=self.requests,
+            usage_store=self.usage,
+            catalog_store=self.catalog,
+            charge_store=self.charges,
+            catalog_dir=Path("/catalog"),
+            verdicts=self.verdicts,
+            alerts=self.alerts,
+        )
+
+    def run(
+        self,
+        job: str,
+        instance: dg.DagsterInstance,
+        first: str,
+        last: str | None = None,
+        *,
+        tags: dict[str, str] | None = None,
+        assets: Sequence[str] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job over a day, or over a range (both ends inside), as Dagster does; failures are returned."""
+        days = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last} if last else {}
+        return self.defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=None if last else first,
+            tags={**days, **(tags or {})},
+            asset_selection=[dg.AssetKey(key.split("/")) for key in assets] if assets else None,
+            raise_on_error=False,
+        )
+
+
+def ingest_of(day: date, verdicts: FakeVerdicts) -> DayIngest:
+    return DayIngest(
+        day=day,
+        generation="g1",
+        uri=f"/lake/core/request_records/day={day}/g1.parquet",
+        files=(),
+        counts=LineCounts(lines_read=10, accepted=6, rejected=2, duplicate=1, out_of_scope=1),
+        rejected_by_reason={"bad_json": 1, "future": 1},
+        event_days={day: 6},
+        verdicts=verdicts.of("core/request_records", [day.isoformat()]),
+        seconds={"read files": Decimal("0.25")},
+    )
+
+
+def build_of(day: date, verdicts: FakeVerdicts) -> DayBuild:
+    found = verdicts.of("usage/api_requests", [day.isoformat()])
+    return DayBuild(
+        day=day,
+        state="held" if any(verdict.status is VerdictStatus.HELD for verdict in found) else "built",
+        records_read=10,
+        billable=7,
+        not_billable_by_reason={"not_successful": 2},
+        duplicates=1,
+        conflicts=0,
+        usage_rows=5,
+        quantity_by_meter={"api_requests": Decimal("7.000000000")},
+        top_accounts=(("acme", 4), ("zeta|corp", 3)),
+        requests_by_hour=(0,) * 9 + (10,) + (0,) * 14,
+        inputs_digest="d" * 64,
+        verdicts=found,
+    )
+
+
+def booking_of(day: date, verdicts: FakeVerdicts) -> DayBooking:
+    held = tuple(
+        verdict.guard
+        for verdict in verdicts.of("usage/api_requests", [day.isoformat()])
+        if verdict.status is VerdictStatus.HELD
+    )
+    return DayBooking(
+        day=day,
+        charges_rated=2,
+        revisions_booked=1,
+        delta_by_currency={"EUR": 4839},
+        held=held,
+        top_accounts=(("acme", Money(4839, "EUR")),),
+        verdicts=verdicts.of("billing/charges", [day.isoformat()]),
+    )

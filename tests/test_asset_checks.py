@@ -1,0 +1,134 @@
+"""Verdicts as asset checks: one per guard and partition, in a run over one day and in a run over a range."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionResolvedStatus as Status
+from dagster._core.storage.asset_check_state import AssetCheckState, bulk_update_asset_check_state
+
+from assets.asset_checks import GUARDS, StoredVerdicts
+from assets.partitions import DAYS
+from billing_pipeline.checks import Verdict, VerdictStatus
+from resources import guard_store
+from resources.database import Database
+from tests.dagster_fakes import World
+
+USAGE = dg.AssetKey(["usage", "api_requests"])
+HOURS = dg.AssetCheckKey(USAGE, "hours_delivered")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def shown(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> dict[str, list[str]]:
+    """Return what the UI shows for a check: status -> partitions, for statuses that have any."""
+    state = bulk_update_asset_check_state(instance, [(check, DAYS)], {check: AssetCheckState.empty()})[check]
+    found = {status: sorted(subset.subset_value.get_partition_keys()) for status, subset in state.subsets.items()}
+    return {status.value: keys for status, keys in found.items() if keys}
+
+
+class TestOneDay:
+    def test_shows_every_guard_of_every_asset_as_passed(self, world: World, instance: dg.DagsterInstance):
+        assert world.run("daily_billing", instance, "2026-03-01").success
+        for asset, guards in GUARDS.items():
+            for guard in guards:
+                check = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), guard)
+                assert shown(instance, check) == {Status.SUCCEEDED.value: ["2026-03-01"]}
+
+    def test_that_is_held_fails_the_run_and_stops_what_comes_after(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.hold("usage/api_requests", "2026-03-01", "hours_delivered")
+        result = world.run("daily_billing", instance, "2026-03-01")
+        assert not result.success
+        assert world.charges.booked == []
+        assert shown(instance, HOURS) == {Status.FAILED.value: ["2026-03-01"]}
+
+    def test_held_at_the_delivery_stops_usage(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.hold("core/request_records", "2026-03-01", "lines_conserved")
+        assert not world.run("daily_billing", instance, "2026-03-01").success
+        assert world.usage.built == []
+
+    @pytest.mark.parametrize("status", [VerdictStatus.WARNED, VerdictStatus.RELEASED])
+    def test_that_is_warned_of_or_released_goes_on(
+        self, world: World, instance: dg.DagsterInstance, status: VerdictStatus
+    ):
+        world.verdicts.others["usage/api_requests", "2026-03-01", "no_conflict"] = status
+        result = world.run("daily_billing", instance, "2026-03-01")
+        assert result.success
+        evaluation = next(one for one in result.get_asset_check_evaluations() if one.check_name == "no_conflict")
+        assert evaluation.passed is (status is VerdictStatus.RELEASED)
+        assert evaluation.metadata["verdict"].value == status
+        if status is VerdictStatus.WARNED:
+            assert evaluation.severity is dg.AssetCheckSeverity.WARN
+
+    def test_that_nobody_judged_is_not_taken_for_a_good_one(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.others["usage/api_requests", "2026-03-01", "hours_delivered"] = None
+        assert not world.run("daily_billing", instance, "2026-03-01").success
+        assert world.charges.booked == []
+
+    def test_says_what_was_expected_what_was_found_and_for_which_inputs(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.verdicts.hold("usage/api_requests", "2026-03-01", "hours_delivered")
+        result = world.run("backfill_usage", instance, "2026-03-01")
+        evaluation = next(one for one in result.get_asset_check_evaluations() if one.check_name == "hours_delivered")
+        assert evaluation.description == "hours_delivered held"
+        assert {name: value.value for name, value in evaluation.metadata.items()} == {
+            "verdict": "held",
+            "expected": "1",
+            "actual": "2",
+            "inputs_digest": "d" * 64,
+        }
+
+
+class TestRange:
+    def test_shows_each_days_own_verdict_and_goes_on(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.hold("usage/api_requests", "2026-03-02", "hours_delivered")
+        assert world.run("backfill_usage", instance, "2026-03-01", "2026-03-03").success
+        assert len(world.charges.booked) == 1
+        assert shown(instance, HOURS) == {
+            Status.SUCCEEDED.value: ["2026-03-01", "2026-03-03"],
+            Status.FAILED.value: ["2026-03-02"],
+        }
+
+    def test_leaves_no_check_planned_and_unanswered(self, world: World, instance: dg.DagsterInstance):
+        result = world.run("daily_billing", instance, "2026-03-01", "2026-03-04")
+        evaluations = result.get_asset_check_evaluations()
+        assert {one.partition for one in evaluations} == {f"2026-03-0{day}" for day in range(1, 5)}
+        assert len(evaluations) == 4 * sum(len(guards) for guards in GUARDS.values())
+
+    def test_that_is_run_again_after_the_cause_is_gone_shows_the_new_verdict(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.verdicts.hold("usage/api_requests", "2026-03-02", "hours_delivered")
+        world.run("backfill_usage", instance, "2026-03-01", "2026-03-03")
+        world.verdicts.others.clear()
+        assert world.run("backfill_usage", instance, "2026-03-02").success
+        assert shown(instance, HOURS) == {Status.SUCCEEDED.value: ["2026-03-01", "2026-03-02", "2026-03-03"]}
+
+
+class TestStoredVerdicts:
+    def test_come_from_postgresql_by_partition_and_guard(self, database: Database):
+        verdict = Verdict(
+            asset="usage/api_requests",
+            partition_key="2026-03-02",
+            guard="hours_delivered",
+            status=VerdictStatus.HELD,
+            expected="api: 00",
+            actual="no records in api: 00",
+            message="A gap.",
+            inputs_digest="d" * 64,
+        )
+        with database.transaction() as connection:
+            guard_store.record(connection, [verdict], run_id="run")
+        stored = StoredVerdicts(database)
+        assert stored.of("usage/api_requests", ["2026-03-01", "2026-03-02"]) == (verdict,)
+        assert stored.of("usage/api_requests", ["2026-03-01"]) == ()
