@@ -221,6 +221,10 @@ class _Reading:
             result = self.connection.sql(sql, params=parameters).to_arrow_table()
         finally:
             self.connection.unregister(name)
+        is_sure = result.column("is_sure")
+        result = result.drop_columns("is_sure")
+        if not pc.all(is_sure, min_count=0).as_py() or is_sure.null_count:
+            result = result.filter(is_sure)
         return self._pseudonymised(result) if query.has_client_parts else result
 
     def _pseudonymised(self, table: pa.Table) -> pa.Table:

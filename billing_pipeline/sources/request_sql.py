@@ -7,11 +7,12 @@ Parameters: $latest (TIMESTAMP, the last instant that is not in the future) and,
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from billing_pipeline.records import UNMATCHED_ENDPOINT
-from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, compile_routes
+from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, Route, compile_routes
 from billing_pipeline.sources.profile import (
     DurationField,
     FlagField,
@@ -26,6 +27,9 @@ from billing_pipeline.sources.timestamps import EARLIEST_EVENT
 
 # Joins the parts of a pseudonym; the caller replaces the joined text by its keyed hash before anything is written.
 PART_SEPARATOR = "\x1f"
+
+# A template with one parameter, a whole segment without a converter.
+_ONE_SEGMENT = re.compile(r"[^{}]*/\{[A-Za-z_]\w*\}(/[^{}]*)?")
 
 _INSTANT_SHAPES = {
     "rfc3339": r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,6})?Z",
@@ -55,29 +59,31 @@ class BulkQuery:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """How to get at a field: JSON tokens keep the quotes of text; Avro columns are typed."""
+    """How to get at a field: JSON tokens keep the quotes of text; Avro columns, and JSON fields in `plain`, do not."""
 
     columns: Mapping[str, str]
     quoted_text: bool
-
-    def has(self, path: str) -> bool:
-        return path in self.columns
+    plain: frozenset[str] = frozenset()
 
     def raw(self, path: str) -> str:
         return self.columns[path]
 
+    def is_quoted(self, path: str) -> bool:
+        return self.quoted_text and path not in self.plain
+
     def matching(self, path: str, pattern: str) -> str:
         """The text where the whole of it matches, else null."""
         token = self.raw(path)
-        if self.quoted_text:
-            return f"case when regexp_full_match({token}, {_text(chr(34) + pattern + chr(34))}) then {token}[2:-2] end"
+        if self.is_quoted(path):
+            quoted = _text(f'"{pattern}"')
+            return f"case when regexp_full_match({token}, {quoted}) then {_unquoted(token)} end"
         return f"case when regexp_full_match({token}, {_text(pattern)}) then {token} end"
 
     def text(self, path: str) -> str:
         """Any text without escapes, else null."""
         token = self.raw(path)
-        if self.quoted_text:
-            return f"case when starts_with({token}, '\"') and not contains({token}, '\\') then {token}[2:-2] end"
+        if self.is_quoted(path):
+            return f"case when starts_with({token}, '\"') and not contains({token}, '\\') then {_unquoted(token)} end"
         return token
 
 
@@ -92,13 +98,16 @@ def lines_query(profile: SourceProfile, *, present: frozenset[str]) -> BulkQuery
     optional = [path for path in paths if _optional(profile, path)]
     required = [path for path in paths if path not in optional]
     expected = [path for path in paths if path in required or path in present]
-    tokens = _Tokens({path: _token(path) for path in paths}, True)
-    without_absent = _Tokens({path: _token(path) if path in expected else "null::varchar" for path in paths}, True)
+    plain = _self_evident(profile)
+    tokens = _Tokens({path: _token(path) for path in paths}, True, plain)
+    without_absent = _Tokens(
+        {path: _token(path) if path in expected else "null::varchar" for path in paths}, True, plain
+    )
     return BulkQuery(
         optimistic=_canonical(
             profile,
             without_absent,
-            f"select line_number, json_transform_strict(line, {_shape(expected)}) as token from lines",
+            f"select line_number, json_transform_strict(line, {_shape(profile, expected)}) as token from lines",
         ),
         careful=_canonical(profile, tokens, _careful_tokens(profile, required, optional)),
         absent_keys=tuple(json.dumps(path.split(".")[-1]).encode() for path in optional if path not in present),
@@ -117,22 +126,22 @@ def _careful_tokens(profile: SourceProfile, required: Sequence[str], optional: S
         " and ".join(f"{_token(path)} is not null" for path in required if not _nullable(profile, path)) or "true"
     )
     if not optional:
-        strict = f"try(json_transform_strict(line, {_shape(required)}))"
+        strict = f"try(json_transform_strict(line, {_shape(profile, required)}))"
     else:
         all_there = " and ".join(f"{_token(path)} is not null" for path in optional)
         leaves = [_text(json.dumps(path.split(".")[-1])) for path in optional]
         none_there = " and ".join(f"not contains(line, {leaf})" for leaf in leaves)
         none_there += " and not contains(line, '\\')"
-        strict = f"""case when {all_there} then try(json_transform_strict(line, {_shape(everything)}))
-            when {none_there} then try(json_transform_strict(line, {_shape(required)})) end"""
+        strict = f"""case when {all_there} then try(json_transform_strict(line, {_shape(profile, everything)}))
+            when {none_there} then try(json_transform_strict(line, {_shape(profile, required)})) end"""
         if len(required) != len(everything):
             # Both branches must have one type: the struct of every field, with nulls for those that are not there.
             strict = strict.replace(
-                f"try(json_transform_strict(line, {_shape(required)})) end",
-                f"case when try(json_transform_strict(line, {_shape(required)})) is not null then token end end",
+                f"try(json_transform_strict(line, {_shape(profile, required)})) end",
+                f"case when try(json_transform_strict(line, {_shape(profile, required)})) is not null then token end end",
             )
     return f"""select line_number, {strict} as token from (
-        select line_number, line, json_transform(line, {_shape(everything)}) as token from lines where json_valid(line)
+        select line_number, line, json_transform(line, {_shape(profile, everything)}) as token from lines where json_valid(line)
     ) where {complete}"""
 
 
@@ -159,8 +168,6 @@ def _canonical(profile: SourceProfile, tokens: _Tokens, source: str) -> str:
         else tokens.matching(fields.event_id.path, fields.event_id.pattern)
     )
     method, path = _method_and_path(profile, tokens)
-    time, time_is_sure = _duration(fields.response_time, tokens)
-    size, size_is_sure = _integer(fields.response_bytes, tokens, r"[0-9]{1,18}")
     status = _number_text(fields.status_code, tokens)
     latest = "$latest::timestamp"
     return f"""with
@@ -175,21 +182,23 @@ typed as (
         {method} as method,
         {path} as path,
         case when regexp_full_match({status}, '[1-5][0-9][0-9]') then cast({status} as smallint) end as status_code,
-        {time} as response_time_us,
-        {size} as response_bytes,
+        {_duration(fields.response_time, tokens)} as response_time_us,
+        {_integer(fields.response_bytes, tokens, "[0-9]{1,18}")} as response_bytes,
         {_simulated(profile, tokens)} as is_simulated,
-        ({time_is_sure}) and ({size_is_sure}) as numbers_are_sure
+        {_may_be_null(fields.response_time, tokens)} as time_may_be_null,
+        {_may_be_null(fields.response_bytes, tokens)} as size_may_be_null
     from tokens
 )
 select
     line_number, in_scope, event_id, event_at, client_id, method,
     {_endpoint(profile)} as endpoint,
-    status_code, response_time_us, response_bytes, is_simulated
-from typed
-where not in_scope
+    status_code, response_time_us, response_bytes, is_simulated,
+    not in_scope
     or (in_scope and event_id is not null and client_id is not null and method is not null and path is not null
         and event_at >= timestamp '{EARLIEST_EVENT:%Y-%m-%d}' and event_at <= {latest}
-        and status_code is not null and is_simulated is not null and numbers_are_sure)
+        and status_code is not null and is_simulated is not null
+        and (response_time_us is not null or time_may_be_null) and (response_bytes is not null or size_may_be_null)) as is_sure
+from typed
 """
 
 
@@ -202,10 +211,8 @@ def _method_and_path(profile: SourceProfile, tokens: _Tokens) -> tuple[str, str]
         return f"split_part({line}, ' ', 1)", _plain(f"split_part({line}, ' ', 2)")
     assert fields.method is not None
     assert fields.path is not None
-    quote = '"' if tokens.quoted_text else ""
-    listed = _list(tuple(f"{quote}{method}{quote}" for method in METHODS))
     token = tokens.raw(fields.method.path)
-    method = f"case when {token} in ({listed}) then {token}{'[2:-2]' if tokens.quoted_text else ''} end"
+    method = f"case when {token} in ({_list(METHODS)}) then {token} end"
     return method, _plain(tokens.matching(fields.path.path, target))
 
 
@@ -217,12 +224,22 @@ def _plain(target: str) -> str:
 
 def _endpoint(profile: SourceProfile) -> str:
     cases = " ".join(
-        f"when path = {_text(route.template)} then {_text(route.template)}"
-        if "{" not in route.template
-        else f"when regexp_full_match(path, {_text(route.pattern)}) then {_text(route.template)}"
-        for route in compile_routes(profile.endpoints)
+        f"when {_matches(route)} then {_text(route.template)}" for route in compile_routes(profile.endpoints)
     )
     return f"case {cases} else {_text(UNMATCHED_ENDPOINT)} end"
+
+
+def _matches(route: Route) -> str:
+    """A condition on `path`. Texts before and after the parameters are compared first: far cheaper than the pattern."""
+    before, brace, rest = route.template.partition("{")
+    if not brace:
+        return f"path = {_text(route.template)}"
+    after = rest.rpartition("}")[2]
+    ends = f"starts_with(path, {_text(before)}) and ends_with(path, {_text(after)})"
+    if _ONE_SEGMENT.fullmatch(route.template):
+        inside = f"substring(path, {len(before) + 1}, length(path) - {len(before) + len(after)})"
+        return f"({ends} and length(path) > {len(before) + len(after)} and not contains({inside}, '/'))"
+    return f"({ends} and regexp_full_match(path, {_text(route.pattern)}))"
 
 
 def _instant(spec: InstantField, tokens: _Tokens) -> str:
@@ -250,39 +267,46 @@ def _number_text(spec: NumberField, tokens: _Tokens) -> str:
     token = tokens.raw(spec.path)
     if not tokens.quoted_text:
         return f"cast({token} as varchar)"
-    return f"(case when starts_with({token}, '\"') then {token}[2:-2] end)" if spec.quoted else f"({token})"
+    return f"(case when starts_with({token}, '\"') then {_unquoted(token)} end)" if spec.quoted else f"({token})"
 
 
-def _sure(spec: NumberField, tokens: _Tokens, value: str) -> str:
+def _may_be_null(spec: NumberField | None, tokens: _Tokens) -> str:
+    """Whether a missing value is what the source says, and not a doubt."""
+    if spec is None:
+        return "true"
     token = tokens.raw(spec.path)
-    allowed = [f"({value}) is not null"]
+    allowed = []
     if spec.nullable or spec.optional:
         allowed.append(f"{token} is null")
     if spec.nullable and spec.null_tokens and tokens.quoted_text:
         allowed.append(f"{token} in ({_list(tuple(json.dumps(text) for text in spec.null_tokens))})")
-    return " or ".join(allowed)
+    return f"coalesce({' or '.join(allowed)}, false)" if allowed else "false"
 
 
-def _integer(spec: NumberField | None, tokens: _Tokens, shape: str) -> tuple[str, str]:
+def _integer(spec: NumberField | None, tokens: _Tokens, shape: str) -> str:
     if spec is None:
-        return "null::bigint", "true"
+        return "null::bigint"
     text = _number_text(spec, tokens)
-    value = f"case when regexp_full_match({text}, {_text(shape)}) then cast({text} as bigint) end"
-    return value, _sure(spec, tokens, value)
+    return f"case when regexp_full_match({text}, {_text(shape)}) then cast({text} as bigint) end"
 
 
-def _duration(spec: DurationField | None, tokens: _Tokens) -> tuple[str, str]:
+def _duration(spec: DurationField | None, tokens: _Tokens) -> str:
     """Whole microseconds out of the digits: at most fifteen of them, so that a double on the way has kept each."""
     if spec is None:
-        return "null::bigint", "true"
+        return "null::bigint"
     text = _number_text(spec, tokens)
     digits = len(str(MICROSECONDS_PER_UNIT[spec.unit])) - 1
-    fraction = rf"(\.[0-9]{{1,{digits}}})?" if digits else ""
-    value = f"cast(split_part({text}, '.', 1) as bigint) * {MICROSECONDS_PER_UNIT[spec.unit]}"
-    if digits:
-        value += f" + cast(rpad(split_part({text}, '.', 2), {digits}, '0') as bigint)"
-    value = f"case when regexp_full_match({text}, {_text('[0-9]{1,9}' + fraction)}) then {value} end"
-    return value, _sure(spec, tokens, value)
+    match spec.unit:
+        case "us":
+            value = f"cast({text} as bigint)"
+        case "ms":
+            value = f"cast(cast({text} as decimal(12, 3)) * 1000 as bigint)"
+        case "s":
+            # The product would need the decimal of 38 digits, which is far slower than this.
+            fraction = f"cast(rpad(split_part({text}, '.', 2), 6, '0') as bigint)"
+            value = f"cast(split_part({text}, '.', 1) as bigint) * 1000000 + {fraction}"
+    shape = "[0-9]{1,9}" + (rf"(\.[0-9]{{1,{digits}}})?" if digits else "")
+    return f"case when regexp_full_match({text}, {_text(shape)}) then {value} end"
 
 
 def _simulated(profile: SourceProfile, tokens: _Tokens) -> str:
@@ -307,8 +331,12 @@ def _token(path: str) -> str:
     return "(token" + "".join(f"[{_text(part)}]" for part in path.split(".")) + "::varchar)"
 
 
-def _shape(paths: Sequence[str]) -> str:
-    return _text(json.dumps(_nested_shape(paths)))
+def _shape(profile: SourceProfile, paths: Sequence[str]) -> str:
+    return _text(json.dumps(_nested_shape(paths, plain=_self_evident(profile))))
+
+
+def _unquoted(token: str) -> str:
+    return f"substring({token}, 2, length({token}) - 2)"
 
 
 def _text(value: str) -> str:
@@ -334,6 +362,15 @@ def _numbers(profile: SourceProfile) -> list[NumberField]:
     return [spec for spec in _specs(profile) if isinstance(spec, NumberField)]
 
 
+def _self_evident(profile: SourceProfile) -> frozenset[str]:
+    """Return the paths whose values can only have come from JSON text: an instant, a method, a path starts like no number."""
+    fields = profile.fields
+    specs = [fields.method, fields.path, fields.request_line]
+    if fields.event_at.layout in ("rfc3339", "nginx"):
+        return frozenset(spec.path for spec in (*specs, fields.event_at) if spec is not None)
+    return frozenset(spec.path for spec in specs if spec is not None)
+
+
 def _optional(profile: SourceProfile, path: str) -> bool:
     return any(spec.path == path and spec.optional for spec in _numbers(profile))
 
@@ -342,12 +379,12 @@ def _nullable(profile: SourceProfile, path: str) -> bool:
     return any(spec.path == path and (spec.nullable or spec.optional) for spec in _numbers(profile))
 
 
-def _nested_shape(paths: Sequence[str]) -> dict[str, object]:
+def _nested_shape(paths: Sequence[str], *, plain: frozenset[str]) -> dict[str, object]:
     shape: dict[str, object] = {}
     for path in paths:
         level = shape
         *parents, leaf = path.split(".")
         for parent in parents:
             level = level.setdefault(parent, {})  # type: ignore[assignment]
-        level[leaf] = "JSON"
+        level[leaf] = "VARCHAR" if path in plain else "JSON"
     return shape
