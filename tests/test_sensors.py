@@ -9,7 +9,7 @@ import pytest
 from assets.alerts import ALERTED_TAG, Alert, LogAlerts, alert_on_failure
 from assets.jobs import build_yesterday
 from assets.partitions import days_in_tags
-from assets.run_history import FIRST_WAIT, LONGEST_WAIT, plan_runs
+from assets.run_history import FIRST_WAIT, plan_runs
 from assets.sensors import REQUESTS_PER_TICK, new_deliveries, stale_usage
 from resources.catalog_store import CatalogNotLoadedError
 from tests.dagster_fakes import World
@@ -161,7 +161,6 @@ class TestFailedRun:
                 )
             )
         assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-        assert LONGEST_WAIT == timedelta(minutes=60)
 
     def test_does_not_hold_up_other_days(self, world: World, instance: dg.DagsterInstance):
         world.usage.stale = march(1)
