@@ -88,6 +88,14 @@ class TestList:
         with pytest.raises(LandingNotFoundError, match=r"sources\.toml"):
             list(landing.list("requests/"))
 
+    def test_refuses_a_folder_that_may_not_be_read(self, landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+        def deny(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", deny)
+        with pytest.raises(LandingNotFoundError, match="may not read it"):
+            keys(landing)
+
     def test_refuses_a_file_in_place_of_the_folder(self, root: Path, tmp_path: Path) -> None:
         with pytest.raises(LandingNotFoundError):
             list(Landing(str(deliver(root, "file")), tmp_path).list())
