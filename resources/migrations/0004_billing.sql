@@ -81,8 +81,8 @@ create index ledger_posting_by_account on billing.ledger_posting (account_id, le
 create index ledger_posting_by_day on billing.ledger_posting (event_day);
 create index ledger_posting_by_charge on billing.ledger_posting (charge_id, revision);
 
--- The postings of a transaction are inserted by one statement and sum to zero; checked once per statement, because a
--- deferred trigger per row took nine times as long for 100,000 postings.
+-- The postings of a transaction are inserted by one statement and sum to zero; checked once per statement: a
+-- deferred trigger per row added 0.7 to 1.1 s to 100,000 postings, this one nothing that can be measured.
 create function billing.refuse_unbalanced_transaction() returns trigger language plpgsql as $$
 declare
     unbalanced uuid;
