@@ -7,7 +7,7 @@ Not here: which files there are (request_store), deduplication across files (req
 
 import contextlib
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, 
 from billing_pipeline.sources.avro import SchemaRefusal, resolve
 from billing_pipeline.sources.profile import SourceProfile
 from billing_pipeline.sources.request_avro import wanted_of
-from billing_pipeline.sources.request_lines import FileContext, pseudonym, read_fields, read_line
+from billing_pipeline.sources.request_lines import MAX_DEPTH, FileContext, pseudonym, read_fields, read_line
 from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, lines_query, rows_query
 from billing_pipeline.sources.timestamps import CLOCK_TOLERANCE
 from resources.avro import read_avro, read_schema
@@ -53,6 +53,8 @@ RECORD_SCHEMA = pa.schema(
 
 
 _Numbered = tuple[int, RequestRecord | Rejection | OutOfScope]
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+_Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(slots=True)
@@ -314,22 +316,35 @@ def _chunks(blocks: Iterator[bytes]) -> Iterator[_Chunk]:
 
 
 def _line_offsets(data: bytes, end: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    # In pieces that stay in the cache: four times as fast as one pass over the chunk.
-    piece = 1 << 20
     bytes_view = np.frombuffer(data, dtype=np.uint8, count=end)
-    found = [np.flatnonzero(bytes_view[start : start + piece] == 0x0A) + (start + 1) for start in range(0, end, piece)]
-    return np.concatenate([np.zeros(1, dtype=np.int64), *found])
+    found = _found(bytes_view, lambda piece: piece == 0x0A)
+    return np.concatenate([np.zeros(1, dtype=np.int64), found + 1])
 
 
 def _not_plain(chunk: _Chunk, max_line_bytes: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, or too long."""
-    indices = [np.flatnonzero(np.diff(chunk.offsets) > max_line_bytes)]
+    """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, too long, perhaps too deep."""
+    bytes_view = np.frombuffer(chunk.data, dtype=np.uint8)
+    # One bit tells "[" from "{". The bulk parser knows no bound of depth.
+    opening = _found(bytes_view, lambda piece: (piece | 0x20) == 0x7B)
+    indices = [
+        np.flatnonzero(np.diff(chunk.offsets) > max_line_bytes),
+        np.flatnonzero(np.diff(np.searchsorted(opening, chunk.offsets)) > MAX_DEPTH),
+    ]
     if not chunk.data.isascii() or b"\x00" in chunk.data:
-        bytes_view = np.frombuffer(chunk.data, dtype=np.uint8)
         strange = np.flatnonzero((bytes_view >= 0x80) | (bytes_view == 0))
         lines = np.unique(np.searchsorted(chunk.offsets, strange, side="right") - 1)
         indices.append(lines[lines < len(chunk)])
     return np.unique(np.concatenate(indices))
+
+
+def _found(bytes_view: _Bytes, condition: Callable[[_Bytes], _Mask]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return where `condition` holds. In pieces that stay in the cache: four times as fast as one pass over the chunk."""
+    piece = 1 << 20
+    found = [
+        np.flatnonzero(condition(bytes_view[start : start + piece])) + start
+        for start in range(0, len(bytes_view), piece)
+    ]
+    return np.concatenate([np.empty(0, dtype=np.int64), *found])
 
 
 def _lines_table(chunk: _Chunk) -> pa.Table:
