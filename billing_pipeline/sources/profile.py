@@ -60,7 +60,7 @@ class InstantField(_Frozen):
 
 class NumberField(_Frozen):
     """A number. `quoted`: written as a JSON string. `nullable`: null (or a null token) is a fact, not an error.
-    `optional`: the key may be absent."""
+    `optional`: the key may be absent, or null, which says the same."""
 
     path: str = Field(min_length=1)
     aliases: tuple[str, ...] = ()

@@ -268,11 +268,12 @@ def pseudonym(parts: list[str], *, key: bytes) -> str:
 
 def _number(fields: Mapping[str, object], spec: NumberField, name: str) -> int | Decimal | None:
     value = _first(fields, spec.path, spec.aliases)
-    if value is _MISSING:
-        if spec.optional:
+    if value is _MISSING or value is None:
+        # Avro cannot tell an absent field from null, so optional covers both.
+        if spec.optional or (spec.nullable and value is None):
             return None
         raise _RefusedError(Reason.MISSING_FIELD, name)
-    if value is None or (isinstance(value, str) and value in spec.null_tokens):
+    if isinstance(value, str) and value in spec.null_tokens:
         if spec.nullable:
             return None
         raise _RefusedError(Reason.MISSING_FIELD, name)

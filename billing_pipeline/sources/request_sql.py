@@ -39,7 +39,8 @@ _INSTANT_SHAPES = {
     "epoch_us": r"\d{15,16}",
 }
 _EPOCH_FUNCTIONS = {
-    "epoch_s": "make_timestamp(cast(cast({0} as decimal(18, 6)) * 1000000 as bigint))",
+    "epoch_s": "make_timestamp(cast(split_part({0}, '.', 1) as bigint) * 1000000"
+    " + cast(rpad(split_part({0}, '.', 2), 6, '0') as bigint))",
     "epoch_ms": "make_timestamp(cast({0} as bigint) * 1000)",
     "epoch_us": "make_timestamp(cast({0} as bigint))",
 }
