@@ -18,7 +18,7 @@ from resources.charge_store import DayBooking
 from resources.request_store import DayIngest
 from resources.usage_store import DayBuild
 
-# A longer range gets numbers only: the plots of 400 days are 2 MB of event log.
+# A longer range gets numbers only, or 400 days would be megabytes of event log.
 MAX_DAYS_WITH_DETAIL = 31
 LISTED_ROWS = 10
 
@@ -51,7 +51,8 @@ def ingest_metadata(ingest: DayIngest, *, in_detail: bool) -> Metadata:
         metadata["rejected_by_reason"] = _counts_table("reason", "lines", ingest.rejected_by_reason)
     if in_detail:
         metadata |= {
-            "event_days": _event_days_table(ingest.event_days),
+            "event_days": dg.MetadataValue.int(len(ingest.event_days)),
+            "largest_event_days": _event_days_table(ingest.event_days),
             "guards": verdicts_table(ingest.verdicts),
             "lake_file": dg.MetadataValue.path(ingest.uri),
             "seconds_by_step": markdown_table(("step", "seconds"), sorted(ingest.seconds.items())),
@@ -76,7 +77,7 @@ def usage_metadata(build: DayBuild, *, in_detail: bool) -> Metadata:
     if not_billable:
         metadata["not_billable_by_reason"] = _counts_table("reason", "records", build.not_billable_by_reason)
     if in_detail:
-        plot = hourly_bars(build.requests_by_hour, title=f"Requests by hour, {build.day} UTC")
+        plot = hourly_bars(build.requests_by_hour, title=f"Requests by hour of {build.day}, UTC")
         metadata |= {
             "usage_by_hour": dg.MetadataValue.md(plot),
             "quantity_by_meter": markdown_table(("meter", "quantity"), sorted(build.quantity_by_meter.items())),
@@ -133,14 +134,14 @@ def catalog_metadata(load: CatalogLoad, *, folder: str, row_count: int) -> Metad
         for name in names
     ]
     if changes:
-        metadata["changes"] = markdown_table(("change", "entry"), changes[: 5 * LISTED_ROWS])
+        metadata["changes"] = markdown_table(("change", "entry"), changes[:LISTED_ROWS])
     return metadata
 
 
 def verdicts_table(verdicts: Iterable[Verdict]) -> dg.MetadataValue:
-    """Return what each guard says, as a table."""
-    rows = [(verdict.guard, _MARKS[verdict.status], verdict.expected, verdict.actual) for verdict in verdicts]
-    return dg.MetadataValue.md(_markdown(("guard", "verdict", "expected", "actual"), rows, trusted_columns=(1,)))
+    """Return what each guard says, as a table. What was expected and found is in the asset's checks."""
+    rows = [(verdict.guard, _MARKS[verdict.status]) for verdict in verdicts]
+    return dg.MetadataValue.md(_markdown(("guard", "verdict"), rows, trusted_columns=(1,)))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MetadataValue:
@@ -181,7 +182,7 @@ def _largest_first(counts: Mapping[_Key, int]) -> list[tuple[_Key, int]]:
 def _event_days_table(event_days: Mapping[date, int]) -> dg.MetadataValue:
     rows = [
         (f"[{day}]({_partition_path('usage/api_requests', day)})", f"{count:,}")
-        for day, count in _largest_first(event_days)[: 4 * LISTED_ROWS]
+        for day, count in _largest_first(event_days)[:LISTED_ROWS]
     ]
     return dg.MetadataValue.md(_markdown(("event day", "records"), rows, trusted_columns=(0, 1)))
 

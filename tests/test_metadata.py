@@ -4,6 +4,7 @@ import base64
 import re
 from datetime import date
 from decimal import Decimal
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,7 +17,7 @@ from assets.metadata import (
     markdown_table,
     usage_metadata,
 )
-from assets.plots import hourly_bars
+from assets.plots import INLINE_CHARACTERS, hourly_bars
 from resources.database import Database
 from tests.dagster_fakes import FakeCatalogStore, FakeVerdicts, booking_of, build_of, ingest_of
 
@@ -36,7 +37,7 @@ class TestIngestMetadata:
         assert table == "| reason | lines |\n| --- | --- |\n| bad\\_json | 1 |\n| future | 1 |"
 
     def test_links_to_the_event_days_that_the_delivery_touches(self):
-        days = ingest_metadata(ingest_of(DAY, VERDICTS), in_detail=True)["event_days"].value
+        days = ingest_metadata(ingest_of(DAY, VERDICTS), in_detail=True)["largest_event_days"].value
         assert "[2026-03-01](/assets/usage/api_requests?view=partitions&partition=2026-03-01) | 6" in days
 
 
@@ -98,16 +99,23 @@ class TestMarkdownTable:
 
 
 class TestHourlyBars:
-    def test_is_a_small_png(self):
-        markdown = hourly_bars([*range(23), 1_000_000], title="Requests by hour")
-        match = re.fullmatch(r"!\[Requests by hour\]\(data:image/png;base64,([A-Za-z0-9+/=]+)\)", markdown)
+    def picture(self, markdown: str) -> ElementTree.Element:
+        match = re.fullmatch(r"!\[Requests\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)", markdown)
         assert match is not None
-        picture = base64.b64decode(match[1])
-        assert picture.startswith(b"\x89PNG")
-        assert len(picture) < 8_000
+        return ElementTree.fromstring(base64.b64decode(match[1]))
 
-    def test_of_an_empty_day_is_drawn_as_well(self):
-        assert "data:image/png" in hourly_bars([0] * 24, title="Nothing")
+    def test_is_a_picture_with_a_bar_an_hour_in_proportion(self):
+        picture = self.picture(hourly_bars([0, 25, 100, *[50] * 21], title="Requests"))
+        heights = re.findall(r"v-(\d+)", picture.find("{*}path").attrib["d"])
+        assert heights == ["15", "60", *["30"] * 21]
+        assert picture.find("{*}text").text == "100"
+
+    def test_is_short_enough_to_be_shown_without_a_click(self):
+        counts = [123_456_789_012 - hour for hour in range(24)]
+        assert len(hourly_bars(counts, title="Requests by hour of 2026-03-01, UTC")) < INLINE_CHARACTERS
+
+    def test_of_an_empty_day_has_no_bars(self):
+        assert self.picture(hourly_bars([0] * 24, title="Requests")).find("{*}path").attrib["d"] == ""
 
 
 class TestColumns:
