@@ -58,6 +58,9 @@ def catalog_of(reader: Reader) -> Catalog:
         CatalogError: findings of the reader, and of the entries against each other.
     """
     findings = [*reader.findings, *_duplicates(reader)]
+    if reader.rule is None or reader.findings:
+        # What could not be read would only be reported again as unknown.
+        raise CatalogError(findings)
     meter_ids = {meter.meter_id for meter in reader.meters}
     prices: dict[str, Price] = {}
     for table in reader.prices:
@@ -70,9 +73,6 @@ def catalog_of(reader: Reader) -> Catalog:
         table.id: table.entry(accounts[table.account].time_zone if table.account in accounts else "UTC")
         for table in reader.subscriptions
     }
-    if reader.rule is None or reader.findings:
-        # What could not be read would only be reported again as unknown.
-        raise CatalogError(findings)
     catalog = Catalog(
         billable_rule=reader.rule,
         meters={meter.meter_id: meter for meter in reader.meters},
