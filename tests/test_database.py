@@ -173,7 +173,7 @@ class TestCopyArrow:
         assert copy_arrow(session, "pg_temp.target", [batch]) == batch.num_rows
         return session.execute(f"select {', '.join(columns)} from target order by id".encode()).fetchall()
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(rows=st.lists(st.tuples(st.none() | TEXTS, st.none() | QUANTITIES), min_size=1, max_size=8))
     def test_text_and_numbers_come_back_as_they_went(
         self, session: psycopg.Connection, rows: list[tuple[str | None, Decimal | None]]

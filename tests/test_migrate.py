@@ -1,5 +1,6 @@
 """Migrations run once in order whoever starts, and the roles hold what they promise, on a real server."""
 
+import os
 import subprocess
 import sys
 import uuid
@@ -103,7 +104,7 @@ class TestMigrate:
             subprocess.Popen(
                 [sys.executable, "-c", code],
                 cwd=PROJECT_ROOT,
-                env={"TARGET": empty.url, "PATH": "/usr/bin:/bin"},
+                env={**os.environ, "TARGET": empty.url},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

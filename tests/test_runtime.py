@@ -106,10 +106,10 @@ class TestRunning:
             [sys.executable, "-c", textwrap.dedent(program)],
             cwd=PROJECT_ROOT,
             env={
+                **os.environ,
                 "BILLING_HOME": str(tmp_path),
                 "BILLING_DATABASE_URL": database.url,
                 "DAGSTER_DATABASE_URL": database.url,
-                "PATH": os.environ["PATH"],
             },
             stdout=subprocess.PIPE,
             text=True,
