@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, RequestRecord
 from billing_pipeline.sources.avro import SchemaRefusal, resolve
 from billing_pipeline.sources.profile import SourceProfile
@@ -35,6 +36,8 @@ SLICES_PER_CHUNK = 8
 SAMPLED_LINES = 200
 # A share of refused lines means something only over this many lines.
 LINES_TO_JUDGE = 1_000
+# Text without a line end in this many bytes is no file of lines, and would have to be held whole.
+LONGEST_LINE_BYTES = 8 * CHUNK_BYTES
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -50,6 +53,10 @@ RECORD_SCHEMA = pa.schema(
         ("is_simulated", pa.bool_()),
     ]
 )
+
+
+class BulkReadError(BillingError):
+    """DuckDB could not do its work: no memory, no disk."""
 
 
 _Numbered = tuple[int, RequestRecord | Rejection | OutOfScope]
@@ -152,7 +159,9 @@ class _Reading:
         columns = {source.name: source.source for source in resolution.fields}
         query = rows_query(self.profile, columns)
         for batch in read_avro(path, compression, fields=list(dict.fromkeys(columns.values()))):
-            taken = self._run(query.careful, "rows", pa.Table.from_batches([batch]), query)
+            taken = self._taken(query.careful, "rows", pa.Table.from_batches([batch]), query)
+            if taken is None:
+                taken = RECORD_SCHEMA.empty_table()
             self.outcome.lines_read += batch.num_rows
             left = ~np.isin(batch.column("line_number").to_numpy(), taken.column("line_number").to_numpy())
             records: list[_Numbered] = []
@@ -206,13 +215,28 @@ class _Reading:
         is_simple = not any(key in chunk.data for key in query.absent_keys)
         if query.absent_keys and b"\\" in chunk.data:
             is_simple = False
-        if is_simple:
-            try:
-                return self._run(query.optimistic, "lines", lines, query)
-            except duckdb.Error:
-                # One line of the chunk is not what the others are; its text is in the message, which goes nowhere.
-                pass
-        return self._run(query.careful, "lines", lines, query)
+        taken = self._taken(query.optimistic, "lines", lines, query) if is_simple else None
+        if taken is None:
+            # One line of the chunk is not what the others are.
+            taken = self._taken(query.careful, "lines", lines, query)
+        return RECORD_SCHEMA.empty_table() if taken is None else taken
+
+    def _taken(self, sql: str, name: str, table: pa.Table, query: BulkQuery) -> pa.Table | None:
+        """Return what the query takes of `table`, None when a value in it makes the query fail.
+
+        DuckDB's messages quote the line, so no exception of it leaves here, nor as the context of another.
+        """
+        try:
+            return self._run(sql, name, table, query)
+        except (duckdb.DataError, duckdb.InvalidInputException):
+            return None
+        except duckdb.Error as error:
+            kind = type(error).__name__
+        raise BulkReadError(
+            f"reading lines in bulk stopped with {kind}",
+            bill="nothing of this delivery day was published; what was published before is still in place",
+            fix="see that memory and the disk of the scratch folder suffice, then ingest the delivery day again",
+        )
 
     def _run(self, sql: str, name: str, table: pa.Table, query: BulkQuery) -> pa.Table:
         parameters: dict[str, object] = {"latest": (self.context.as_of + CLOCK_TOLERANCE).replace(tzinfo=None)}
@@ -306,6 +330,8 @@ def _chunks(blocks: Iterator[bytes]) -> Iterator[_Chunk]:
         end = data.rfind(b"\n") + 1
         if end == 0:
             rest = data
+            if len(rest) > LONGEST_LINE_BYTES:
+                raise FileRejected(Reason.TOO_LONG, f"a line of more than {LONGEST_LINE_BYTES} bytes")
             continue
         rest = data[end:]
         chunk = _Chunk(data, _line_offsets(data, end), line_number)
