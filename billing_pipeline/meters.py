@@ -208,13 +208,13 @@ def _epoch_seconds_ceil(instant: datetime) -> int:
     return _epoch_seconds_floor(instant) + (1 if instant.microsecond else 0)
 
 
-def _latest_key(meter: Meter, row: UsageState) -> tuple[datetime, str]:
-    """Order by instant; at one instant the greater event id is the later one, so that any order of rows agrees."""
+def _latest_key(meter: Meter, row: UsageState) -> tuple[datetime, str, Decimal]:
+    """Order by instant, then event id, then value, so that any order of rows agrees on the latest."""
     state = row.state or {}
     at, event_id = state.get("at"), state.get("event_id")
     if not isinstance(at, str) or not isinstance(event_id, str):
         raise _invalid(meter, f"state {state!r} has no 'at' and 'event_id'")
-    return datetime.fromisoformat(at), event_id
+    return datetime.fromisoformat(at), event_id, row.quantity
 
 
 def _pairs(meter: Meter, row: UsageState, key: str) -> Iterable[tuple[int, int]]:

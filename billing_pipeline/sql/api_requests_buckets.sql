@@ -25,7 +25,7 @@ states as (
         list(value order by value)[
             greatest(
                 1,
-                (count(*) * getvariable('percentile_numerator') + getvariable('percentile_denominator') - 1)
+                (count(*)::hugeint * getvariable('percentile_numerator') + getvariable('percentile_denominator') - 1)
                 // getvariable('percentile_denominator')
             )::bigint
         ] as quantity,
