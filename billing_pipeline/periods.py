@@ -14,8 +14,6 @@ from zoneinfo import ZoneInfo
 
 from billing_pipeline.errors import BillingError
 
-_HOUR = timedelta(hours=1)
-
 
 class NaiveInstantError(BillingError):
     """An instant without time zone where an aware one is needed."""
@@ -31,6 +29,8 @@ def as_utc(instant: datetime) -> datetime:
     Raises:
         NaiveInstantError: it has no offset, so it names no instant.
     """
+    if instant.tzinfo is UTC:
+        return instant
     if instant.utcoffset() is None:
         raise NaiveInstantError(
             f"{instant.isoformat()} has no time zone",
@@ -184,9 +184,24 @@ def cuts(subscriptions: Iterable[Recurring], window: Window) -> tuple[datetime, 
     """
     found: set[datetime] = set()
     for subscription in subscriptions:
-        for period in billing_periods(subscription, Window(window.start, window.end + _HOUR)):
-            found.update((period.window.start, period.window.end))
+        ends_at = window.end if subscription.ends_at is None else subscription.ends_at
+        found.update((subscription.starts_at, ends_at))
+        found.update(
+            at for at in _boundaries_inside_hours(subscription.anchor, window) if subscription.starts_at < at < ends_at
+        )
     return tuple(sorted(at for at in found if window.start < at < window.end and not _is_whole_hour(at)))
+
+
+@lru_cache(maxsize=1 << 12)
+def _boundaries_inside_hours(anchor: BillingAnchor, window: Window) -> tuple[datetime, ...]:
+    """Return the anchor's boundaries in `window` that no hour begins with. Few anchors serve many subscriptions."""
+    year, month = _month_before(window.start.year, window.start.month)
+    found = []
+    while (at := anchor.boundary(year, month)) < window.end:
+        if at > window.start and not _is_whole_hour(at):
+            found.append(at)
+        year, month = _month_after(year, month)
+    return tuple(found)
 
 
 def _is_whole_hour(instant: datetime) -> bool:
