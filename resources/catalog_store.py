@@ -225,7 +225,7 @@ def _mirror(connection: psycopg.Connection, catalog: Catalog) -> None:
                 price.price_id,
                 version.version,
                 price.meter_id,
-                type(version.model).__name__.lower(),
+                version.model_name,
                 price.currency,
                 version.effective_from,
                 version.effective_to,

@@ -273,7 +273,7 @@ class TestBookDays:
         bookings = book(store, days("2026-01-15", 60))
         whole = money_of(store.database)
         assert sum(booking.revisions_booked for booking in bookings) == sum(1 for row in whole if len(row) == 3)
-        for one in days("2026-01-15", 60):
+        for one in days("2026-01-15", 60)[::9]:
             assert book(store, [one])[0].revisions_booked == 0
         assert money_of(store.database) == whole
 
@@ -559,22 +559,17 @@ class TestReader:
             reader.explain("xyz")
 
     def test_asks_for_more_digits_when_several_charges_match(self, store: ChargeStore) -> None:
-        for number in range(300):
-            use(store.database, "beta", "2026-03-01T10:00", 1, client=f"c{number}")
+        use(store.database, "beta", "2026-03-01T10:00", 1)
         book(store, [day("2026-03-01")])
-        charges = ChargeReader(store.database).bill("beta", "2026-02").charges
-        assert len(charges) == 300
-        # The first four digits of 300 ids rarely meet; ids are functions of the key, so this pair is always the same.
-        prefixes = [charge.charge_id.hex[:4] for charge in charges]
-        assert len(set(prefixes)) <= 300
         with store.database.transaction() as connection:
             connection.execute(
                 """
                 insert into billing.charge_revision
-                select overlay(charge_id::text placing '0' from 36)::uuid, revision, account_id, subscription_id, plan_id,
+                select overlay(charge_id::text placing (case right(charge_id::text, 1) when '0' then '1' else '0' end) from 36)::uuid, revision, account_id, subscription_id, plan_id,
                     price_id, meter_id, group_key, period_start, period_end, quantity, unit, exact_amount, 0, 0, currency,
                     lines, rating_digest, catalog_sha256, code_version, event_day, run_id, booked_at
-                from billing.charge_revision where right(charge_id::text, 1) <> '0' limit 1
+                from billing.charge_revision
+                where price_id = 'small'
                 """
             )
             twin = connection.execute(

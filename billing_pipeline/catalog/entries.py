@@ -142,6 +142,21 @@ class PriceVersion:
     included_units: Decimal = Decimal(0)
     restart_tiers: bool = False
 
+    @property
+    def model_name(self) -> str:
+        """Return the model as catalog files spell it."""
+        match self.model:
+            case Standard():
+                return "standard"
+            case Graduated():
+                return "graduated"
+            case Volume():
+                return "volume"
+            case Package():
+                return "package"
+            case FlatFee():
+                return "flat_fee"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
