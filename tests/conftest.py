@@ -13,11 +13,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from resources.database import Database
 from resources.embedded_postgres import EmbeddedPostgres
 from resources.migrate import migrate
 from resources.settings import PROJECT_ROOT
+
+# A time limit per example measures how busy the machine is; pytest's own limit catches what hangs.
+hypothesis_settings.register_profile("billing", deadline=None)
+hypothesis_settings.load_profile("billing")
 
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 
