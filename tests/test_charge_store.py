@@ -565,7 +565,9 @@ class TestReader:
             connection.execute(
                 """
                 insert into billing.charge_revision
-                select overlay(charge_id::text placing (case right(charge_id::text, 1) when '0' then '1' else '0' end) from 36)::uuid, revision, account_id, subscription_id, plan_id,
+                select
+                    overlay(charge_id::text placing (case right(charge_id::text, 1) when '0' then '1' else '0' end) from 36)::uuid,
+                    revision, account_id, subscription_id, plan_id,
                     price_id, meter_id, group_key, period_start, period_end, quantity, unit, exact_amount, 0, 0, currency,
                     lines, rating_digest, catalog_sha256, code_version, event_day, run_id, booked_at
                 from billing.charge_revision
