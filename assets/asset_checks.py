@@ -1,6 +1,6 @@
 """Show the guards' verdicts, which are rows in PostgreSQL, as asset checks per partition; block where one day is run.
 
-A step per asset reads the verdicts of its run's partitions and reports each as an evaluation of that very partition. What is
+A step per asset reads the verdicts of its run's days and reports each as an evaluation of that very partition. What is
 held is held by the stores in any case; a check that blocks only stops the rest of a one-day run, so that it fails and
 somebody looks. Not here: judging (billing_pipeline.checks). See docs/adr/0008-ranges-and-verdicts-in-dagster.md.
 """
@@ -15,6 +15,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Judged,
 )
 
+from assets.metadata import MAX_DAYS_WITH_DETAIL
 from assets.partitions import DAYS, accepted_dagster_apis
 from billing_pipeline.checks import Verdict, VerdictStatus
 from resources import guard_store
@@ -44,6 +45,11 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
         "ledger_equals_charges": "Receivables equal what the charges say.",
     },
 }
+
+# The check that sums up an asset's guards, day by day. In a long range it is what is reported of a day that passes: each
+# evaluation is an event of its own in Dagster's database, and 400 days have 5,200 guards.
+ALL_GUARDS = "all_guards"
+NOT_JUDGED = "No verdict. For the bill: nothing says that this day is right. To fix: materialize the day."
 
 # Charges and ledger are booked together and judged together, under the charges' name.
 JUDGED_AS: Mapping[str, str] = {"billing/ledger": "billing/charges"}
@@ -75,68 +81,81 @@ def guard_checks() -> tuple[dg.AssetChecksDefinition, ...]:
 
 def _checks_of(asset: str, guards: Mapping[str, str]) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(asset.split("/"))
+    says = {ALL_GUARDS: f"None of the guards holds the day: {', '.join(guards)}.", **guards}
     with accepted_dagster_apis():
         specs = {
-            guard: dg.AssetCheckSpec(guard, asset=key, description=says, blocking=True, partitions_def=DAYS)
-            for guard, says in guards.items()
+            name: dg.AssetCheckSpec(name, asset=key, description=text, blocking=True, partitions_def=DAYS)
+            for name, text in says.items()
         }
 
     @dg.multi_asset_check(name=f"guards_of_{key.to_python_identifier()}", specs=list(specs.values()), can_subset=True)
     def guards_of_asset(
         context: dg.AssetCheckExecutionContext, verdicts: dg.ResourceParam[Verdicts]
     ) -> Iterator[AssetCheckEvaluation | dg.Output[None]]:
-        keys = context.partition_keys
-        if len(keys) > 1:
-            # Dagster opens a connection per event: 17 ms of an evaluation's 20. A range writes thousands.
-            context.instance.optimize_for_webserver(statement_timeout=0, pool_recycle=-1, max_overflow=4)
-        found = {
-            (verdict.guard, verdict.partition_key): verdict
-            for verdict in verdicts.of(JUDGED_AS.get(asset, asset), keys)
-        }
-        judged = _materializations(context, key, keys)
-        for guard, spec in specs.items():
-            if spec.key not in context.selected_asset_check_keys:
-                continue
-            for partition_key in keys:
-                yield _evaluation(
-                    key,
-                    guard,
-                    partition_key,
-                    found.get((guard, partition_key)),
-                    judged=judged.get(partition_key),
-                    blocking=len(keys) == 1,
+        partition_keys = context.partition_keys
+        by_day: dict[str, dict[str, Verdict | None]] = {day: dict.fromkeys(guards) for day in partition_keys}
+        for verdict in verdicts.of(JUDGED_AS.get(asset, asset), partition_keys):
+            if verdict.guard in guards:
+                by_day[verdict.partition_key][verdict.guard] = verdict
+        judged = _materializations(context, key, partition_keys)
+        selected = {check.name for check in context.selected_asset_check_keys}
+        in_short = len(partition_keys) > MAX_DAYS_WITH_DETAIL and ALL_GUARDS in selected
+        for name in (name for name in specs if name in selected):
+            for day, found in by_day.items():
+                finding = _finding(found[name]) if name != ALL_GUARDS else _summary(found)
+                if in_short and name != ALL_GUARDS and finding.passed:
+                    continue
+                yield AssetCheckEvaluation(
+                    asset_key=key,
+                    check_name=name,
+                    partition=day,
+                    passed=finding.passed,
+                    severity=finding.severity,
+                    description=finding.description,
+                    metadata=finding.metadata,
+                    blocking=len(partition_keys) == 1,
+                    target_materialization_data=judged.get(day),
                 )
-            yield dg.Output(None, output_name=spec.get_python_identifier())
+            yield dg.Output(None, output_name=specs[name].get_python_identifier())
 
     return guards_of_asset
 
 
-def _evaluation(
-    key: dg.AssetKey, guard: str, partition_key: str, verdict: Verdict | None, *, judged: Judged | None, blocking: bool
-) -> AssetCheckEvaluation:
-    """Return a verdict as Dagster's evaluation of that partition: held is an error, a warning warns, the rest passes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    """What a check says of a day."""
+
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    description: str
+    metadata: Mapping[str, str]
+
+
+def _finding(verdict: Verdict | None) -> _Finding:
+    """Return a verdict as a finding: held is an error and so is a day that nobody judged, a warning warns."""
     status = verdict.status if verdict else None
-    passed = status in (VerdictStatus.PASSED, VerdictStatus.RELEASED)
-    metadata: dict[str, str] = {"verdict": str(status or "none")}
+    metadata = {"verdict": str(status or "none")}
     if verdict:
         metadata |= {"expected": verdict.expected, "actual": verdict.actual, "inputs_digest": verdict.inputs_digest}
-    return AssetCheckEvaluation(
-        asset_key=key,
-        check_name=guard,
-        partition=partition_key,
-        passed=passed,
+    return _Finding(
+        passed=status in (VerdictStatus.PASSED, VerdictStatus.RELEASED),
         severity=dg.AssetCheckSeverity.WARN if status is VerdictStatus.WARNED else dg.AssetCheckSeverity.ERROR,
-        blocking=blocking,
-        description=verdict.message if verdict else _not_judged(key, partition_key),
+        description=verdict.message if verdict else NOT_JUDGED,
         metadata=metadata,
-        target_materialization_data=judged,
     )
 
 
-def _not_judged(key: dg.AssetKey, partition_key: str) -> str:
-    return (
-        f"No verdict on {key.to_user_string()} {partition_key}. For the bill: nothing says that this day is right. "
-        "To fix: materialize the day."
+def _summary(verdicts: Mapping[str, Verdict | None]) -> _Finding:
+    """Return the worst that the guards of a day say, with what each of them that did not pass says."""
+    findings = {guard: _finding(verdict) for guard, verdict in verdicts.items()}
+    others = {guard: finding for guard, finding in findings.items() if not finding.passed}
+    is_error = any(finding.severity is dg.AssetCheckSeverity.ERROR for finding in others.values())
+    return _Finding(
+        passed=not others,
+        severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
+        description="\n\n".join(f"{guard}: {finding.description}" for guard, finding in others.items())
+        or f"All {len(findings)} guards let the day through.",
+        metadata={guard: finding.metadata["verdict"] for guard, finding in findings.items()},
     )
 
 

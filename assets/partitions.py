@@ -27,9 +27,10 @@ PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 
-# Files come late, so an event day may be in any delivery. Which deliveries really hold it is in PostgreSQL
-# (core.lake_generation_day), where usage looks it up; day-to-day mapping would say "up to date" when it is not.
-ANY_DELIVERY = dg.AllPartitionMapping()
+# Files come late, so an event day may be in any delivery. Which deliveries hold it is in PostgreSQL (core.lake_generation_day),
+# where usage looks it up, and the sensor `stale_usage` asks for what a delivery changed. The mapping only says which days
+# are launched together: with "all" a backfill of three days of the chain became one of 11,647.
+SAME_DAYS = dg.TimeWindowPartitionMapping()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from assets.code_version import code_version
 from assets.columns import API_REQUESTS
 from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, told
 from assets.metadata import MAX_DAYS_WITH_DETAIL, usage_metadata
-from assets.partitions import ANY_DELIVERY, BACKFILL_POLICY, DAYS, accepted_dagster_apis, days_of
+from assets.partitions import BACKFILL_POLICY, DAYS, SAME_DAYS, accepted_dagster_apis, days_of
 from assets.requests import KEY as REQUEST_RECORDS_KEY
 from resources.usage_store import UsageStore
 
@@ -21,7 +21,7 @@ def api_requests_asset() -> dg.AssetsDefinition:
         @dg.asset(
             key=KEY.split("/"),
             deps=[
-                dg.AssetDep(REQUEST_RECORDS_KEY.split("/"), partition_mapping=ANY_DELIVERY),
+                dg.AssetDep(REQUEST_RECORDS_KEY.split("/"), partition_mapping=SAME_DAYS),
                 dg.AssetDep(PRICES_KEY.split("/")),
                 dg.AssetDep(SUBSCRIPTIONS_KEY.split("/")),
             ],

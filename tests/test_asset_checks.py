@@ -7,7 +7,7 @@ import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionResolvedStatus as Status
 from dagster._core.storage.asset_check_state import AssetCheckState, bulk_update_asset_check_state
 
-from assets.asset_checks import GUARDS, StoredVerdicts
+from assets.asset_checks import ALL_GUARDS, GUARDS, StoredVerdicts
 from assets.partitions import DAYS
 from billing_pipeline.checks import Verdict, VerdictStatus
 from resources import guard_store
@@ -103,7 +103,7 @@ class TestRange:
         result = world.run("daily_billing", instance, "2026-03-01", "2026-03-04")
         evaluations = result.get_asset_check_evaluations()
         assert {one.partition for one in evaluations} == {f"2026-03-0{day}" for day in range(1, 5)}
-        assert len(evaluations) == 4 * sum(len(guards) for guards in GUARDS.values())
+        assert len(evaluations) == 4 * sum(len(guards) + 1 for guards in GUARDS.values())
 
     def test_that_is_run_again_after_the_cause_is_gone_shows_the_new_verdict(
         self, world: World, instance: dg.DagsterInstance
@@ -113,6 +113,36 @@ class TestRange:
         world.verdicts.others.clear()
         assert world.run("backfill_usage", instance, "2026-03-02").success
         assert shown(instance, HOURS) == {Status.SUCCEEDED.value: ["2026-03-01", "2026-03-02", "2026-03-03"]}
+
+
+class TestLongRange:
+    def test_reports_each_day_and_each_guard_that_did_not_pass(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.hold("usage/api_requests", "2026-03-02", "hours_delivered")
+        result = world.run("backfill_usage", instance, "2026-02-01", "2026-03-31", assets=["usage/api_requests"])
+        assert result.success
+        by_day = shown(instance, dg.AssetCheckKey(USAGE, ALL_GUARDS))
+        assert by_day[Status.FAILED.value] == ["2026-03-02"]
+        assert len(by_day[Status.SUCCEEDED.value]) == 28 + 31 - 1
+        assert [
+            one.partition for one in result.get_asset_check_evaluations() if one.check_name == "hours_delivered"
+        ] == ["2026-03-02"]
+        assert shown(instance, HOURS)[Status.FAILED.value] == ["2026-03-02"]
+
+
+class TestAllGuards:
+    def test_says_what_each_guard_that_did_not_pass_says(self, world: World, instance: dg.DagsterInstance):
+        world.verdicts.hold("usage/api_requests", "2026-03-01", "hours_delivered")
+        world.verdicts.others["usage/api_requests", "2026-03-01", "no_conflict"] = VerdictStatus.WARNED
+        result = world.run("backfill_usage", instance, "2026-03-01")
+        summary = next(one for one in result.get_asset_check_evaluations() if one.check_name == ALL_GUARDS)
+        assert (summary.passed, summary.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert summary.description == "no_conflict: no_conflict warned\n\nhours_delivered: hours_delivered held"
+        assert {guard: value.value for guard, value in summary.metadata.items()} == {
+            "records_conserved": "passed",
+            "no_conflict": "warned",
+            "hours_delivered": "held",
+            "usage_equals_records": "passed",
+        }
 
 
 class TestStoredVerdicts:
