@@ -27,8 +27,9 @@ def release(settings: Settings, asset: str, day: str, guard: str, *, actor: str,
         if not any((one.asset, one.partition_key, one.guard) == (asset, key, guard) for one in held):
             wanted = f"{asset} {key} {guard}"
             names = [f"{one.asset} {one.partition_key} {one.guard}" for one in held]
+            instead = did_you_mean(wanted, names) if names else "Nothing is held."
             raise NothingHeldError(
-                f"No guard {guard} holds {asset} on {key}. {did_you_mean(wanted, names)}",
+                f"No guard {guard} holds {asset} on {key}. {instead}",
                 bill="Nothing changed; what is held stays held.",
                 fix="Take asset, day and guard from `billing status`.",
             )

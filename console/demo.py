@@ -63,14 +63,12 @@ def run_demo(settings: Settings, *, fresh: bool) -> None:
     with pipeline(settings) as ready:
         start = read_status(ready.runtime.database).books
         first = write_first_delivery(landing, clients)
-        console.print(f"[bold]First delivery:[/] {count(len(first))} new files in {landing}")
+        console.print(f"[bold]First delivery:[/] {count(len(first)) if first else 'no'} new files in {landing}")
         ready.bring_up_to_date()
         print_booked(start, (between := read_status(ready.runtime.database).books))
         second = write_second_delivery(landing, clients)
-        console.print(
-            f"\n[bold]Second delivery:[/] {count(len(second))} files changed: one late, one again under another name, "
-            "one overwritten"
-        )
+        mishaps = "three files: one late, one again under another name, one overwritten" if second else "no new files"
+        console.print(f"\n[bold]Second delivery:[/] {mishaps}")
         ready.bring_up_to_date()
         print_booked(between, read_status(ready.runtime.database).books)
         console.print()

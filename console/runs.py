@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 
 from assets.definitions import defs_of
 from assets.jobs import CATALOG, CHAIN, USAGE_AND_BILLING
@@ -22,11 +23,10 @@ from console.days import DayRange
 from console.due import due_days
 from console.near import did_you_mean
 from console.screen import Advance, count, notes, page, progress
-from resources.catalog_store import CatalogNotLoadedError, CatalogStore
 from resources.request_store import RequestStore
 from resources.runtime import Runtime, running
 from resources.settings import Settings
-from resources.status_reader import Books, read_status
+from resources.status_reader import Books, read_catalog_fingerprint, read_status
 
 # Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -66,7 +66,7 @@ class Pipeline:
             _refuse_outside(day)
         job = self.definitions.resolve_implicit_global_asset_job_def()
         for tags in [partition_tags(*ends) for ends in contiguous(days)] if days else [{}]:
-            with _our_errors():
+            with self._our_errors(days):
                 result = job.execute_in_process(
                     run_config=_QUIET,
                     instance=self.instance,
@@ -95,21 +95,43 @@ class Pipeline:
     def bring_up_to_date(self) -> tuple[date, ...]:
         """Read what is new, load the catalog, build and book every event day that is due, and return those days."""
         self.ingest()
-        before = self._catalog_sha256()
+        before = read_catalog_fingerprint(self.runtime.database)
         self.run(CATALOG)
         due = set(due_days(self.runtime))
-        if before != self._catalog_sha256():
+        if before != read_catalog_fingerprint(self.runtime.database):
             # A new price concerns days whose usage stays as it is.
             due |= {build.day for build in read_status(self.runtime.database).builds}
         if due:
             self.run(USAGE_AND_BILLING, sorted(due))
         return tuple(sorted(due))
 
-    def _catalog_sha256(self) -> str | None:
+    @contextmanager
+    def _our_errors(self, days: Sequence[date]) -> Iterator[None]:
+        """Raise an error of ours instead of Dagster's around it, and one that names the guards when a check blocks."""
         try:
-            return CatalogStore(self.runtime.database).current().sha256
-        except CatalogNotLoadedError:
-            return None
+            yield
+        except dg.DagsterError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, BillingError):
+                cause = cause.__cause__ or cause.__context__
+            if isinstance(cause, BillingError):
+                raise cause from error
+            if not isinstance(error, DagsterAssetCheckFailedError):
+                raise
+            raise self._held(days) from error
+
+    def _held(self, days: Sequence[date]) -> DayHeldError:
+        keys = {day.isoformat() for day in days}
+        held = [
+            f"{one.guard} holds {one.asset} on {one.partition_key} (expected {one.expected}; actual {one.actual})"
+            for one in read_status(self.runtime.database).verdicts
+            if one.status == "held" and one.partition_key in keys
+        ]
+        return DayHeldError(
+            "; ".join(held) or "A guard holds the day",
+            bill="What is held stays out of the bill; the day's last good rows are in place.",
+            fix="Correct the input and materialize again, or let it through with `billing release`; see `billing status`.",
+        )
 
     def _take_times(self, result: dg.ExecuteInProcessResult) -> None:
         for event in result.all_events:
@@ -226,26 +248,6 @@ def _built_line(days: Sequence[date]) -> str:
         return "Nothing is due: every delivery is read and every day is built."
     ends = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"Built {count(len(days))} {'day' if len(days) == 1 else 'days'}: {ends}."
-
-
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """Turn Dagster's wrapping of an error of ours, and a check that blocks, into that error."""
-    try:
-        yield
-    except dg.DagsterError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, BillingError):
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, BillingError):
-            raise cause from error
-        if type(error).__name__ == "DagsterAssetCheckFailedError":
-            raise DayHeldError(
-                "A guard holds the day that was built.",
-                bill="What is held stays out of the bill; the day's last good rows are in place.",
-                fix="See `billing status`: correct the input and materialize again, or `billing release` it.",
-            ) from error
-        raise
 
 
 def _shown_by(advance: Advance) -> "_Shown":

@@ -92,6 +92,7 @@ def _plain_progress() -> Advance:
             began[what] = time.monotonic()
             console.print(f"{escape(what)} …")
         if done == total:
-            console.print(f"{escape(what)}: {count(done)} done, {time.monotonic() - began[what]:.1f} s")
+            # What comes again under this name is another piece of work.
+            console.print(f"{escape(what)}: {count(done)} done, {time.monotonic() - began.pop(what):.1f} s")
 
     return advance

@@ -42,11 +42,12 @@ class ReasonUnknownError(BillingError):
 
 def show_status(settings: Settings) -> None:
     """Print what was delivered, refused, held and built, whether the books balance, and the next commands."""
-    from console.due import due_days
+    from console.due import due_days, unbooked_days
 
     with running(settings) as runtime:
         status = read_status(runtime.database)
         stale = due_days(runtime)
+        unbooked = unbooked_days(runtime)
     console = page()
     if not status.tallies:
         console.print("Nothing was ingested yet.")
@@ -56,7 +57,7 @@ def show_status(settings: Settings) -> None:
         print_builds(console, status.builds, stale)
         print_verdicts(console, status.verdicts)
         print_books(console, status.books)
-    print_next_steps(console, status, stale)
+    print_next_steps(console, status, sorted({*stale, *unbooked}))
 
 
 def show_quarantine(settings: Settings, *, reason: str | None, day: str | None, limit: int) -> None:
@@ -71,11 +72,14 @@ def show_quarantine(settings: Settings, *, reason: str | None, day: str | None, 
             bill="Nothing was read or changed.",
             fix="Take a reason from `billing status`.",
         )
+    delivery_day = None if day is None else read_day(day)
     with running(settings) as runtime:
-        files = read_refused_files(runtime.database)
-        lines = read_refused_lines(
-            runtime.database, reason=reason, delivery_day=None if day is None else read_day(day), limit=limit
-        )
+        files = [
+            one
+            for one in read_refused_files(runtime.database)
+            if reason in (None, one.reason) and delivery_day in (None, one.delivery_day)
+        ]
+        lines = read_refused_lines(runtime.database, reason=reason, delivery_day=delivery_day, limit=limit)
     console = page()
     print_refused_files(console, files)
     print_refused_lines(console, lines)
@@ -139,7 +143,7 @@ def print_refused_lines(console: Console, lines: Sequence[LineRefusal]) -> None:
     """Print refused lines by file and position; nothing if there are none."""
     if not lines:
         return
-    shown = table("Refused lines", "reason", "field", "file", "line", "sha256", numbers=("line",))
+    shown = table("Where refused lines are", "reason", "field", "file", "line", "sha256", numbers=("line",))
     for one in lines:
         shown.add_row(
             one.reason, one.field or "", escape(one.key), count(one.line_number), (one.line_sha256 or "")[:12]

@@ -1,48 +1,51 @@
-"""Draw billable requests by hour, stacked by account, into a picture file. Not here: reading them."""
+"""Draw billable requests by hour, stacked by account, into a picture file. Not here: reading them.
+
+The days drawn stand side by side, also those that are years apart.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 
-import matplotlib
-from matplotlib.dates import ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
 from resources.usage_reader import HourUsage
 
 # More colours than this cannot be told apart; the quieter accounts share the last one.
 _ACCOUNTS_SHOWN = 7
+# More days than this leave less than a pixel to an hour.
+_DAYS_SHOWN = 31
+_LABELS_SHOWN = 10
 _OTHERS = "all others"
 
 
 def draw_usage_by_hour(usage: Sequence[HourUsage], target: Path) -> Path:
-    """Write the picture (its format by the file's name) and return its path. `usage` must not be empty."""
-    busiest = [account for account, _ in _by_account(usage).most_common(_ACCOUNTS_SHOWN)]
-    names = [*busiest, _OTHERS] if len(_by_account(usage)) > len(busiest) else busiest
-    first, last = usage[0].hour, usage[-1].hour
-    hours = [first + timedelta(hours=offset) for offset in range((last - first) // timedelta(hours=1) + 1)]
-    requests: defaultdict[str, Counter[datetime]] = defaultdict(Counter)
-    for one in usage:
-        requests[one.account_id if one.account_id in busiest else _OTHERS][one.hour] += one.requests
+    """Write the picture of the newest days of `usage`, its format by the file's name, and return its path."""
+    days = sorted({one.hour.date() for one in usage})[-_DAYS_SHOWN:]
+    position = {day: 24 * number for number, day in enumerate(days)}
+    drawn = [one for one in usage if one.hour.date() in position]
+    busiest = [account for account, _ in _by_account(drawn).most_common(_ACCOUNTS_SHOWN)]
+    requests: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for one in drawn:
+        name = one.account_id if one.account_id in busiest else _OTHERS
+        requests[name][position[one.hour.date()] + one.hour.hour] += one.requests
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    left = [float(date2num(hour)) for hour in hours]  # type: ignore[no-untyped-call]
+    hours = range(24 * len(days))
     base = [0] * len(hours)
-    for name in names:
+    for name in [*busiest, _OTHERS] if _OTHERS in requests else busiest:
         heights = [requests[name][hour] for hour in hours]
-        axes.bar(left, heights, width=1 / 24, bottom=base, align="edge", label=name)
+        axes.bar(hours, heights, width=1, bottom=base, align="edge", label=name)
         base = [below + height for below, height in zip(base, heights, strict=True)]
-    axes.xaxis_date(tz="UTC")
-    formatter = ConciseDateFormatter(axes.xaxis.get_major_locator(), tz="UTC")  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_formatter(formatter)
+    labelled = days[:: -(-len(days) // _LABELS_SHOWN) or 1]
+    axes.set_xticks([position[day] for day in labelled], [day.isoformat() for day in labelled], ha="left")
+    axes.set_xlim(0, max(len(hours), 1))
     axes.set_title("Billable requests by hour (UTC)")
     axes.set_ylabel("requests")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if busiest:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # No creation date inside: the same usage gives the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "billing"}):
-        figure.savefig(target, dpi=110, metadata={"Date": None} if target.suffix == ".svg" else None)
+    figure.savefig(target, dpi=110)
     return target
 
 
