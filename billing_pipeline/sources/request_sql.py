@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from billing_pipeline.records import UNMATCHED_ENDPOINT
 from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, Route, compile_routes
 from billing_pipeline.sources.profile import (
+    IDENTIFIER,
     DurationField,
     FlagField,
     InstantField,
@@ -21,6 +22,7 @@ from billing_pipeline.sources.profile import (
     NumberField,
     PseudonymField,
     SourceProfile,
+    TextField,
 )
 from billing_pipeline.sources.request_lines import METHODS, MICROSECONDS_PER_UNIT
 from billing_pipeline.sources.timestamps import EARLIEST_EVENT
@@ -76,9 +78,16 @@ class _Tokens:
         """The text where the whole of it matches, else null."""
         token = self.raw(path)
         if self.is_quoted(path):
-            quoted = _text(f'"{pattern}"')
+            quoted = _text(f'"(?:{pattern})"')
             return f"case when regexp_full_match({token}, {quoted}) then {_unquoted(token)} end"
         return f"case when regexp_full_match({token}, {_text(pattern)}) then {token} end"
+
+    def matching_own(self, spec: TextField) -> str:
+        """The same for a pattern of the profile, which may well match the backslash of an escape."""
+        text = self.matching(spec.path, spec.pattern)
+        if not self.is_quoted(spec.path) or spec.pattern == IDENTIFIER:
+            return text
+        return f"case when not contains({self.raw(spec.path)}, '\\') then ({text}) end"
 
     def text(self, path: str) -> str:
         """Any text without escapes, else null."""
@@ -164,9 +173,7 @@ def _canonical(profile: SourceProfile, tokens: _Tokens, source: str) -> str:
     fields = profile.fields
     scope = "true" if fields.scope is None else f"{tokens.text(fields.scope.path)} in ({_list(fields.scope.values)})"
     identity = (
-        "$identity_prefix || line_number::varchar"
-        if fields.event_id is None
-        else tokens.matching(fields.event_id.path, fields.event_id.pattern)
+        "$identity_prefix || line_number::varchar" if fields.event_id is None else tokens.matching_own(fields.event_id)
     )
     method, path = _method_and_path(profile, tokens)
     status = _number_text(fields.status_code, tokens)
@@ -261,7 +268,7 @@ def _client(profile: SourceProfile, tokens: _Tokens) -> str:
     spec = profile.fields.client_id
     if isinstance(spec, PseudonymField):
         return f" || {_text(PART_SEPARATOR)} || ".join(f"({tokens.text(path)})" for path in spec.pseudonym_of)
-    return tokens.matching(spec.path, spec.pattern)
+    return tokens.matching_own(spec)
 
 
 def _number_text(spec: NumberField, tokens: _Tokens) -> str:
