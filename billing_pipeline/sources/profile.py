@@ -138,6 +138,14 @@ class SourceProfile(_Frozen):
     sha256: str = ""
 
     @model_validator(mode="after")
+    def _hours_are_of_a_day(self) -> "SourceProfile":
+        if self.expected_hours not in ("every", "none"):
+            first, last = (int(part) for part in self.expected_hours.split("-"))
+            if not first <= last <= 23:
+                raise ValueError("expected_hours must run from an hour of the UTC day to a later one, such as 06-22")
+        return self
+
+    @model_validator(mode="after")
     def _routes_compile(self) -> "SourceProfile":
         compile_routes(self.endpoints)
         return self
