@@ -73,7 +73,7 @@ framing = "lines"
 endpoints = ["/a"]
 [fields]
 event_at = { path = "t", layout = "epoch_s" }
-client_id = { path = "c" }
+client_id = { path = "c", pattern = "[^@]{2,8}|ab.|x[^y]" }
 method = { path = "m" }
 path = { path = "p" }
 status_code = { path = "s", quoted = true }
@@ -99,7 +99,7 @@ ODD_NUMBERS = r"""
 NUMBERS = [*ODD_NUMBERS.split(), '"\u0663"', '" 5"', '"5 "']
 ODD_TEXTS = r"""
 acme 'acme' "acme" "a" "A-1_b" "" "-a" "_a" "a.b" "a@b.org" "203.0.113.9" "\u0061cme" "ac\/me" "a\"b" "a\\" "a\n" "a\u0000"
-"\ud83d\ude00" "\ud800" null 12 true [] {} "request" "retry" "Request" "GET" "get" "G\u0045T" "PATCH" "BREW" "200"
+"\ud83d\ude00" "\ud800" null 12 true [] {} "request" "retry" "Request" "GET" "get" "G\u0045T" "PATCH" "BREW" "200" "ab" "abc" "xz"
 """
 TEXTS = [
     *ODD_TEXTS.split(),
