@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.profile import load_profile, shipped_profiles
-from console.demo import print_outcome
+from console.demo import print_outcome, up_to_date
 from console.near import did_you_mean
 from console.proposed_catalog import propose_catalog
 from console.runs import Pipeline, pipeline, print_booked
@@ -67,7 +67,7 @@ def run_own(settings: Settings, *, landing: Path, profile: str, catalog_dir: Pat
             _propose(ready)
         else:
             console.print(f"Catalog: a copy of {escape(str(catalog_dir))} in {own.catalog_dir}")
-        ready.bring_up_to_date()
+        up_to_date(ready)
         print_booked(before, read_status(ready.runtime.database).books)
         console.print()
         print_outcome(ready, plot=own.home / "usage_by_hour.png", began=began)

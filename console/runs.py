@@ -6,8 +6,8 @@ is stale (resources).
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -15,18 +15,18 @@ import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError
 
 from assets.definitions import defs_of
-from assets.jobs import CATALOG, CHAIN, USAGE_AND_BILLING
-from assets.partitions import DAYS, PARTITION_TAG, contiguous, partition_tags
+from assets.jobs import BILLING, CATALOG, CHAIN, USAGE_AND_BILLING
+from assets.partitions import DAYS, PARTITION_TAG, contiguous, days_in_tags, partition_tags
 from assets.requests import KEY as REQUEST_RECORDS
 from billing_pipeline.errors import BillingError
 from console.days import DayRange
-from console.due import due_days
+from console.due import due_days, unbooked_days
 from console.near import did_you_mean
 from console.screen import Advance, count, notes, page, progress
 from resources.request_store import RequestStore
 from resources.runtime import Runtime, running
 from resources.settings import Settings
-from resources.status_reader import Books, read_catalog_fingerprint, read_status
+from resources.status_reader import Books, read_status
 
 # Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -59,22 +59,15 @@ class Pipeline:
 
         Raises:
             DayOutsideError: a day is no partition.
-            DayHeldError: a guard holds the only day of a run.
+            DayHeldError: a guard holds the only day of a run; raised when the other runs are done.
             BillingError: whatever the assets raised on purpose.
         """
         for day in days:
             _refuse_outside(day)
-        job = self.definitions.resolve_implicit_global_asset_job_def()
-        for tags in [partition_tags(*ends) for ends in contiguous(days)] if days else [{}]:
-            with self._our_errors(days):
-                result = job.execute_in_process(
-                    run_config=_QUIET,
-                    instance=self.instance,
-                    partition_key=tags.get(PARTITION_TAG),
-                    asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
-                    tags=tags,
-                )
-            self._take_times(result)
+        with _held_at_the_end() as later:
+            for tags in [partition_tags(*ends) for ends in contiguous(days)] if days else [{}]:
+                with later(), self._our_errors(days_in_tags(tags)):
+                    self._execute(keys, tags)
 
     def ingest(self) -> tuple[date, ...]:
         """Look for new files, read the delivery days that have any, and return those days."""
@@ -93,24 +86,51 @@ class Pipeline:
         return found.delivery_days
 
     def bring_up_to_date(self) -> tuple[date, ...]:
-        """Read what is new, load the catalog, build and book every event day that is due, and return those days."""
-        self.ingest()
-        before = read_catalog_fingerprint(self.runtime.database)
-        self.run(CATALOG)
-        due = set(due_days(self.runtime))
-        if before != read_catalog_fingerprint(self.runtime.database):
-            # A new price concerns days whose usage stays as it is.
-            due |= {build.day for build in read_status(self.runtime.database).builds}
-        if due:
-            self.run(USAGE_AND_BILLING, sorted(due))
-        return tuple(sorted(due))
+        """Read what is new, load the catalog, build and book every event day that is due, and return those days.
+
+        Raises:
+            DayHeldError: a guard holds a day that was run by itself; everything else is done nevertheless.
+        """
+        days: tuple[date, ...] = ()
+        with _held_at_the_end() as later:
+            with later():
+                self.ingest()
+            self.run(CATALOG)
+            with later():
+                days = self.build_and_book(USAGE_AND_BILLING)
+        return days
+
+    def build_and_book(self, keys: Sequence[str]) -> tuple[date, ...]:
+        """Run those of USAGE_AND_BILLING that `keys` names for the event days that are due, and return these days.
+
+        Charges are due also where usage stays as it is: under a new price, or where a run died before it had booked.
+        """
+        days: set[date] = set()
+        with _held_at_the_end() as later:
+            for asked, due_of in ((keys, due_days), ([key for key in keys if key in BILLING], unbooked_days)):
+                due = due_of(self.runtime) if asked else ()
+                days |= set(due)
+                with later():
+                    if due:
+                        self.run(asked, due)
+        return tuple(sorted(days))
+
+    def _execute(self, keys: Sequence[str], tags: Mapping[str, str]) -> None:
+        result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            run_config=_QUIET,
+            instance=self.instance,
+            partition_key=tags.get(PARTITION_TAG),
+            asset_selection=[dg.AssetKey(key.split("/")) for key in keys],
+            tags=dict(tags),
+        )
+        self._take_times(result)
 
     @contextmanager
     def _our_errors(self, days: Sequence[date]) -> Iterator[None]:
         """Raise an error of ours instead of Dagster's around it, and one that names the guards when a check blocks."""
         try:
             yield
-        except dg.DagsterError as error:
+        except (dg.DagsterError, dg.RetryRequested) as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, BillingError):
                 cause = cause.__cause__ or cause.__context__
@@ -118,20 +138,16 @@ class Pipeline:
                 raise cause from error
             if not isinstance(error, DagsterAssetCheckFailedError):
                 raise
-            raise self._held(days) from error
+            raise _held(self._holding(days)) from error
 
-    def _held(self, days: Sequence[date]) -> DayHeldError:
+    def _holding(self, days: Sequence[date]) -> Sequence[str]:
+        """Return a sentence for each guard that holds one of the days."""
         keys = {day.isoformat() for day in days}
-        held = [
-            f"{one.guard} holds {one.asset} on {one.partition_key} (expected {one.expected}; actual {one.actual})"
+        return [
+            f"{one.guard} holds {one.asset} on {one.partition_key}: expected {one.expected}; found {one.actual}"
             for one in read_status(self.runtime.database).verdicts
             if one.status == "held" and one.partition_key in keys
         ]
-        return DayHeldError(
-            "; ".join(held) or "A guard holds the day",
-            bill="What is held stays out of the bill; the day's last good rows are in place.",
-            fix="Correct the input and materialize again, or let it through with `billing release`; see `billing status`.",
-        )
 
     def _take_times(self, result: dg.ExecuteInProcessResult) -> None:
         for event in result.all_events:
@@ -164,24 +180,18 @@ def materialize_days(settings: Settings, assets: Sequence[str], days: DayRange |
     if days is not None:
         for day in (days.first, days.last):
             _refuse_outside(day)
-    with pipeline(settings) as ready:
+    with pipeline(settings) as ready, _held_at_the_end() as later:
         before = read_status(ready.runtime.database).books
-        if days is not None:
-            ready.run(keys, days.days())
-            built: tuple[date, ...] = days.days()
-        elif assets:
-            built = _run_due(ready, keys)
-        else:
-            built = ready.bring_up_to_date()
-        after = read_status(ready.runtime.database)
-    console = page()
-    console.print(_built_line(built))
-    print_booked(before, after.books)
-    for verdict in after.verdicts:
-        if verdict.status == "held":
-            console.print(
-                f"[bold red]held[/] {verdict.asset} {verdict.partition_key} {verdict.guard}: {verdict.message}"
-            )
+        built: tuple[date, ...] | None = None
+        with later():
+            if days is not None:
+                built = days.days()
+                ready.run(keys, built)
+            else:
+                built = _run_due(ready, keys) if assets else ready.bring_up_to_date()
+        if built is not None:
+            page().print(_built_line(built))
+        print_booked(before, read_status(ready.runtime.database).books)
 
 
 def print_booked(before: Sequence[Books], after: Sequence[Books]) -> None:
@@ -208,10 +218,7 @@ def _run_due(ready: Pipeline, keys: Sequence[str]) -> tuple[date, ...]:
         ready.run(CATALOG)
     later = [key for key in USAGE_AND_BILLING if key in keys]
     if later:
-        due = due_days(ready.runtime)
-        if due:
-            ready.run(later, due)
-        built |= set(due)
+        built |= set(ready.build_and_book(later))
     return tuple(sorted(built))
 
 
@@ -248,6 +255,31 @@ def _built_line(days: Sequence[date]) -> str:
         return "Nothing is due: every delivery is read and every day is built."
     ends = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"Built {count(len(days))} {'day' if len(days) == 1 else 'days'}: {ends}."
+
+
+@contextmanager
+def _held_at_the_end() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Yield a context in which a held day does not stop the work; when all of it is done, what was held is raised."""
+    held: list[DayHeldError] = []
+
+    @contextmanager
+    def later() -> Iterator[None]:
+        try:
+            yield
+        except DayHeldError as error:
+            held.append(error)
+
+    yield later
+    if held:
+        raise _held([error.what for error in held])
+
+
+def _held(sentences: Sequence[str]) -> DayHeldError:
+    return DayHeldError(
+        "\n       ".join(dict.fromkeys(sentences)) or "A guard holds the day.",
+        bill="What is held stays out of the bill; the day's last good rows are in place.",
+        fix="Correct the input and materialize again, or let it through with `billing release`; see `billing status`.",
+    )
 
 
 def _shown_by(advance: Advance) -> "_Shown":

@@ -181,18 +181,6 @@ def read_refused_files(database: Database) -> tuple[FileRefusal, ...]:
         return _refused_files(connection)
 
 
-def read_catalog_fingerprint(database: Database) -> str:
-    """Return a digest of what the loaded catalog says; empty before one is loaded. Cheaper than reading the catalog."""
-    with database.reading() as connection:
-        ((fingerprint,),) = connection.execute(
-            """
-            select coalesce(md5(string_agg(content_sha256, ' ' order by kind, entry_id, version)), '')
-            from catalog.current_entry
-            """
-        ).fetchall()
-    return str(fingerprint)
-
-
 def read_open_conflicts(database: Database, *, event_day: date | None = None) -> tuple[OpenConflict, ...]:
     """Return every version of every undecided conflict, those of one event day where given."""
     with database.reading() as connection:
