@@ -17,7 +17,7 @@ from assets.catalog import catalog_assets
 from assets.execution import Progress, no_progress
 from assets.jobs import JOBS, build_yesterday
 from assets.requests import request_records_asset
-from assets.sensors import new_deliveries, stale_usage
+from assets.sensors import new_deliveries, stale_usage, unbooked_usage
 from assets.usage import api_requests_asset
 from billing_pipeline.errors import BillingError
 from resources.catalog_store import CatalogStore
@@ -52,7 +52,7 @@ def build_defs(
         asset_checks=list(guard_checks()),
         jobs=list(JOBS),
         schedules=[build_yesterday],
-        sensors=[new_deliveries, stale_usage, alert_on_failure],
+        sensors=[new_deliveries, stale_usage, unbooked_usage, alert_on_failure],
         # A step takes seconds, a process per step as long again.
         executor=dg.in_process_executor,
         resources={

@@ -11,7 +11,8 @@ from assets.requests import KEY as REQUEST_RECORDS_KEY
 from assets.usage import KEY as USAGE_KEY
 
 CATALOG = (PRICES_KEY, SUBSCRIPTIONS_KEY)
-USAGE_AND_BILLING = (USAGE_KEY, CHARGES_KEY, LEDGER_KEY)
+BILLING = (CHARGES_KEY, LEDGER_KEY)
+USAGE_AND_BILLING = (USAGE_KEY, *BILLING)
 CHAIN = (REQUEST_RECORDS_KEY, *CATALOG, *USAGE_AND_BILLING)
 
 
@@ -37,12 +38,19 @@ backfill_usage = dg.define_asset_job(
     description="Count, rate and book event days again from what is in the lake; a range of days in one run.",
 )
 
-JOBS = (daily_billing, ingest_deliveries, backfill_usage)
+book_charges = dg.define_asset_job(
+    "book_charges",
+    selection=_selection(BILLING),
+    description="Rate and book event days again whose usage stays as it is, say under a new price; a range in one run.",
+)
+
+JOBS = (daily_billing, ingest_deliveries, backfill_usage, book_charges)
 
 # By asset: the jobs that build it. A run of a job does not say which assets it selects.
 JOBS_BUILDING = {
     REQUEST_RECORDS_KEY: {"daily_billing", "ingest_deliveries"},
     USAGE_KEY: {"daily_billing", "backfill_usage"},
+    CHARGES_KEY: {"daily_billing", "backfill_usage", "book_charges"},
 }
 
 

@@ -9,11 +9,13 @@ from datetime import UTC, date, datetime
 
 import dagster as dg
 
-from assets.jobs import backfill_usage, ingest_deliveries
+from assets.billing import CHARGES_KEY
+from assets.jobs import backfill_usage, book_charges, ingest_deliveries
 from assets.requests import KEY as REQUEST_RECORDS_KEY
 from assets.run_history import Plan, plan_runs
 from assets.usage import KEY as USAGE_KEY
 from resources.catalog_store import CatalogNotLoadedError
+from resources.charge_store import ChargeStore
 from resources.request_store import RequestStore
 from resources.usage_store import UsageStore
 
@@ -68,6 +70,31 @@ def stale_usage(
         at_most=REQUESTS_PER_TICK,
     )
     return _result(plan, due, nothing="every event day is up to date")
+
+
+@dg.sensor(
+    name="unbooked_usage",
+    job=book_charges,
+    minimum_interval_seconds=60,
+    description="Requests the event days that are built and not booked as they are built, or under another catalog.",
+)
+def unbooked_usage(
+    context: dg.SensorEvaluationContext, charge_store: dg.ResourceParam[ChargeStore]
+) -> dg.SensorResult | dg.SkipReason:
+    """Request charges and ledger of days that a run did not live to book, and of all days once prices have changed."""
+    try:
+        due = charge_store.unbooked_days()
+    except CatalogNotLoadedError:
+        return dg.SkipReason("no catalog is loaded yet: materialize catalog/prices and catalog/subscriptions once")
+    plan = plan_runs(
+        context.instance,
+        asset=CHARGES_KEY,
+        job=book_charges.name,
+        due=due,
+        now=datetime.now(UTC),
+        at_most=REQUESTS_PER_TICK,
+    )
+    return _result(plan, due, nothing="every event day is booked as it is built")
 
 
 def _result(plan: Plan, due: Iterable[date], *, nothing: str) -> dg.SensorResult | dg.SkipReason:

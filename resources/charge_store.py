@@ -19,7 +19,7 @@ from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevi
 from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
 from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
-from resources import charge_guards, guard_store
+from resources import booked_days, charge_guards, guard_store
 from resources.catalog_store import current_catalog
 from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
@@ -70,6 +70,20 @@ class ChargeStore:
 
     database: Database
 
+    def unbooked_days(self) -> tuple[date, ...]:
+        """Return the event days whose usage or catalog changed since they were last booked, ascending.
+
+        Among them: days that a run built and did not live to book, and held days that a person has released since.
+
+        Raises:
+            CatalogNotLoadedError: there is no catalog.
+        """
+        with self.database.reading() as connection:
+            catalog_sha256 = current_catalog(connection).sha256
+            return booked_days.unbooked_days(
+                connection, usage_asset=USAGE_ASSET, charges_asset=ASSET, catalog_sha256=catalog_sha256
+            )
+
     def book_days(
         self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
     ) -> tuple[DayBooking, ...]:
@@ -89,6 +103,7 @@ class ChargeStore:
         progress = on_progress or _no_progress
         with self.database.transaction(LOCK) as connection:
             catalog = current_catalog(connection)
+            built = booked_days.read_usage_built(connection, USAGE_ASSET, wanted.days)
             progress("rating", 0, 1)
             usage = rate_to_date(connection, catalog, wanted)
             progress("rating", 1, 1)
@@ -98,6 +113,7 @@ class ChargeStore:
             run = _Run(wanted, run_id, code_version, catalog, usage)
             verdicts = _book(connection, run, revisions)
             guard_store.record(connection, verdicts, run_id=run_id)
+            booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, is_held=holds(verdicts))
             progress("booking", len(revisions), len(revisions))
             held_usage = guard_store.held_partitions(connection, USAGE_ASSET, [day.isoformat() for day in wanted.days])
         return _bookings(run, revisions, verdicts, held_usage)

@@ -99,13 +99,18 @@ class FakeUsageStore:
 
 @dataclass
 class FakeChargeStore:
-    """Charges: leaves out days whose usage is held, as the real one does."""
+    """Charges: days that are not booked as they are built."""
 
     verdicts: FakeVerdicts
+    unbooked: set[date] = field(default_factory=set)
     booked: list[tuple[date, ...]] = field(default_factory=list)
+
+    def unbooked_days(self) -> tuple[date, ...]:
+        return tuple(sorted(self.unbooked))
 
     def book_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[DayBooking, ...]:
         self.booked.append(tuple(days))
+        self.unbooked -= set(days)
         return tuple(booking_of(day, self.verdicts) for day in days)
 
 

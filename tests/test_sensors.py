@@ -10,7 +10,7 @@ from assets.alerts import ALERTED_TAG, Alert, LogAlerts, alert_on_failure
 from assets.jobs import build_yesterday
 from assets.partitions import days_in_tags
 from assets.run_history import FIRST_WAIT, plan_runs
-from assets.sensors import REQUESTS_PER_TICK, new_deliveries, stale_usage
+from assets.sensors import REQUESTS_PER_TICK, new_deliveries, stale_usage, unbooked_usage
 from resources.catalog_store import CatalogNotLoadedError
 from tests.dagster_fakes import World
 
@@ -34,7 +34,7 @@ def tick(world: World, instance: dg.DagsterInstance, sensor: dg.SensorDefinition
     with dg.build_sensor_context(
         instance=instance,
         definitions=world.defs,
-        resources={"request_store": world.requests, "usage_store": world.usage},
+        resources={"request_store": world.requests, "usage_store": world.usage, "charge_store": world.charges},
     ) as context:
         return list(sensor.evaluate_tick(context).run_requests or [])
 
@@ -128,6 +128,32 @@ class TestStaleUsage:
 
         monkeypatch.setattr(world.usage, "stale_days", no_catalog)
         assert tick(world, instance, stale_usage) == []
+
+
+class TestUnbookedUsage:
+    def test_books_exactly_the_days_that_are_not_booked_as_they_are_built(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.charges.unbooked = march(3, 4, 9)
+        for request in tick(world, instance, unbooked_usage):
+            assert launch(world, instance, request).success
+        assert world.charges.booked == [(date(2026, 3, 3), date(2026, 3, 4)), (date(2026, 3, 9),)]
+        assert world.usage.built == []
+        assert tick(world, instance, unbooked_usage) == []
+
+    def test_leaves_days_to_a_run_that_builds_their_usage_and_books_it(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.charges.unbooked = march(1, 2, 3)
+        leave_on_its_way(instance, "backfill_usage", {"dagster/partition": "2026-03-02"})
+        assert requested_days(tick(world, instance, unbooked_usage)) == [[1], [3]]
+
+    def test_waits_for_a_catalog(self, world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch):
+        def no_catalog():
+            raise CatalogNotLoadedError("none", bill="nothing", fix="load it")
+
+        monkeypatch.setattr(world.charges, "unbooked_days", no_catalog)
+        assert tick(world, instance, unbooked_usage) == []
 
 
 class TestFailedRun:
