@@ -31,7 +31,9 @@ def read_usage_built(
         " where asset = %s and partition_key = any(%s)",
         [usage_asset, list(days)],
     ).fetchall()
-    return {day: UsageBuilt(state=state, inputs_digest=inputs, rules_digest=rules) for day, state, inputs, rules in rows}
+    return {
+        day: UsageBuilt(state=state, inputs_digest=inputs, rules_digest=rules) for day, state, inputs, rules in rows
+    }
 
 
 def record_booked(
