@@ -1,6 +1,7 @@
 """Deliveries for usage tests: rows become a lake generation with its rows in PostgreSQL, as ingest leaves them."""
 
 import hashlib
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -101,9 +102,10 @@ class Deliveries:
     lake: Lake
     scratch_dir: Path
 
-    def deliver(self, day: date, requests: Sequence[Request], *, generation: str = "1") -> None:
+    def deliver(self, day: date, requests: Sequence[Request]) -> None:
         """Make `requests` the delivery day's current generation; files are told apart by (source, file_id)."""
         kept = without_copies(requests)
+        generation = uuid.uuid4().hex
         with self.database.transaction(f"core/request_records|{day.isoformat()}") as connection:
             connection.execute("update core.source_file set status = 'pending' where delivery_day = %s", [day])
             connection.execute(
@@ -120,10 +122,8 @@ class Deliveries:
                 self.scratch_dir / "delivery.parquet",
                 [replace(one, file_id=file_ids[one.source, one.file_id]) for one in kept],
             )
-            published = self.lake.publish(
-                path, dataset="core/request_records", partition=day, generation=f"{generation}-{len(file_ids)}"
-            )
-            key = ("core/request_records", day, f"{generation}-{len(file_ids)}")
+            published = self.lake.publish(path, dataset="core/request_records", partition=day, generation=generation)
+            key = ("core/request_records", day, generation)
             connection.execute(
                 """
                 insert into core.lake_generation (dataset, partition_key, generation, uri, file_sha256, size_bytes,
@@ -147,7 +147,7 @@ class Deliveries:
     def _register(
         self, connection: object, day: date, source: str, number: int, lines: list[Request], own: list[Request]
     ) -> int:
-        sha256 = hashlib.sha256(repr((source, number, [(one.event_id, one.content) for one in lines])).encode())
+        sha256 = hashlib.sha256(repr((day, source, number, [(one.event_id, one.content) for one in lines])).encode())
         file_id: int = connection.execute(  # type: ignore[attr-defined]
             """
             insert into core.source_file (source, key, content_sha256, size_bytes, delivery_day, first_seen_at,
@@ -158,7 +158,7 @@ class Deliveries:
                 duplicate_rows = excluded.duplicate_rows
             returning file_id
             """,
-            [source, f"{number}.jsonl", sha256.hexdigest(), day, len(lines), len(own), len(lines) - len(own)],
+            [source, f"{day}/{number}.jsonl", sha256.hexdigest(), day, len(lines), len(own), len(lines) - len(own)],
         ).fetchall()[0][0]
         for event_day, rows in Counter(one.event_day for one in own).items():
             connection.execute(  # type: ignore[attr-defined]

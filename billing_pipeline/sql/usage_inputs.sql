@@ -1,8 +1,8 @@
 -- PostgreSQL. Grain: event day. What a day's usage is made of, and what it was last built from.
 -- Parameter days; null: every day that has accepted files or was built. From: core, usage.build, usage.build_file.
 --
--- inputs_digest: over source, content, profile version and records of the day of every accepted file, and what people decided
--- about the day's conflicts. A decision that the build takes by itself follows from these and is left out.
+-- inputs_digest: over source, content, profile version, reader and records of the day of every accepted file, and what people
+-- decided about the day's conflicts. A decision that the build takes by itself follows from these and is left out.
 with
 files as (
     select
@@ -10,7 +10,13 @@ files as (
         file_day.accepted_rows,
         file.file_id,
         concat_ws(
-            E'\t', 'file', file.source, file.content_sha256, coalesce(file.profile_version, 0), file_day.accepted_rows
+            E'\t',
+            'file',
+            file.source,
+            file.content_sha256,
+            coalesce(file.profile_version, 0),
+            coalesce(file.read_with, ''),
+            file_day.accepted_rows
         ) as line
     from core.source_file_day as file_day
     join core.source_file as file using (file_id)
