@@ -27,7 +27,7 @@ from billing_pipeline.sources.profile import SourceProfile
 from billing_pipeline.sources.request_avro import wanted_of
 from billing_pipeline.sources.request_lines import MAX_DEPTH, FileContext, pseudonym, read_fields, read_line
 from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, lines_query, rows_query
-from billing_pipeline.sources.timestamps import CLOCK_TOLERANCE
+from billing_pipeline.sources.timestamps import AFTER_LEAP_SECONDS, CLOCK_TOLERANCE
 from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 
@@ -71,6 +71,8 @@ class FileOutcome:
     lines_read: int = 0
     accepted: int = 0
     out_of_scope: int = 0
+    # Accepted lines whose instant is a leap second, kept as the second after it.
+    leap_seconds: int = 0
     rejections: list[Rejection] = field(default_factory=list)
 
     @property
@@ -204,6 +206,8 @@ class _Reading:
             if line.strip():
                 record = read_line(line, line_number=number, profile=self.profile, context=self.context)
                 records.append((number, record))
+                if isinstance(record, RequestRecord) and record.event_at in AFTER_LEAP_SECONDS and b":60" in line:
+                    self.outcome.leap_seconds += 1
             else:
                 records.append((number, OutOfScope(line_number=number)))
         yield from self._accepted(taken, records)

@@ -626,8 +626,7 @@ def _write_file(
         " last_event_at = %s, read_with = %s, read_at = now() where file_id = %s",
         [
             "accepted" if refusal is None else "rejected",
-            None if refusal is None else refusal.reason,
-            None if refusal is None else refusal.detail,
+            *_reason_and_detail(file, result),
             profile_version,
             counts.lines_read,
             counts.accepted,
@@ -662,6 +661,19 @@ def _write_file(
         )
         copy_arrow(connection, "core.quarantine", [batch])
     return counts
+
+
+def _reason_and_detail(file: _File, result: _Result) -> tuple[str | None, str | None]:
+    """Return why the file was refused, or what a person should know of it although it was taken."""
+    if result.refusal is not None:
+        return result.refusal.reason, result.refusal.detail
+    if result.taken_over is not None:
+        return file.reason, file.detail
+    was_held = file.reason == Reason.SAME_KEY_OTHER_CONTENT
+    remarks = [file.detail] if was_held and file.detail else []
+    if result.outcome.leap_seconds:
+        remarks.append(f"leap_second: {result.outcome.leap_seconds} lines, kept as the second after it")
+    return file.reason if was_held else None, "; ".join(remarks) or None
 
 
 def _write_duplicates(connection: psycopg.Connection, day: date) -> None:

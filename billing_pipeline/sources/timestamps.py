@@ -39,6 +39,10 @@ _LEAP_SECOND_DAYS = frozenset(
         "2016-12-31",
     }
 )
+# What an instant in a leap second becomes: UTC as we keep it has no second 60.
+AFTER_LEAP_SECONDS = frozenset(
+    datetime.fromisoformat(f"{day}T00:00:00+00:00") + timedelta(days=1) for day in _LEAP_SECOND_DAYS
+)
 
 
 def parse_instant(value: object, *, layout: str, as_of: datetime) -> datetime | Reason:
@@ -49,7 +53,10 @@ def parse_instant(value: object, *, layout: str, as_of: datetime) -> datetime | 
     if layout in _EPOCH_UNITS:
         instant = _from_epoch(value, _EPOCH_UNITS[layout])
     elif not isinstance(value, str):
-        return Reason.AMBIGUOUS_UNIT if isinstance(value, int | Decimal) else Reason.WRONG_TYPE
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            return Reason.WRONG_TYPE
+        # Zero is the zero date in any unit.
+        return Reason.SENTINEL_TIME if value == 0 else Reason.AMBIGUOUS_UNIT
     elif layout == "nginx":
         instant = _from_nginx(value)
     else:
@@ -115,7 +122,6 @@ def _assemble(
             return instant
         if f"{instant:%Y-%m-%d %H:%M}" not in {f"{day} 23:59" for day in _LEAP_SECOND_DAYS}:
             return Reason.LEAP_SECOND
-        # UTC as we keep it has no second 60: it is counted into the first second of the next day.
         return instant.replace(microsecond=0) + timedelta(seconds=1)
     except (ValueError, OverflowError):
         return Reason.BAD_TIMESTAMP
