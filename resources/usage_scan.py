@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from billing_pipeline.meters import Aggregation, Meter
+from billing_pipeline.meters import TEXT_FIELDS, Aggregation, Meter
 from resources import duck
 from resources.usage_facts import DayFacts, Decision, day_facts
 from resources.usage_rules import UsageRules
@@ -261,6 +261,9 @@ def _ranked(parts: Iterable[LakePart]) -> list[tuple[str, date, bool, bool]]:
 
 
 def _is_folded(meter: Meter) -> bool:
+    """Tell whether the meter is made from grouped records: it adds up, or its values are the groups' own keys."""
+    if meter.aggregation is Aggregation.UNIQUE:
+        return meter.field in TEXT_FIELDS
     return meter.aggregation in (Aggregation.COUNT, Aggregation.SUM, Aggregation.MAX, Aggregation.MIN)
 
 

@@ -1,5 +1,6 @@
 -- api_requests. Grain: event_day, account_id, meter_id, period_start, endpoint, method, client_id.
--- From: request_outcomes (billable), meters with count, sum, max and min; meter_states for the aggregations that cannot be folded.
+-- From: request_outcomes (billable), meters with count, sum, max, min, and unique over a dimension, of which a row has just one value;
+-- meter_states for the aggregations that need the records again.
 -- Sums are exact: integers add as HUGEINT and become DECIMAL(38, 9).
 create or replace temp table api_requests as
 with
@@ -13,7 +14,10 @@ metered_endpoints as (
     from meters
     cross join billable_endpoints_seen as seen
     where
-        meters.aggregation in ('count', 'sum', 'max', 'min')
+        (
+            meters.aggregation in ('count', 'sum', 'max', 'min')
+            or meters.aggregation = 'unique' and meters.field in ('endpoint', 'method', 'client_id')
+        )
         and (meters.endpoints is null or list_contains(meters.endpoints, seen.endpoint))
         and (meters.methods is null or list_contains(meters.methods, seen.method))
 ),
@@ -50,6 +54,11 @@ metered as (
             when 'response_bytes' then outcomes.response_bytes_min
             when 'status_code' then outcomes.status_code_min
         end as field_min,
+        case metered_endpoints.field
+            when 'endpoint' then outcomes.endpoint
+            when 'method' then outcomes.method
+            when 'client_id' then outcomes.client_id
+        end as dimension,
     from request_outcomes as outcomes
     join metered_endpoints using (endpoint, method)
     where outcomes.reason is null
@@ -69,10 +78,11 @@ folded as (
             when 'sum' then field_sum
             when 'max' then field_max
             when 'min' then field_min
+            when 'unique' then 1
         end::decimal(38, 9) as quantity,
         unit,
         request_count,
-        null::varchar as state,
+        case when aggregation = 'unique' then '{"values": [' || to_json(dimension)::varchar || ']}' end as state,
     from metered
     where request_count > 0
 )

@@ -1,4 +1,4 @@
--- meter_states of a unique meter. Grain: as api_requests. From: meter_records, request_outcomes.
+-- meter_states of a unique meter over a number. Grain: as api_requests. From: meter_records, request_outcomes.
 -- state: {"values": [...]}, sorted. In two steps, so that few values are sorted per window.
 insert into meter_states by name
 with
@@ -8,10 +8,10 @@ values_seen as (
         client_id,
         endpoint,
         method,
-        coalesce(to_json(number_value), to_json(text_value))::varchar as value,
+        number_value,
         count(*) as request_count,
     from meter_records
-    group by window_start, client_id, endpoint, method, value
+    group by window_start, client_id, endpoint, method, number_value
 ),
 states as (
     select
@@ -21,7 +21,7 @@ states as (
         method,
         sum(request_count)::bigint as request_count,
         count(*) as quantity,
-        '{"values": [' || string_agg(value, ', ' order by value) || ']}' as state,
+        '{"values": [' || string_agg(number_value, ', ' order by number_value) || ']}' as state,
     from values_seen
     group by window_start, client_id, endpoint, method
 )

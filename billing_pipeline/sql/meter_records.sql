@@ -16,11 +16,6 @@ records as (
             when 'response_bytes' then response_bytes
             when 'status_code' then status_code::bigint
         end as number_value,
-        case getvariable('meter_field')
-            when 'endpoint' then endpoint
-            when 'method' then method
-            when 'client_id' then client_id
-        end as text_value,
     from counted_records
     where
         not is_simulated
@@ -37,7 +32,6 @@ select
     records.endpoint,
     records.method,
     records.number_value,
-    records.text_value,
 from records
 left join client_windows
     on
@@ -45,7 +39,4 @@ left join client_windows
         and records.hour_start = client_windows.hour_start
         and records.event_at >= client_windows.window_start
         and records.event_at < client_windows.window_end
-where
-    records.number_value is not null
-    or records.text_value is not null
-    or getvariable('meter_field') is null
+where records.number_value is not null or getvariable('meter_field') is null
