@@ -5,9 +5,11 @@ PostgreSQL is one transaction under its lock; killed anywhere, the same call aga
 Not here: reading one file (request_reader), deduplication (request_sink), event days (usage_store).
 """
 
+import contextlib
 import hashlib
 import json
 import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +41,8 @@ READER_VERSION = 1
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
 ROUNDS_BEFORE_GIVING_WAY = 5
+# What a process that was killed has left in the scratch folder, downloaded log files among it, goes after this time.
+LEFTOVER_SECONDS = 24 * 3_600
 TAKEN_OVER_BATCH_ROWS = 200_000
 
 Progress = Callable[[str, int, int], None]
@@ -213,6 +217,7 @@ class RequestStore:
         self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
     ) -> tuple[DayIngest, ...]:
         """Publish the generation of each delivery day and return what each holds. A day that is up to date is not read."""
+        _sweep(self._scratch_dir)
         results = []
         for number, day in enumerate(days):
             if on_progress is not None:
@@ -492,6 +497,16 @@ class RequestStore:
         )
 
 
+def _sweep(scratch_dir: Path) -> None:
+    before = time.time() - LEFTOVER_SECONDS
+    for pattern in ("ingest-*", "landing/*", "duckdb-*"):
+        for path in scratch_dir.glob(pattern):
+            # Another process may sweep as well: what is gone is gone.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _elapsed(started: float) -> Decimal:
     return Decimal(str(round(time.perf_counter() - started, 3)))
 
@@ -677,13 +692,25 @@ def _reason_and_detail(file: _File, result: _Result) -> tuple[str | None, str | 
 
 
 def _write_duplicates(connection: psycopg.Connection, day: date) -> None:
-    """Count every line of a file that repeats the content of an accepted one as a duplicate."""
+    """Count every line of a file that repeats the content of an accepted one as a duplicate.
+
+    Where the file that it repeats could not be read, because it was gone or overwritten, the first copy is read in its place.
+    """
     connection.execute(
         "update core.source_file as copy set lines_read = original.lines_read, duplicate_rows = original.lines_read,"
         " read_at = now() from core.source_file as original"
         " where copy.status = 'duplicate' and original.status = 'accepted' and original.source = copy.source"
         " and original.content_sha256 = copy.content_sha256 and (copy.delivery_day = %s or original.delivery_day = %s)",
         [day, day],
+    )
+    connection.execute(
+        "update core.source_file set status = 'pending', detail = null where file_id in"
+        " (select min(copy.file_id) from core.source_file as copy join core.source_file as original"
+        " using (source, content_sha256) where original.delivery_day = %s and original.status = 'rejected'"
+        " and original.reason = %s and copy.status = 'duplicate' and not exists (select 1 from core.source_file as read"
+        " where read.source = copy.source and read.content_sha256 = copy.content_sha256"
+        " and read.status in ('accepted', 'pending')) group by copy.source, copy.content_sha256)",
+        [day, Reason.UNREADABLE],
     )
 
 
