@@ -181,13 +181,13 @@ def day_key(day: date, name: str, source: str = "api") -> str:
     return f"requests/{source}/{day.isoformat()}/{name}"
 
 
-def api_source(profile: str = "billable_request_json", **changes: Any) -> SourceConfig:
-    """Return the source `api`."""
+def api_source(profile: str | SourceProfile = "billable_request_json", **changes: Any) -> SourceConfig:
+    """Return the source `api`, or what `changes` make of it."""
     return SourceConfig(
         **{
             "name": "api",
             "landing": "requests/api",
-            "profile": load_profile(profile),
+            "profile": load_profile(profile) if isinstance(profile, str) else profile,
             "delivery_day": "key",
             **changes,
         }
@@ -235,17 +235,16 @@ class Deliveries:
         with self.database.connect() as connection:
             return list(connection.execute(sql.encode(), parameters or None).fetchall())
 
-    def lake_rows(self, columns: str = "event_id") -> list[tuple[Any, ...]]:
-        """Return rows of the current generations, sorted."""
-        uris = [
-            uri
-            for (uri,) in self.rows(
-                "select uri from core.lake_partition join core.lake_generation using (dataset, partition_key, generation)"
-            )
-        ]
+    def lake_rows(self, columns: str = "event_id", day: date | None = None) -> list[tuple[Any, ...]]:
+        """Return rows of the current generations, or of one delivery day's, sorted."""
+        uris = self.rows(
+            "select uri from core.lake_partition join core.lake_generation using (dataset, partition_key, generation)"
+            " where partition_key = coalesce(%s, partition_key)",
+            day,
+        )
         if not uris:
             return []
-        paths = [str(self.lake.fetch(uri)) for uri in uris]
+        paths = [str(self.lake.fetch(uri)) for (uri,) in uris]
         with duckdb.connect(config={"threads": 1}) as connection:
             return list(connection.execute(f"select {columns} from read_parquet($1) order by all", [paths]).fetchall())
 
