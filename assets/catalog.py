@@ -24,7 +24,7 @@ def catalog_assets() -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 PRICES_KEY.split("/"),
-                group_name="rating",
+                group_name="catalog",
                 kinds={"toml", "postgres"},
                 owners=["team:pricing"],
                 tags={"layer": "catalog"},
@@ -38,7 +38,7 @@ def catalog_assets() -> dg.AssetsDefinition:
             ),
             dg.AssetSpec(
                 SUBSCRIPTIONS_KEY.split("/"),
-                group_name="rating",
+                group_name="catalog",
                 kinds={"toml", "postgres"},
                 owners=["team:pricing"],
                 tags={"layer": "catalog"},

@@ -55,8 +55,11 @@ def ingest_metadata(ingest: DayIngest, *, in_detail: bool) -> Metadata:
             "largest_event_days": _event_days_table(ingest.event_days),
             "guards": verdicts_table(ingest.verdicts),
             "lake_file": dg.MetadataValue.path(ingest.uri),
-            "seconds_by_step": markdown_table(("step", "seconds"), sorted(ingest.seconds.items())),
         }
+        if ingest.seconds:
+            metadata["seconds_by_step"] = markdown_table(("step", "seconds"), sorted(ingest.seconds.items()))
+        if aside := [(file.key, file.status, file.reason or "") for file in ingest.files if file.status != "accepted"]:
+            metadata["files_not_taken"] = markdown_table(("file", "status", "reason"), aside[:LISTED_ROWS])
     return metadata
 
 
@@ -79,7 +82,7 @@ def usage_metadata(build: DayBuild, *, in_detail: bool) -> Metadata:
     if in_detail:
         plot = hourly_bars(build.requests_by_hour, title=f"Requests by hour of {build.day}, UTC")
         metadata |= {
-            "usage_by_hour": dg.MetadataValue.md(plot),
+            "requests_by_hour": dg.MetadataValue.md(plot),
             "quantity_by_meter": markdown_table(("meter", "quantity"), sorted(build.quantity_by_meter.items())),
             "biggest_accounts": markdown_table(("account", "requests"), build.top_accounts[:LISTED_ROWS]),
             "guards": verdicts_table(build.verdicts),

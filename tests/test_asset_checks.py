@@ -1,17 +1,25 @@
 """Verdicts as asset checks: one per guard and partition, in a run over one day and in a run over a range."""
 
+import json
+import uuid
 from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionResolvedStatus as Status
 from dagster._core.storage.asset_check_state import AssetCheckState, bulk_update_asset_check_state
 
-from assets.asset_checks import ALL_GUARDS, GUARDS, StoredVerdicts
-from assets.partitions import DAYS
+from assets.asset_checks import ALL_GUARDS, GUARDS, JUDGED_AS, StoredVerdicts
+from assets.definitions import defs_of
+from assets.partitions import DAYS, partition_tags
 from billing_pipeline.checks import Verdict, VerdictStatus
 from resources import guard_store
 from resources.database import Database
+from resources.runtime import dagster_database_url
+from resources.settings import Settings
+from tests.conftest import administer, database_url
 from tests.dagster_fakes import World
 
 USAGE = dg.AssetKey(["usage", "api_requests"])
@@ -162,3 +170,70 @@ class TestStoredVerdicts:
         stored = StoredVerdicts(database)
         assert stored.of("usage/api_requests", ["2026-03-01", "2026-03-02"]) == (verdict,)
         assert stored.of("usage/api_requests", ["2026-03-01"]) == ()
+
+
+class TestGuards:
+    def test_are_exactly_those_that_the_stores_write_verdicts_of(
+        self, database: Database, instance: dg.DagsterInstance, tmp_path: Path
+    ):
+        delivery = tmp_path / "landing" / "requests" / "api" / "2026-03-01"
+        delivery.mkdir(parents=True)
+        request = {
+            "request_id": "r1",
+            "client_id": "client_acme_live",
+            "timestamp": "2026-03-01T00:00:04.403Z",
+            "endpoint": "/v2.0/vehicles/8b1ceec9-230c-55b8-ab78-692435bb2709/info",
+            "method": "GET",
+            "status_code": 200,
+            "response_time_ms": 46.5,
+            "is_real_vehicle": True,
+            "bytes": 301,
+        }
+        (delivery / "a.jsonl").write_text(json.dumps(request) + "\n")
+        settings = Settings.from_environment({"BILLING_HOME": str(tmp_path)})
+        result = (
+            defs_of(settings, database)
+            .resolve_job_def("daily_billing")
+            .execute_in_process(instance=instance, tags=partition_tags(date(2026, 3, 1), date(2026, 3, 2)))
+        )
+        assert result.success
+        with database.reading() as connection:
+            written = connection.execute("select distinct asset, guard from guards.verdict").fetchall()
+        assert set(written) == {(JUDGED_AS.get(asset, asset), guard) for asset in GUARDS for guard in GUARDS[asset]}
+        assert shown(instance, HOURS)[Status.FAILED.value] == ["2026-03-01", "2026-03-02"]
+
+
+class TestPooledPostgresStorage:
+    @pytest.fixture
+    def postgres_instance(self, postgres_url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+        name = f"dagster_test_{uuid.uuid4().hex[:12]}"
+        administer(postgres_url, f'create database "{name}"')
+        storage = {
+            "module": "assets.dagster_storage",
+            "class": "PooledPostgresStorage",
+            "config": {"postgres_url": dagster_database_url(database_url(postgres_url, name))},
+        }
+        with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"storage": {"custom": storage}}) as instance:
+            yield instance
+        administer(postgres_url, f'drop database "{name}" with (force)')
+
+    def test_keeps_what_each_day_of_a_range_did_and_what_its_guards_say(
+        self, world: World, postgres_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
+        world.verdicts.hold("usage/api_requests", "2026-03-02", "hours_delivered")
+        assert world.run("daily_billing", postgres_instance, "2026-03-01", "2026-03-03").success
+        assert postgres_instance.get_materialized_partitions(USAGE) == {"2026-03-01", "2026-03-02", "2026-03-03"}
+        assert shown(postgres_instance, HOURS) == {
+            Status.SUCCEEDED.value: ["2026-03-01", "2026-03-03"],
+            Status.FAILED.value: ["2026-03-02"],
+        }
+
+    def test_holds_connections_open_and_does_not_wait_for_the_disk(self, postgres_instance: dg.DagsterInstance):
+        pids, waits = set(), set()
+        for _ in range(3):
+            with postgres_instance.event_log_storage.index_connection() as connection:
+                pids.add(connection.exec_driver_sql("select pg_backend_pid()").scalar())
+                waits.add(connection.exec_driver_sql("show synchronous_commit").scalar())
+        assert len(pids) == 1
+        assert waits == {"off"}

@@ -55,7 +55,7 @@ class TestUsageMetadata:
 
     def test_of_a_long_range_is_numbers_and_short_text(self):
         found = usage_metadata(build_of(DAY, VERDICTS), in_detail=False)
-        assert "usage_by_hour" not in found
+        assert "requests_by_hour" not in found
         assert sum(len(str(value.value)) for value in found.values()) < 400
 
     def test_escapes_names_that_would_break_a_table(self):
