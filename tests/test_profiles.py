@@ -1,12 +1,21 @@
 """Source profiles: the shipped ones hold together with our schema, and a profile that cannot be is refused with its cause."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from billing_pipeline.sources.profile import ProfileError, load_profile, parse_profile, shipped_profiles
+from billing_pipeline.sources.profile import (
+    NumberField,
+    ProfileError,
+    SourceProfile,
+    load_profile,
+    parse_profile,
+    shipped_profiles,
+)
 from billing_pipeline.sources.request_avro import wanted_of
+from resources.settings import PROJECT_ROOT
 from resources.source_config import SourcesError, load_sources
 from tests.request_files import avro_fields
 
@@ -108,6 +117,14 @@ class TestParseProfile:
         first = parse_profile(MINIMAL.encode(), origin="x")
         second = parse_profile(MINIMAL.replace("version = 1", "version = 2").encode(), origin="x")
         assert first.sha256 != second.sha256
+
+    def test_reads_the_profile_of_the_manual(self) -> None:
+        manual = (PROJECT_ROOT / "docs" / "sources.md").read_text()
+        (example,) = re.findall(r"```toml\n(.*?)```", manual, re.DOTALL)
+        profile = parse_profile(example.encode(), origin="docs/sources.md")
+        assert profile.expected_hour_set == frozenset(range(6, 23))
+        everything = [*SourceProfile.model_fields, *type(profile.fields).model_fields, *NumberField.model_fields]
+        assert [name for name in everything if f"`{name}`" not in manual] == ["fields", "sha256"]
 
 
 class TestLoadProfile:
