@@ -53,7 +53,9 @@ def print_bill(console: Console, database: Database, account_id: str, asked: Per
     print_charges(console, bill)
     for sentence in open_points(bill, status, conflict_days=_conflict_days(database)):
         console.print(f"  {escape(sentence)}")
-    console.print(f"Every charge explains itself: billing explain {str(bill.charges[0].charge_id)[:ID_DIGITS]}")
+    # A metered one leads on to files and lines.
+    example = max(bill.charges, key=lambda charge: (charge.meter_id is not None, charge.amount.minor_units))
+    console.print(f"Every charge explains itself: billing explain {str(example.charge_id)[:ID_DIGITS]}")
 
 
 def print_charges(console: Console, bill: Bill) -> None:

@@ -198,6 +198,18 @@ def decide_conflict(
     decide(Settings.from_environment(), source, event_id, content, actor=actor, reason=reason)
 
 
+@app.command("accept-file")
+def accept_file(
+    key: Annotated[str, typer.Argument(help="The held file's key; `billing quarantine` names it.")],
+    reason: Reason,
+    actor: Actor,
+) -> None:
+    """Let a file that came again with other content be read too. What was counted before stays counted once."""
+    from console.decisions import accept_file as accept
+
+    accept(Settings.from_environment(), key, actor=actor, reason=reason)
+
+
 @app.command()
 def release(
     asset: Annotated[str, typer.Argument(help="The asset's key.", autocompletion=completion.assets)],

@@ -1,4 +1,4 @@
-"""Write down what a person decided: a held day let through, a contradictory request settled. Not here: applying it."""
+"""Write down what a person decided: a held day or file let through, a conflict settled. Not here: applying it."""
 
 from billing_pipeline.errors import BillingError
 from console.days import read_day
@@ -8,7 +8,7 @@ from resources.conflict_store import decide
 from resources.guard_store import release as let_through
 from resources.runtime import running
 from resources.settings import Settings
-from resources.status_reader import read_status
+from resources.status_reader import read_refused_files, read_status
 
 
 class NothingHeldError(BillingError):
@@ -36,6 +36,34 @@ def release(settings: Settings, asset: str, day: str, guard: str, *, actor: str,
         let_through(runtime.database, asset=asset, partition_key=key, guard=guard, actor=actor, reason=reason)
     page().print(f"Released: {guard} of {asset} on {key}, by {actor}. It holds for the inputs that were judged.")
     page().print(f"Next: billing materialize --day {key}")
+
+
+def accept_file(settings: Settings, key: str, *, actor: str, reason: str) -> None:
+    """Let the newest held file of that key be read beside the one that was read before, and say what to run next.
+
+    Raises:
+        NothingHeldError: no file of that key is held; the message names those that are.
+    """
+    # The asset's own store: it alone changes the manifest.
+    from assets.definitions import defs_of
+    from console.runs import request_store_of
+
+    with running(settings) as runtime:
+        held = [one for one in read_refused_files(runtime.database) if one.status == "held"]
+        matching = [one for one in held if one.key == key]
+        if not matching:
+            instead = did_you_mean(key, {one.key for one in held}) if held else "Nothing is held."
+            raise NothingHeldError(
+                f"No file {key} is held. {instead}",
+                bill="Nothing changed; what is held stays held.",
+                fix="Take the file's key from `billing quarantine`.",
+            )
+        newest = max(matching, key=lambda one: one.file_id)
+        request_store_of(defs_of(settings, runtime.database)).accept_held(newest.file_id, actor=actor, reason=reason)
+    console = page()
+    console.print(f"Accepted: {newest.key} of {newest.source}, by {actor}.", markup=False)
+    console.print("Requests that were counted before stay counted once; those that it contradicts become conflicts.")
+    console.print("Next: billing materialize")
 
 
 def decide_conflict(settings: Settings, source: str, event_id: str, content: str, *, actor: str, reason: str) -> None:

@@ -21,7 +21,8 @@ from resources.settings import PROJECT_ROOT, Settings
 
 HOST = "127.0.0.1"
 # Dagster ends its web server, daemon and code server in turn.
-_STOP_SECONDS = 30
+_STOP_SECONDS = 20
+_LAST_SECONDS = 5
 _LIBPQ_VARIABLES = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -47,7 +48,9 @@ def run_dev(settings: Settings, *, port: int) -> int:
     """
     _refuse_taken(port)
     with running(settings) as runtime:
-        command = ["-m", "dagster", "dev", "-w", str(PROJECT_ROOT / "workspace.yaml"), "-h", HOST, "-p", str(port)]
+        quiet = "ignore:Function `dev_command` is superseded"
+        workspace = str(PROJECT_ROOT / "workspace.yaml")
+        command = ["-W", quiet, "-m", "dagster", "dev", "-w", workspace, "-h", HOST, "-p", str(port)]
         notes().print(f"Dagster UI: [bold]http://{HOST}:{port}[/] (about 20 seconds from now). Ctrl-C ends it.")
         # A session of its own: Ctrl-C reaches this process only, which then ends the child once and in order.
         child = subprocess.Popen(
@@ -75,11 +78,13 @@ def run_psql(settings: Settings, *, writer: bool) -> int:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End the child and everything that it started: asked first, made to after a while or at a second Ctrl-C."""
-    if child.poll() is None:
+    """End the child and all that it started: asked as by Ctrl-C, told after a while or at a second Ctrl-C, then made to."""
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         child.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-            child.wait(_STOP_SECONDS)
+        child.wait(_STOP_SECONDS)
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt, ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(_LAST_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -72,10 +72,7 @@ class Pipeline:
     def ingest(self) -> tuple[date, ...]:
         """Look for new files, read the delivery days that have any, and return those days."""
         began = time.monotonic()
-        store = self.definitions.resources["request_store"] if self.definitions.resources else None
-        if not isinstance(store, RequestStore):
-            raise TypeError("the definitions have no request store")
-        found = store.discover(seen_at=datetime.now(UTC))
+        found = request_store_of(self.definitions).discover(seen_at=datetime.now(UTC))
         self._add("find files", time.monotonic() - began)
         for key in found.unplaced_files:
             notes().print(
@@ -194,6 +191,14 @@ def materialize_days(settings: Settings, assets: Sequence[str], days: DayRange |
         print_booked(before, read_status(ready.runtime.database).books)
 
 
+def request_store_of(definitions: dg.Definitions) -> RequestStore:
+    """Return the store that the definitions ingest with."""
+    store = (definitions.resources or {}).get("request_store")
+    if not isinstance(store, RequestStore):
+        raise TypeError("the definitions have no request store")
+    return store
+
+
 def print_booked(before: Sequence[Books], after: Sequence[Books]) -> None:
     """Print how many revisions were booked in between, and what they add in each currency."""
     from billing_pipeline.amounts import Money
@@ -252,7 +257,7 @@ def _refuse_outside(day: date) -> None:
 
 def _built_line(days: Sequence[date]) -> str:
     if not days:
-        return "Nothing is due: every delivery is read and every day is built."
+        return "No event day is due: each is built of all that was delivered."
     ends = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"Built {count(len(days))} {'day' if len(days) == 1 else 'days'}: {ends}."
 

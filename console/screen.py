@@ -4,7 +4,6 @@ Standard output carries what was asked for, standard error everything about how 
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -84,15 +83,16 @@ def progress() -> Iterator[Advance]:
 
 
 def _plain_progress() -> Advance:
-    began: dict[str, float] = {}
+    begun: set[str] = set()
     console = notes()
 
     def advance(what: str, done: int, total: int) -> None:
-        if what not in began:
-            began[what] = time.monotonic()
+        if what not in begun:
+            begun.add(what)
             console.print(f"{escape(what)} …")
         if done == total:
             # What comes again under this name is another piece of work.
-            console.print(f"{escape(what)}: {count(done)} done, {time.monotonic() - began.pop(what):.1f} s")
+            begun.discard(what)
+            console.print(f"{escape(what)}: {count(done)} done")
 
     return advance

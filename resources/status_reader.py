@@ -32,6 +32,7 @@ class FileTally:
 class FileRefusal:
     """A file that is held, refused or a copy of another, with the reason."""
 
+    file_id: int
     source: str
     key: str
     delivery_day: date
@@ -206,7 +207,8 @@ def _refused_files(connection: psycopg.Connection) -> tuple[FileRefusal, ...]:
     return tuple(
         connection.cursor(row_factory=class_row(FileRefusal)).execute(
             """
-            select source, key, delivery_day, status, coalesce(reason, 'same_content_other_key') as reason, lines_read
+            select file_id, source, key, delivery_day, status, coalesce(reason, 'same_content_other_key') as reason,
+                   lines_read
             from core.source_file
             where status in ('held', 'rejected', 'duplicate')
             order by delivery_day, source, key, file_id

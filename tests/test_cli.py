@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing_pipeline.catalog import parse_catalog
 from billing_pipeline.errors import BillingError
 from console import cli, completion
 from console.arithmetic import grouped, line_formula, line_place, plain
 from console.days import DayRange, DayUnreadableError, read_day, read_period, read_range
 from console.near import did_you_mean, near_matches
+from console.proposed_catalog import propose_catalog
 from console.screen import progress
+from resources.caller_reader import Callers
 from resources.settings import PROJECT_ROOT
 
 HEAVY = ("dagster", "duckdb", "pandas", "pyarrow", "psycopg", "boto3", "matplotlib")
@@ -229,7 +232,7 @@ class TestProgress:
             advance("reading files", 2, 2)
         lines = capsys.readouterr().err.splitlines()
         assert lines[0] == "reading files …"
-        assert lines[1].startswith("reading files: 2 done, ")
+        assert lines[1].startswith("reading files: 2 done")
         assert len(lines) == 2
 
 
@@ -240,3 +243,113 @@ class TestBillingErrors:
         assert raised.value.what
         assert raised.value.bill
         assert raised.value.fix
+
+
+class TestProposeCatalog:
+    def test_makes_a_catalog_that_bills_every_client_seen(self) -> None:
+        callers = Callers(
+            clients=("busy", "10.0.0.7", 'odd "name" \\ \x7f é 🚗', "account_000003"),
+            endpoints=(("GET", "/v1/things/{id}"), ("POST", "/v1/things")),
+            first_day=date(2013, 11, 17),
+            last_day=date(2013, 11, 18),
+        )
+        catalog = parse_catalog({name: text.encode() for name, text in propose_catalog(callers).items()})
+        owners = {
+            client.client_id: account.account_id for account in catalog.accounts.values() for client in account.clients
+        }
+        assert set(owners) == set(callers.clients)
+        assert owners["busy"] == "busy"
+        assert len(set(owners.values())) == 4
+        assert catalog.billable_rule.endpoints == frozenset(callers.endpoints)
+        assert {one.starts_at for one in catalog.subscriptions.values()} == {datetime(2013, 11, 1, tzinfo=UTC)}
+        assert len(catalog.subscriptions) == 4
+
+
+class TestRate:
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            (["--model", "graduated", "--tier", "1000:0.10:2.70", "--tier", "inf:0.05", "1001"], "charged 102.75 USD"),
+            (["--model", "volume", "--tier", "10:50", "--tier", "20:40", "--tier", "inf:30", "10.001"], "400.04 USD"),
+            (["--model", "package", "--unit-price", "1", "--package-size", "100", "101"], "charged 2.00 USD"),
+            (["--model", "standard", "--unit-price", "0.019", "--currency", "JPY", "100"], "charged 2 JPY"),
+            (["--price", "requests", "150"], "50 request x 0.2 = 10"),
+            (["--price", "requests", "--at", "2026-01-10", "150"], "50 request x 0.1 = 5"),
+        ],
+    )
+    def test_shows_the_arithmetic(
+        self, catalog_dir: Path, arguments: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.run(["rate", *arguments]) == 0
+        assert shown in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "what"),
+        [
+            (["--price", "request", "5"], "Did you mean requests"),
+            (["--price", "fee", "5"], "is a flat fee"),
+            (["--price", "requests", "--at", "2024-01-01", "5"], "has no version on 2024-01-01"),
+            (["--price", "requests", "five"], "is 'five'"),
+            (["--price", "requests", "1e99"], "is '1e99'"),
+            (["--model", "pckage", "3"], "Did you mean package"),
+            (["--model", "standard", "3"], "--unit-price is missing"),
+            (["--model", "package", "--unit-price", "1", "--package-size", "0", "3"], "A package of 0 units"),
+            (["--model", "volume", "3"], "needs tiers"),
+            (["--model", "volume", "--tier", "10", "3"], "'10' is no tier"),
+            (["--model", "volume", "--tier", "10:1", "--tier", "5:2", "3"], "do not ascend"),
+            (["--model", "volume", "--tier", "10:1", "11"], "beyond the last tier"),
+            (["--model", "standard", "--unit-price", "1", "--currency", "XXX", "3"], "XXX"),
+        ],
+    )
+    def test_refuses_what_has_no_price(
+        self, catalog_dir: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.run(["rate", *arguments]) == 1
+        assert what in capsys.readouterr().err
+
+    def test_names_a_catalog_folder_that_does_not_exist(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("BILLING_CATALOG_DIR", str(tmp_path / "nowhere"))
+        assert cli.run(["rate", "--price", "requests", "5"]) == 1
+        assert "nowhere" in capsys.readouterr().err
+
+    @pytest.fixture
+    def catalog_dir(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        files = {
+            "billable.toml": 'version = 1\nsuccess_statuses = [[200, 299]]\nendpoints = [{method = "GET", endpoint = "/a"}]',
+            "meters.toml": '[[meter]]\nid = "requests"\naggregation = "count"\nunit = "request"',
+            "plans.toml": '[[plan]]\nid = "plan"\nprices = ["requests", "fee"]',
+            "accounts.toml": "",
+            "subscriptions.toml": "",
+            "prices.toml": """
+                [[price]]
+                id = "requests"
+                meter = "requests"
+                currency = "USD"
+                [[price.versions]]
+                version = 1
+                effective_from = 2025-01-01T00:00:00Z
+                model = "standard"
+                unit_price = "0.1"
+                included_units = "100"
+                [[price.versions]]
+                version = 2
+                effective_from = 2026-02-01T00:00:00Z
+                model = "standard"
+                unit_price = "0.2"
+                included_units = "100"
+                [[price]]
+                id = "fee"
+                currency = "USD"
+                [[price.versions]]
+                version = 1
+                effective_from = 2025-01-01T00:00:00Z
+                model = "flat_fee"
+                amount = "9.00"
+            """,
+        }
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        monkeypatch.setenv("BILLING_CATALOG_DIR", str(tmp_path))
+        return tmp_path

@@ -1,0 +1,414 @@
+"""The whole demo by its command, twice, and what a person then reads: the bill, its way down to lines, the state."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+import pytest
+
+from billing_pipeline.amounts import Money
+from billing_pipeline.periods import Window
+from console import cli
+from console.bill_page import open_points
+from resources.charge_reader import Bill, BookedCharge, ChargeReader
+from resources.database import Role
+from resources.demo_landing import PLANTED_PERSONAL_DATA
+from resources.lineage_reader import UsageRow, read_positions, read_usage_rows
+from resources.runtime import Runtime, running
+from resources.settings import PROJECT_ROOT, Settings
+from resources.status_reader import Build, GuardVerdict, Status, read_status
+
+COMMAND = (sys.executable, "-c", "from console.cli import main; main()")
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """Return this process's environment with nothing of an installation in it but its home."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BILLING_", "DAGSTER_"))}
+    return {**kept, "BILLING_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+
+
+def billing(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `billing` as a person does."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=PROJECT_ROOT, env=environment_of(home), capture_output=True, text=True, check=False
+    )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A home with the demo in it, and what the first and the second run of the demo printed."""
+
+    home: Path
+    first: str
+    second: str
+    runtime: Runtime
+
+
+@pytest.fixture(scope="module")
+def demo(open_folder: Path) -> Iterator[Demo]:
+    home = open_folder / "demo-home"
+    # The server is held up over the commands, as `billing dev` would.
+    with running(Settings.from_environment({"BILLING_HOME": str(home)})) as runtime:
+        runs = [billing(home, "demo") for _ in range(2)]
+        assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+        yield Demo(home=home, first=runs[0].stdout, second=runs[1].stdout, runtime=runtime)
+
+
+class TestDemo:
+    def test_ends_with_a_bill_a_plot_the_refusals_the_times_and_the_way_to_the_ui(self, demo: Demo) -> None:
+        for shown in (
+            "Bill of Acme Charging (acme) for 2026-03",
+            "Total",
+            "Where the time went",
+            "bad_json",
+            "requests/api/2026-03-01/api-20260301T12.jsonl.gz",
+            "same_key_other_content",
+            "same_content_other_key",
+            "make dev",
+        ):
+            assert shown in demo.first
+        assert (demo.home / "demo" / "usage_by_hour.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_corrects_the_bill_by_what_came_late(self, demo: Demo) -> None:
+        booked = [line for line in demo.first.splitlines() if "new revisions booked" in line]
+        assert len(booked) == 2
+        assert all(not line.startswith("0 ") for line in booked)
+
+    def test_books_nothing_the_second_time(self, demo: Demo) -> None:
+        booked = [line for line in demo.second.splitlines() if "new revisions booked" in line]
+        assert booked == ["0 new revisions booked", "0 new revisions booked"]
+
+    def test_leaves_books_that_balance_and_lines_that_add_up(self, demo: Demo) -> None:
+        status = read_status(demo.runtime.database)
+        assert {one.currency for one in status.books} == {"USD", "EUR", "JPY"}
+        assert all(one.balance and one.charged_minor > 0 for one in status.books)
+        for tally in status.tallies:
+            assert tally.lines_read == tally.accepted + tally.rejected + tally.duplicate + tally.out_of_scope
+        assert [build.day for build in status.builds] == [date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3)]
+        assert all(build.state == "built" for build in status.builds)
+
+    def test_lets_no_personal_data_through_the_parser(self, demo: Demo) -> None:
+        patterns = [f"%{planted}%" for planted in PLANTED_PERSONAL_DATA]
+        with demo.runtime.database.connect(Role.READER) as connection:
+            tables = connection.execute(
+                "select format('%I.%I', schemaname, tablename) from pg_tables"
+                " where schemaname in ('core', 'usage', 'billing', 'catalog', 'guards')"
+            ).fetchall()
+            assert len(tables) > 15
+            for (table,) in tables:
+                found = connection.execute(
+                    f"select count(*) from {table} as one where one::text like any(%s)".encode(), [patterns]
+                ).fetchone()
+                assert found == (0,), table
+        files = [str(path) for path in (demo.home / "lake").rglob("*.parquet")]
+        assert files
+        for pattern in patterns:
+            rows = duckdb.execute(
+                "select count(*) from read_parquet(?) as one where one::varchar like ?", [files, pattern]
+            )
+            assert rows.fetchall() == [(0,)], pattern
+        assert not any(planted in demo.first for planted in PLANTED_PERSONAL_DATA)
+
+    def test_refuses_a_home_with_other_data(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(tmp_path))
+        (tmp_path / "landing").mkdir()
+        (tmp_path / "landing" / "real.jsonl").write_text("{}\n")
+        assert cli.run(["demo"]) == 1
+        assert "not the demo's" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "landing").iterdir()] == ["real.jsonl"]
+
+
+class TestBillCommand:
+    @pytest.fixture(autouse=True)
+    def in_the_demo(self, demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(demo.home))
+
+    def test_prints_lines_that_add_up_to_the_total(self, demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["bill", "nordwind", "2026-03"]) == 0
+        shown = capsys.readouterr().out
+        booked = ChargeReader(demo.runtime.database).bill("nordwind", "2026-03")
+        assert sum(charge.amount.minor_units for charge in booked.charges) == booked.total.minor_units
+        assert f"{booked.total.major:,} EUR" in shown
+        for charge in booked.charges:
+            assert str(charge.charge_id)[:8] in shown
+            exact = sum((Decimal(str(line["amount"])) for line in charge.lines), Decimal(0))
+            assert exact == charge.exact_amount
+
+    def test_says_which_days_are_still_open(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cli.run(["bill", "acme", "2026-03-02"])
+        assert "Open: usage is in for 3 of 32 days" in capsys.readouterr().out
+
+    def test_names_the_months_that_have_charges(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["bill", "acme", "2031-01"]) == 1
+        shown = capsys.readouterr().err
+        assert "no charge in 2031-01" in shown
+        assert "2026-03" in shown
+
+    def test_names_accounts_close_to_one_that_does_not_exist(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["bill", "nordwnd", "2026-03"]) == 1
+        assert "nordwind" in capsys.readouterr().err
+
+    def test_explains_a_charge_down_to_lines(self, demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+        bill = ChargeReader(demo.runtime.database).bill("acme", "2026-03")
+        metered = next(charge for charge in bill.charges if charge.meter_id is not None)
+        assert cli.run(["explain", str(metered.charge_id)[:8], "--rows", "2", "--lines", "2"]) == 0
+        shown = capsys.readouterr().out
+        for part in ("Revisions", "Ledger postings", "receivable:acme", "jsonl.gz line", "more rows: --rows"):
+            assert part in shown
+
+    def test_explains_a_flat_fee_without_usage(self, demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+        bill = ChargeReader(demo.runtime.database).bill("acme", "2026-03")
+        fee = next(charge for charge in bill.charges if charge.meter_id is None)
+        assert cli.run(["explain", str(fee.charge_id)]) == 0
+        assert "A flat fee" in capsys.readouterr().out
+
+
+class TestLineage:
+    def test_leads_every_usage_row_to_as_many_lines_as_it_counts(self, demo: Demo) -> None:
+        bill = ChargeReader(demo.runtime.database).bill("nordwind", "2026-03")
+        charge = next(charge for charge in bill.charges if charge.group)
+        rows = self.rows_of(demo.runtime, charge)
+        assert sum(row.request_count for row in rows) == charge.quantity
+        for row in rows[:: max(1, len(rows) // 8)]:
+            assert (
+                read_positions(demo.runtime.database, demo.runtime.settings, row, limit=1).records == row.request_count
+            )
+
+    def test_points_at_lines_that_say_what_was_billed(self, demo: Demo) -> None:
+        bill = ChargeReader(demo.runtime.database).bill("acme", "2026-03")
+        charge = next(charge for charge in bill.charges if charge.meter_id is not None)
+        row = self.rows_of(demo.runtime, charge)[0]
+        positions = read_positions(demo.runtime.database, demo.runtime.settings, row, limit=1000)
+        assert len(positions.first) == row.request_count
+        for position in positions.first:
+            content = (demo.home / "landing" / position.key).read_bytes()
+            if position.key.endswith(".gz") and "api-20260301T06" not in position.key:
+                line = json.loads(gzip.decompress(content).splitlines()[position.line_number - 1])
+                assert line["client_id"] == row.client_id
+                assert row.period_start <= datetime.fromisoformat(str(line["timestamp"])) < row.period_end
+
+    @staticmethod
+    def rows_of(runtime: Runtime, charge: BookedCharge) -> tuple[UsageRow, ...]:
+        assert charge.meter_id is not None
+        return read_usage_rows(
+            runtime.database,
+            account_id=charge.account_id,
+            meter_id=charge.meter_id,
+            period_start=charge.period.start,
+            period_end=charge.period.end,
+            group=charge.group,
+            limit=100_000,
+        ).first
+
+
+class TestStatusCommands:
+    @pytest.fixture(autouse=True)
+    def in_the_demo(self, demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(demo.home))
+
+    def test_shows_deliveries_refusals_days_and_books(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["status"]) == 0
+        shown = capsys.readouterr().out
+        for part in ("Deliveries", "Refused lines", "unknown_client", "2026-03-02  built", "books balance", "Next:"):
+            assert part in shown
+
+    def test_lists_refused_lines_of_one_reason(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["quarantine", "--reason", "no_timezone"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "api-2026" in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("no_timezone")
+
+    def test_refuses_a_reason_that_does_not_exist(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["quarantine", "--reason", "bad_jsn"]) == 1
+        assert "bad_json" in capsys.readouterr().err
+
+    def test_has_no_conflict_open_as_what_is_billed_stays(self, demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.run(["conflicts"]) == 0
+        assert "No request waits" in capsys.readouterr().out
+        with demo.runtime.database.reading() as connection:
+            decided = connection.execute("select actor, reason from core.request_conflict_decision").fetchall()
+        assert decided == [("billing_pipeline", "already billed")]
+
+    @pytest.mark.parametrize(
+        ("arguments", "what"),
+        [
+            (["release", "usage/api_requests", "2026-03-02", "hours_delivered", "--reason", "x"], "Nothing is held"),
+            (["decide-conflict", "api", "nobody", "none", "--reason", "x"], "no such conflict"),
+            (["accept-file", "requests/api/nothing", "--reason", "x"], "There are: requests/api/2026-03-01"),
+            (["materialize", "usage/api_request"], "Did you mean usage/api_requests"),
+            (["materialize", "--day", "1990-01-01"], "the first is 1995-01-01"),
+            (["explain", "ffff"], "no charge's id begins"),
+        ],
+    )
+    def test_refuses_what_is_not_there_with_one_clear_error(
+        self, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.run(arguments) == 1
+        shown = capsys.readouterr().err
+        assert what in shown
+        assert shown.count("Error:") == 1
+        assert "Traceback" not in shown
+
+
+class TestOwnFiles:
+    LINES = tuple(
+        json.dumps(
+            {
+                "request_id": f"{number:08}-0000-4000-8000-000000000000",
+                "client_id": ("caller_0", "caller_1", "a caller")[number // 24 % 3],
+                "timestamp": f"2026-02-03T{number % 24:02}:10:00.000Z",
+                "endpoint": "/v2.0/vehicles/0b7ad1c5-5b0c-4f5c-8c1c-1f0a7c3f3c11/odometer",
+                "method": "GET",
+                "status_code": 200,
+                "response_time_ms": 20.5,
+                "is_real_vehicle": True,
+            }
+        )
+        for number in range(2400)
+    )
+
+    def test_runs_everything_on_one_file_that_is_only_read(self, open_folder: Path) -> None:
+        own = open_folder / "own-logs"
+        own.mkdir()
+        log = own / "Access Log.jsonl"
+        log.write_text("\n".join(self.LINES) + "\n")
+        before = {path: path.read_bytes() for path in own.rglob("*")}
+        home = open_folder / "own-home"
+        ended = billing(home, "demo", "--landing", str(log), "--profile", "billable_request_json")
+        assert ended.returncode == 0, ended.stderr
+        assert {path: path.read_bytes() for path in own.rglob("*")} == before
+        assert "proposed in" in ended.stdout
+        # A name with a blank is no identifier: those lines are refused, and nobody is billed for them.
+        assert "2 accounts, one for each client seen" in ended.stdout
+        assert "Bill of caller_0" in ended.stdout
+        # 800 requests at 0.0125.
+        assert "800 request x 0.0125 = 10" in ended.stdout
+        assert not (home / "lake").exists()
+
+    def test_holds_a_day_that_lacks_an_hour_and_goes_on(self, open_folder: Path) -> None:
+        own = open_folder / "own-gap"
+        (own / "2026-02-04").mkdir(parents=True)
+        lines = [line for line in self.LINES if "T07:" not in line]
+        (own / "2026-02-04" / "log.jsonl").write_text("\n".join(lines) + "\n")
+        ended = billing(open_folder / "own-home", "demo", "--landing", str(own), "--profile", "billable_request_json")
+        assert ended.returncode == 0, ended.stderr
+        assert "hours_delivered holds usage/api_requests on 2026-02-03" in ended.stderr
+        assert "0 new revisions booked" in ended.stdout
+
+    @pytest.mark.parametrize(
+        ("landing", "profile", "what"),
+        [("no-such", "nginx_json", "no folder or file"), (".", "nginx_jso", "Did you mean nginx_json")],
+    )
+    def test_refuses_a_folder_or_profile_that_does_not_exist(
+        self,
+        tmp_path: Path,
+        landing: str,
+        profile: str,
+        what: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(tmp_path))
+        assert cli.run(["demo", "--landing", str(tmp_path / landing), "--profile", profile]) == 1
+        assert what in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+
+class TestOpenPoints:
+    PERIOD = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 4, tzinfo=UTC))
+
+    def bill(self) -> Bill:
+        """Return a bill of one charge over three days."""
+        charge = BookedCharge(
+            charge_id=UUID(int=1),
+            revision=1,
+            account_id="acme",
+            subscription_id="sub",
+            plan_id="plan",
+            price_id="price",
+            meter_id="meter",
+            group={},
+            period=self.PERIOD,
+            quantity=Decimal(1),
+            unit="request",
+            exact_amount=Decimal(1),
+            amount=Money(100, "USD"),
+            lines=(),
+            event_day=date(2026, 3, 1),
+        )
+        return Bill(
+            account_id="acme",
+            account_name="Acme",
+            time_zone="UTC",
+            asked_for="2026-03",
+            charges=(charge,),
+            total=charge.amount,
+        )
+
+    @staticmethod
+    def status(days: Mapping[int, str]) -> Status:
+        """Return a state in which days of March 2026 are built or held."""
+        builds = tuple(
+            Build(
+                asset="usage/api_requests",
+                day=date(2026, 3, day),
+                state=state,
+                records_read=0,
+                billable=0,
+                not_billable=0,
+                duplicate=0,
+                conflict=0,
+                usage_rows=0,
+                built_at=datetime(2026, 3, 5, tzinfo=UTC),
+            )
+            for day, state in days.items()
+        )
+        verdicts = tuple(
+            GuardVerdict(
+                asset=build.asset,
+                partition_key=build.day.isoformat(),
+                guard="hours_delivered",
+                status="held",
+                expected="24 hours",
+                actual="23 hours",
+                message="An hour is missing.",
+            )
+            for build in builds
+            if build.state == "held"
+        )
+        return Status(
+            tallies=(),
+            refused_files=(),
+            refused_lines_by_reason={},
+            pending_days=(),
+            builds=builds,
+            not_billable_by_reason={},
+            verdicts=verdicts,
+            open_conflicts=0,
+            books=(),
+        )
+
+    def test_has_none_when_every_day_is_built(self) -> None:
+        assert open_points(self.bill(), self.status(dict.fromkeys((1, 2, 3), "built")), conflict_days={}) == ()
+
+    def test_names_days_that_are_missing_held_or_in_conflict(self) -> None:
+        points = open_points(
+            self.bill(),
+            self.status({1: "built", 2: "held", 9: "held"}),
+            conflict_days={"2026-03-01": 2, "2026-04-01": 5},
+        )
+        assert points[0].startswith("Open: usage is in for 1 of 3 days")
+        assert points[1].startswith("Held: usage/api_requests 2026-03-02 by hours_delivered")
+        assert points[2].startswith("Undecided: 2 contradictory requests on 2026-03-01")
+        assert len(points) == 3
