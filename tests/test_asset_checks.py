@@ -134,7 +134,9 @@ class TestLongRange:
         assert [
             one.partition for one in result.get_asset_check_evaluations() if one.check_name == "hours_delivered"
         ] == ["2026-03-02"]
-        assert shown(instance, HOURS)[Status.FAILED.value] == ["2026-03-02"]
+        guard_by_day = shown(instance, HOURS)
+        assert guard_by_day[Status.FAILED.value] == ["2026-03-02"]
+        assert len(guard_by_day[Status.SKIPPED.value]) == 28 + 31 - 1
 
 
 class TestAllGuards:
