@@ -26,16 +26,16 @@ from billing_pipeline.checks import Subject, Verdict, files_taken, lines_conserv
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, Reason
 from billing_pipeline.sources.request_lines import FileContext
-from resources import duck, guard_store
-from resources.database import Database, copy_arrow
+from resources import duck, guard_store, request_manifest
+from resources.database import Database
 from resources.inflate import FileRejected
 from resources.lake import Lake
 from resources.landing import Landing, LandingFile, LandingFileChangedError, LandingKeyError
+from resources.request_manifest import DATASET, FileIngest, FileResult, Generation, ManifestFile
 from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
 from resources.source_config import SourceConfig
 
-DATASET = "core/request_records"
 # Raise it when the reader takes, refuses or spells a line differently: every delivery day is then read anew when asked for.
 READER_VERSION = 1
 # A line of a log, packed, takes about this much; it only sizes a table.
@@ -64,20 +64,6 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileIngest:
-    """One delivered file and what became of its lines."""
-
-    file_id: int
-    source: str
-    key: str
-    status: str
-    reason: str | None
-    detail: str | None
-    counts: LineCounts
-    rejected_by_reason: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DayIngest:
     """One delivery day. `seconds`: wall time by step, empty when the day was up to date."""
 
@@ -90,46 +76,6 @@ class DayIngest:
     event_days: Mapping[date, int]
     verdicts: tuple[Verdict, ...]
     seconds: Mapping[str, Decimal]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    """A row of the manifest that belongs to a delivery day."""
-
-    file_id: int
-    source: str
-    key: str
-    content_sha256: str
-    size_bytes: int
-    first_seen_at: datetime
-    status: str
-    reason: str | None
-    detail: str | None
-    read_with: str | None
-    counts: LineCounts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Generation:
-    """The generation that a delivery day points at."""
-
-    inputs_digest: str
-    uri: str
-
-
-@dataclass(slots=True, kw_only=True)
-class _Result:
-    """What reading found out about a file: its outcome, or why it was refused."""
-
-    outcome: FileOutcome
-    refusal: FileRejected | None = None
-    # Counts of a file whose rows were taken over from the generation before; its quarantine rows stand.
-    taken_over: LineCounts | None = None
-
-    @property
-    def counts(self) -> LineCounts:
-        """Return the counts before deduplication."""
-        return self.outcome.counts if self.taken_over is None else self.taken_over
 
 
 class RequestStore:
@@ -243,7 +189,9 @@ class RequestStore:
             )
             if same.rowcount:
                 return None
-            status, reason, detail = _status_at_the_door(connection, source.name, file.key, content_sha256)
+            status, reason, detail = request_manifest.status_at_the_door(
+                connection, source.name, file.key, content_sha256
+            )
             connection.execute(
                 "insert into core.source_file (source, key, content_sha256, size_bytes, delivery_day, first_seen_at,"
                 " modified_at, status, reason, detail, profile_version) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -266,9 +214,9 @@ class RequestStore:
     def _ingest_day(self, day: date, *, run_id: str, code_version: str) -> DayIngest:
         for _ in range(ROUNDS_BEFORE_GIVING_WAY):
             with self._database.reading() as connection:
-                files = _files_of(connection, day, list(self._sources))
+                files = request_manifest.files_of(connection, day, list(self._sources))
                 digest = self._inputs_digest(files)
-                current = _current_generation(connection, day)
+                current = request_manifest.current_generation(connection, day)
             if _is_up_to_date(current, files, digest):
                 self._judge_files(day, digest, run_id=run_id)
                 return self._summary(day, seconds={})
@@ -280,9 +228,9 @@ class RequestStore:
     def _build(
         self,
         day: date,
-        files: Sequence[_File],
+        files: Sequence[ManifestFile],
         digest: str,
-        current: _Generation | None,
+        current: Generation | None,
         *,
         run_id: str,
         code_version: str,
@@ -298,10 +246,10 @@ class RequestStore:
             started = time.perf_counter()
             with self._database.transaction(f"{DATASET}|{day}") as connection:
                 # The manifest is the input: with another file in it, this generation would lose that file.
-                again = _files_of(connection, day, list(self._sources))
+                again = request_manifest.files_of(connection, day, list(self._sources))
                 if self._inputs_digest(again) != digest:
                     return None
-                if not _is_up_to_date(_current_generation(connection, day), again, digest):
+                if not _is_up_to_date(request_manifest.current_generation(connection, day), again, digest):
                     self._publish(
                         connection,
                         day,
@@ -318,15 +266,15 @@ class RequestStore:
         return self._summary(day, seconds=seconds)
 
     def _read_files(
-        self, files: Sequence[_File], current: _Generation | None, scratch: Path
-    ) -> tuple[Written, Mapping[int, _Result]]:
+        self, files: Sequence[ManifestFile], current: Generation | None, scratch: Path
+    ) -> tuple[Written, Mapping[int, FileResult]]:
         """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
 
         A file that the current generation has read in the same way is taken over from there: the landing zone may have been
         emptied or overwritten since.
         """
         refused = {
-            file.file_id: _Result(
+            file.file_id: FileResult(
                 outcome=FileOutcome(), refusal=FileRejected(Reason(file.reason or ""), file.detail or "")
             )
             for file in files
@@ -343,7 +291,7 @@ class RequestStore:
                 for file in files:
                     if file.file_id in refused:
                         continue
-                    result = _Result(outcome=FileOutcome())
+                    result = FileResult(outcome=FileOutcome())
                     results[file.file_id] = result
                     if (
                         current is not None
@@ -358,14 +306,14 @@ class RequestStore:
                     try:
                         self._read_file(file, result.outcome, connection, sink)
                     except FileRejected as rejection:
-                        refused[file.file_id] = _Result(outcome=FileOutcome(), refusal=rejection)
+                        refused[file.file_id] = FileResult(outcome=FileOutcome(), refusal=rejection)
                         results[file.file_id] = refused[file.file_id]
                         spoiled = spoiled or result.outcome.accepted > 0
                 if not spoiled:
                     return sink.finish(), results
 
     def _read_file(
-        self, file: _File, outcome: FileOutcome, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+        self, file: ManifestFile, outcome: FileOutcome, connection: duckdb.DuckDBPyConnection, sink: RequestSink
     ) -> None:
         profile = self._sources[file.source].profile
         context = FileContext(
@@ -392,7 +340,7 @@ class RequestStore:
             ) from missing
 
     def _take_over(
-        self, file: _File, current: _Generation, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+        self, file: ManifestFile, current: Generation, connection: duckdb.DuckDBPyConnection, sink: RequestSink
     ) -> None:
         columns = ", ".join(RECORD_SCHEMA.names)
         reader = connection.sql(
@@ -418,10 +366,10 @@ class RequestStore:
 
     def _files_verdict(self, connection: psycopg.Connection, day: date, digest: str) -> Verdict:
         subject = Subject(asset=DATASET, partition_key=day.isoformat(), inputs_digest=digest)
-        left = [file for file in _outcomes(connection, day) if file.status in ("rejected", "held")]
+        left = [file for file in request_manifest.outcomes(connection, day) if file.status in ("rejected", "held")]
         return files_taken(subject, refused={file.key: str(file.reason) for file in left})
 
-    def _inputs_digest(self, files: Sequence[_File]) -> str:
+    def _inputs_digest(self, files: Sequence[ManifestFile]) -> str:
         parts = sorted([file.source, file.content_sha256, self._sources[file.source].profile.sha256] for file in files)
         return hashlib.sha256(json.dumps([READER_VERSION, parts]).encode()).hexdigest()
 
@@ -429,9 +377,9 @@ class RequestStore:
         self,
         connection: psycopg.Connection,
         day: date,
-        files: Sequence[_File],
+        files: Sequence[ManifestFile],
         written: Written,
-        results: Mapping[int, _Result],
+        results: Mapping[int, FileResult],
         *,
         digest: str,
         run_id: str,
@@ -439,7 +387,7 @@ class RequestStore:
     ) -> None:
         generation = f"{digest[:16]}-{secrets.token_hex(6)}"
         published = self._lake.publish(written.path, dataset=DATASET, partition=day, generation=generation)
-        _write_generation(
+        request_manifest.write_generation(
             connection, day, generation, published.uri, published.sha256, published.size_bytes, written,
             digest=digest, run_id=run_id, code_version=code_version,
         )  # fmt: skip
@@ -447,7 +395,7 @@ class RequestStore:
         for entry in written.file_days:
             kept[entry.file_id] += entry.rows
         file_counts = [
-            _write_file(
+            request_manifest.write_file(
                 connection,
                 file,
                 results[file.file_id],
@@ -458,7 +406,7 @@ class RequestStore:
             )
             for file in files
         ]
-        _write_duplicates(connection, day)
+        request_manifest.write_duplicates(connection, day)
         subject = Subject(asset=DATASET, partition_key=day.isoformat(), inputs_digest=digest)
         verdicts = [
             lines_conserved(subject, _sum(file_counts)),
@@ -469,7 +417,7 @@ class RequestStore:
 
     def _summary(self, day: date, *, seconds: Mapping[str, Decimal]) -> DayIngest:
         with self._database.reading() as connection:
-            files = _outcomes(connection, day)
+            files = request_manifest.outcomes(connection, day)
             generation = connection.execute(
                 "select generation, uri from core.lake_partition join core.lake_generation"
                 " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s",
@@ -511,237 +459,8 @@ def _elapsed(started: float) -> Decimal:
     return Decimal(str(round(time.perf_counter() - started, 3)))
 
 
-def _status_at_the_door(
-    connection: psycopg.Connection, source: str, key: str, content_sha256: str
-) -> tuple[str, str | None, str | None]:
-    """Return status, reason and detail with which a file enters the manifest."""
-    earlier = connection.execute(
-        "select file_id from core.source_file where source = %s and key = %s and status <> 'rejected' order by file_id limit 1",
-        [source, key],
-    ).fetchone()
-    if earlier is not None:
-        return (
-            "held",
-            Reason.SAME_KEY_OTHER_CONTENT,
-            f"file {earlier[0]} was delivered under this name with other content",
-        )
-    twin = connection.execute(
-        "select file_id, key from core.source_file where source = %s and content_sha256 = %s"
-        " and status in ('accepted', 'pending') order by file_id limit 1",
-        [source, content_sha256],
-    ).fetchone()
-    if twin is not None:
-        return "duplicate", None, f"same content as file {twin[0]} ({twin[1]})"
-    return "pending", None, None
-
-
-def _files_of(connection: psycopg.Connection, day: date, sources: list[str]) -> list[_File]:
-    rows = connection.execute(
-        "select file_id, source, key, content_sha256, size_bytes, first_seen_at, status, reason, detail,"
-        " read_with, lines_read, accepted_rows, rejected_rows, duplicate_rows, out_of_scope_rows from core.source_file"
-        " where delivery_day = %s and source = any(%s) and status in ('pending', 'accepted', 'rejected')"
-        " order by source, key, file_id",
-        [day, sources],
-    ).fetchall()
-    return [
-        _File(
-            file_id=row[0],
-            source=row[1],
-            key=row[2],
-            content_sha256=row[3],
-            size_bytes=row[4],
-            first_seen_at=row[5],
-            status=row[6],
-            reason=row[7],
-            detail=row[8],
-            read_with=row[9],
-            counts=LineCounts(
-                lines_read=row[10], accepted=row[11], rejected=row[12], duplicate=row[13], out_of_scope=row[14]
-            ),
-        )
-        for row in rows
-    ]
-
-
-def _current_generation(connection: psycopg.Connection, day: date) -> _Generation | None:
-    row = connection.execute(
-        "select inputs_digest, uri from core.lake_partition"
-        " join core.lake_generation using (dataset, partition_key, generation)"
-        " where dataset = %s and partition_key = %s",
-        [DATASET, day],
-    ).fetchone()
-    return None if row is None else _Generation(inputs_digest=row[0], uri=row[1])
-
-
-def _is_up_to_date(current: _Generation | None, files: Sequence[_File], digest: str) -> bool:
+def _is_up_to_date(current: Generation | None, files: Sequence[ManifestFile], digest: str) -> bool:
     return current is not None and current.inputs_digest == digest and all(file.status != "pending" for file in files)
-
-
-def _write_generation(
-    connection: psycopg.Connection,
-    day: date,
-    generation: str,
-    uri: str,
-    file_sha256: str,
-    size_bytes: int,
-    written: Written,
-    *,
-    digest: str,
-    run_id: str,
-    code_version: str,
-) -> None:
-    connection.execute(
-        "insert into core.lake_generation (dataset, partition_key, generation, uri, file_sha256, size_bytes, row_count,"
-        " conflicting_identities, inputs_digest, code_version, run_id)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            DATASET,
-            day,
-            generation,
-            uri,
-            file_sha256,
-            size_bytes,
-            written.rows,
-            written.conflicting_identities,
-            digest,
-            code_version,
-            run_id,
-        ],
-    )
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "insert into core.lake_generation_day (dataset, partition_key, generation, event_day, row_count)"
-            " values (%s, %s, %s, %s, %s)",
-            [(DATASET, day, generation, event_day, rows) for event_day, rows in written.event_days.items()],
-        )
-    connection.execute(
-        "insert into core.lake_partition (dataset, partition_key, generation) values (%s, %s, %s)"
-        " on conflict (dataset, partition_key) do update set generation = excluded.generation, updated_at = now()",
-        [DATASET, day, generation],
-    )
-
-
-def _write_file(
-    connection: psycopg.Connection,
-    file: _File,
-    result: _Result,
-    written: Written,
-    kept_rows: int,
-    *,
-    profile_version: int,
-    read_with: str,
-) -> LineCounts:
-    days = [entry for entry in written.file_days if entry.file_id == file.file_id]
-    counts = result.counts
-    counts = replace(counts, accepted=kept_rows, duplicate=counts.accepted - kept_rows)
-    refusal = result.refusal
-    connection.execute(
-        "update core.source_file set status = %s, reason = %s, detail = %s, profile_version = %s, lines_read = %s,"
-        " accepted_rows = %s, rejected_rows = %s, duplicate_rows = %s, out_of_scope_rows = %s, first_event_at = %s,"
-        " last_event_at = %s, read_with = %s, read_at = now() where file_id = %s",
-        [
-            "accepted" if refusal is None else "rejected",
-            *_reason_and_detail(file, result),
-            profile_version,
-            counts.lines_read,
-            counts.accepted,
-            counts.rejected,
-            counts.duplicate,
-            counts.out_of_scope,
-            _utc(min((entry.first_event_at for entry in days), default=None)),
-            _utc(max((entry.last_event_at for entry in days), default=None)),
-            read_with,
-            file.file_id,
-        ],
-    )
-    connection.execute("delete from core.source_file_day where file_id = %s", [file.file_id])
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "insert into core.source_file_day (file_id, event_day, accepted_rows) values (%s, %s, %s)",
-            [(file.file_id, entry.event_day, entry.rows) for entry in days],
-        )
-    if result.taken_over is not None:
-        return counts
-    connection.execute("delete from core.quarantine where file_id = %s", [file.file_id])
-    rejections = result.outcome.rejections
-    if rejections:
-        batch = pa.record_batch(
-            {
-                "file_id": pa.array([file.file_id] * len(rejections), pa.int64()),
-                "line_number": pa.array([rejection.line_number for rejection in rejections], pa.int64()),
-                "reason": pa.array([str(rejection.reason) for rejection in rejections]),
-                "field": pa.array([rejection.field for rejection in rejections], pa.string()),
-                "line_sha256": pa.array([rejection.line_sha256 for rejection in rejections], pa.string()),
-            }
-        )
-        copy_arrow(connection, "core.quarantine", [batch])
-    return counts
-
-
-def _reason_and_detail(file: _File, result: _Result) -> tuple[str | None, str | None]:
-    """Return why the file was refused, or what a person should know of it although it was taken."""
-    if result.refusal is not None:
-        return result.refusal.reason, result.refusal.detail
-    if result.taken_over is not None:
-        return file.reason, file.detail
-    was_held = file.reason == Reason.SAME_KEY_OTHER_CONTENT
-    remarks = [file.detail] if was_held and file.detail else []
-    if result.outcome.leap_seconds:
-        remarks.append(f"leap_second: {result.outcome.leap_seconds} lines, kept as the second after it")
-    return file.reason if was_held else None, "; ".join(remarks) or None
-
-
-def _write_duplicates(connection: psycopg.Connection, day: date) -> None:
-    """Count every line of a file that repeats the content of an accepted one as a duplicate.
-
-    Where the file that it repeats could not be read, because it was gone or overwritten, the first copy is read in its place.
-    """
-    connection.execute(
-        "update core.source_file as copy set lines_read = original.lines_read, duplicate_rows = original.lines_read,"
-        " read_at = now() from core.source_file as original"
-        " where copy.status = 'duplicate' and original.status = 'accepted' and original.source = copy.source"
-        " and original.content_sha256 = copy.content_sha256 and (copy.delivery_day = %s or original.delivery_day = %s)",
-        [day, day],
-    )
-    connection.execute(
-        "update core.source_file set status = 'pending', detail = null where file_id in"
-        " (select min(copy.file_id) from core.source_file as copy join core.source_file as original"
-        " using (source, content_sha256) where original.delivery_day = %s and original.status = 'rejected'"
-        " and original.reason = %s and copy.status = 'duplicate' and not exists (select 1 from core.source_file as read"
-        " where read.source = copy.source and read.content_sha256 = copy.content_sha256"
-        " and read.status in ('accepted', 'pending')) group by copy.source, copy.content_sha256)",
-        [day, Reason.UNREADABLE],
-    )
-
-
-def _utc(instant: datetime | None) -> str | None:
-    # DuckDB gives instants without a zone, and they are UTC.
-    return None if instant is None else f"{instant.isoformat()}+00"
-
-
-def _outcomes(connection: psycopg.Connection, day: date) -> tuple[FileIngest, ...]:
-    rows = connection.execute(
-        "select file_id, source, key, status, reason, detail, lines_read, accepted_rows, rejected_rows, duplicate_rows,"
-        " out_of_scope_rows, coalesce((select jsonb_object_agg(reason, lines) from (select reason, count(*) as lines"
-        " from core.quarantine where quarantine.file_id = source_file.file_id group by reason) as reasons), '{}')"
-        " from core.source_file where delivery_day = %s order by source, key, file_id",
-        [day],
-    ).fetchall()
-    return tuple(
-        FileIngest(
-            file_id=row[0],
-            source=row[1],
-            key=row[2],
-            status=row[3],
-            reason=row[4],
-            detail=row[5],
-            counts=LineCounts(
-                lines_read=row[6], accepted=row[7], rejected=row[8], duplicate=row[9], out_of_scope=row[10]
-            ),
-            rejected_by_reason=row[11],
-        )
-        for row in rows
-    )
 
 
 def _sum(counts: Sequence[LineCounts]) -> LineCounts:

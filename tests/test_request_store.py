@@ -16,7 +16,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from resources import request_store
+from resources import request_manifest
 from resources.database import Database
 from resources.lake import Lake
 from resources.request_store import DayIngest, DeliveryChangingError, RequestStore
@@ -452,7 +452,7 @@ def killed_at(step: str, work: Callable[[], None]) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # the child neither holds nor waits for a lock of a thread
         child = os.fork()
     if child == 0:
-        owner: Any = request_store
+        owner: Any = request_manifest
         name = step
         if "." in step:
             kind, name = step.split(".")
@@ -497,9 +497,9 @@ STEPS = [
     "RequestStore._read_file",
     "RequestStore._publish",
     "Lake.publish",
-    "_write_generation",
-    "_write_file",
-    "_write_duplicates",
+    "write_generation",
+    "write_file",
+    "write_duplicates",
     "RequestStore._summary",
 ]
 
