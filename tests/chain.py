@@ -8,7 +8,10 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
@@ -30,6 +33,7 @@ from resources.request_store import RequestStore
 from resources.runtime import Runtime
 from resources.settings import Settings
 from resources.usage_store import DayBuild, UsageStore
+from tests.conftest import administer, database_url
 
 DAYS = (date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3))
 RUN = "run"
@@ -454,6 +458,31 @@ class Installation:
                 [[str(self.lake.fetch(uri)) for (uri,) in uris]],
             ).fetchall()
         return sorted(((files[row[0]], *row[1:]) for row in rows), key=repr)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where installations are made: each in a database cloned from `template`, all with the catalog of this module."""
+
+    postgres_url: str
+    template: str
+    folder: Path
+
+    @contextmanager
+    def installation(self) -> Iterator[Installation]:
+        """Provide a new, empty installation."""
+        catalog_dir = self.folder / "catalog"
+        if not catalog_dir.exists():
+            write_catalog(catalog_dir)
+        name = f"chain_{uuid.uuid4().hex[:12]}"
+        administer(self.postgres_url, f'create database "{name}" template "{self.template}"')
+        home = self.folder / name
+        home.mkdir()
+        try:
+            yield Installation(home, Database(database_url(self.postgres_url, name)), catalog_dir)
+        finally:
+            administer(self.postgres_url, f'drop database "{name}" with (force)')
+            shutil.rmtree(home)
 
 
 def assert_same(facts: Facts, expected: Facts, when: str) -> None:

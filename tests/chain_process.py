@@ -8,16 +8,14 @@ standard output answers.
 import importlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +23,7 @@ from typing import Any
 
 from resources.database import Database
 from resources.settings import PROJECT_ROOT
-from tests.chain import WORK, Installation, write_catalog
-from tests.conftest import administer, database_url
+from tests.chain import WORK, Installation, Site
 
 PSEUDONYM_KEY = "a key for tests"
 DEATHS = "deaths"
@@ -116,33 +113,21 @@ class ForkServer:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """Installations, each in a database of its own, and processes that work on them."""
+    """Installations, and processes that work on them."""
 
+    site: Site
     server: ForkServer
-    postgres_url: str
-    template: str
-    folder: Path
 
     @classmethod
     @contextmanager
     def opened(cls, postgres_url: str, template: str, folder: Path) -> Iterator["Trials"]:
-        """Provide a server over the databases cloned from `template`, with the catalog of `tests.chain`."""
-        write_catalog(folder / "catalog")
+        """Provide a server for installations whose databases are cloned from `template`."""
         with ForkServer() as server:
-            yield cls(server, postgres_url, template, folder)
+            yield cls(Site(postgres_url, template, folder), server)
 
-    @contextmanager
-    def installation(self) -> Iterator[Installation]:
+    def installation(self) -> AbstractContextManager[Installation]:
         """Provide a new, empty installation."""
-        name = f"chain_{uuid.uuid4().hex[:12]}"
-        administer(self.postgres_url, f'create database "{name}" template "{self.template}"')
-        home = self.folder / name
-        home.mkdir()
-        try:
-            yield Installation(home, Database(database_url(self.postgres_url, name)), self.folder / "catalog")
-        finally:
-            administer(self.postgres_url, f'drop database "{name}" with (force)')
-            shutil.rmtree(home)
+        return self.site.installation()
 
     def start(self, installation: Installation, work: str, *, dies_at_steps: bool = False) -> Process:
         """Start `work`, a name in chain.WORK."""
