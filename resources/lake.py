@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -53,7 +53,9 @@ class Lake:
         self._store: _Store = S3Store(url, scratch_dir / "lake") if is_s3_url(url) else LocalStore(Path(url))
 
     def publish(self, local_file: Path, *, dataset: str, partition: date, generation: str) -> LakeFile:
-        """Copy `local_file` into the lake for good. Publishing the same bytes again changes nothing.
+        """Put `local_file` into the lake for good. Publishing the same bytes again changes nothing.
+
+        The lake may share the file's bytes: afterwards the caller deletes it, or leaves it as it is.
 
         Raises:
             LakeConflictError: this generation exists with other bytes.
@@ -75,6 +77,10 @@ class Lake:
         """
         return self._store.fetch(_checked(uri))
 
+    def holds(self, uri: str) -> bool:
+        """Return whether the lake has this file; a cached copy does not count."""
+        return self._store.holds(_checked(uri))
+
     def remove(self, uri: str) -> None:
         """Delete a file that no generation in PostgreSQL names any more. Retention only; a missing file is fine."""
         self._store.remove(_checked(uri))
@@ -87,6 +93,7 @@ class Lake:
 class _Store(Protocol):
     def put(self, uri: str, local_file: Path, *, sha256: str) -> None: ...
     def fetch(self, uri: str) -> Path: ...
+    def holds(self, uri: str) -> bool: ...
     def remove(self, uri: str) -> None: ...
     def sweep(self, unused_since: datetime) -> int: ...
 
@@ -99,17 +106,15 @@ class LocalStore:
 
     def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
         target = self._root / uri
-        if self._holds(target, uri, sha256):
+        if self._is_published(target, uri, sha256):
             return
         created = _make_folders(target.parent)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=_LEFTOVER)
-        temporary = Path(name)
+        temporary = target.parent / f".{secrets.token_hex(8)}{_LEFTOVER}"
         try:
-            with os.fdopen(descriptor, "wb") as copy, local_file.open("rb") as source:
-                shutil.copyfileobj(source, copy, 4 << 20)
-                copy.flush()
-                os.fchmod(copy.fileno(), 0o644)
-                os.fsync(copy.fileno())
+            _link_or_copy(local_file, temporary)
+            with temporary.open("rb+") as file:
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -118,7 +123,7 @@ class LocalStore:
         for folder in (target.parent, *(made.parent for made in created)):
             _sync_folder(folder)
 
-    def _holds(self, target: Path, uri: str, sha256: str) -> bool:
+    def _is_published(self, target: Path, uri: str, sha256: str) -> bool:
         try:
             with target.open("rb") as file:
                 there = hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,6 +138,9 @@ class LocalStore:
         if not path.is_file():
             raise _missing(uri)
         return path
+
+    def holds(self, uri: str) -> bool:
+        return (self._root / uri).is_file()
 
     def remove(self, uri: str) -> None:
         (self._root / uri).unlink(missing_ok=True)
@@ -166,6 +174,9 @@ class S3Store:
         cached.parent.mkdir(parents=True, exist_ok=True)
         os.replace(downloaded, cached)
         return cached
+
+    def holds(self, uri: str) -> bool:
+        return self._bucket.holds(uri)
 
     def remove(self, uri: str) -> None:
         self._bucket.delete(uri)
@@ -203,6 +214,14 @@ def _missing(uri: str) -> LakeFileMissingError:
         bill="usage cannot be rebuilt from it; rows in PostgreSQL stand",
         fix="check BILLING_LAKE_URL, restore the file from a backup, or ingest its delivery day again",
     )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # A second name for the same bytes costs nothing; another file system, or one without links, takes a copy.
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _make_folders(folder: Path) -> list[Path]:

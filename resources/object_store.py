@@ -195,6 +195,11 @@ class Bucket:
                 return None
             raise
 
+    def holds(self, key: str) -> bool:
+        """Return whether `key` exists."""
+        with self._explained(key):
+            return self._sha256_of(key) is not None
+
     def delete(self, key: str) -> None:
         """Delete `key`; a missing object is fine."""
         with self._explained(key):

@@ -52,6 +52,10 @@ class DeliveryChangingError(BillingError):
     """Files of a delivery day kept arriving while it was read."""
 
 
+class AcceptedFileGoneError(BillingError):
+    """A file whose requests are counted has to be read once more, and is not there as it was."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
     """What a look into the landing zone found. Keys; `delivery_days` have files that wait to be read."""
@@ -216,7 +220,7 @@ class RequestStore:
             with self._database.reading() as connection:
                 files = request_manifest.files_of(connection, day, list(self._sources))
                 digest = self._inputs_digest(files)
-                current = request_manifest.current_generation(connection, day)
+                current = self._current_generation(connection, day)
             if _is_up_to_date(current, files, digest):
                 self._judge_files(day, digest, run_id=run_id)
                 return self._summary(day, seconds={})
@@ -249,7 +253,7 @@ class RequestStore:
                 again = request_manifest.files_of(connection, day, list(self._sources))
                 if self._inputs_digest(again) != digest:
                     return None
-                if not _is_up_to_date(request_manifest.current_generation(connection, day), again, digest):
+                if not _is_up_to_date(self._current_generation(connection, day), again, digest):
                     self._publish(
                         connection,
                         day,
@@ -264,6 +268,11 @@ class RequestStore:
         finally:
             scratch.unlink(missing_ok=True)
         return self._summary(day, seconds=seconds)
+
+    def _current_generation(self, connection: psycopg.Connection, day: date) -> Generation | None:
+        """Return what the day points at; None also when the lake has lost it, so that the landing files are read again."""
+        current = request_manifest.current_generation(connection, day)
+        return current if current is not None and self._lake.holds(current.uri) else None
 
     def _read_files(
         self, files: Sequence[ManifestFile], current: Generation | None, scratch: Path
@@ -306,6 +315,8 @@ class RequestStore:
                     try:
                         self._read_file(file, result.outcome, connection, sink)
                     except FileRejected as rejection:
+                        if file.status == "accepted" and rejection.reason is Reason.UNREADABLE:
+                            raise _accepted_file_gone(file, rejection.detail) from rejection
                         refused[file.file_id] = FileResult(outcome=FileOutcome(), refusal=rejection)
                         results[file.file_id] = refused[file.file_id]
                         spoiled = spoiled or result.outcome.accepted > 0
@@ -470,6 +481,15 @@ def _sum(counts: Sequence[LineCounts]) -> LineCounts:
         rejected=sum(count.rejected for count in counts),
         duplicate=sum(count.duplicate for count in counts),
         out_of_scope=sum(count.out_of_scope for count in counts),
+    )
+
+
+def _accepted_file_gone(file: ManifestFile, why: str) -> AcceptedFileGoneError:
+    return AcceptedFileGoneError(
+        f"{file.key} of source {file.source} was read before and must be read again, but {why}",
+        bill="its requests stay counted as they are; nothing of this delivery day was published",
+        fix=f"restore the file with SHA-256 {file.content_sha256} under this name, or the lake file that it was read into, or "
+        "go back to the profile it was read with",
     )
 
 

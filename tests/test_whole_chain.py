@@ -4,6 +4,7 @@ Stories are random and told by their seed; `BILLING_CHAIN_STORIES` makes more of
 """
 
 import gzip
+import hashlib
 import os
 import random
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from backports import zstd
 
 from assets.code_version import code_version
+from resources.lake import LakeFileMissingError
+from resources.request_store import AcceptedFileGoneError
 from tests.chain import (
     DAYS,
     PRICES,
@@ -27,6 +30,7 @@ from tests.chain import (
     auth_key,
     avro,
     calls_of,
+    ingest_all,
     lines,
     three_days,
     write_catalog,
@@ -185,6 +189,45 @@ class TestReplay:
         installation.bring_up_to_date()
         assert_same(installation.facts(), before, "after building everything again")
         assert history(installation)["billing.charge_revision"] == revisions
+
+
+class TestLostLakeFile:
+    def test_is_made_again_from_the_landing_files_when_its_day_is_ingested(self, installation: Installation) -> None:
+        installation.deliver([*three_days()[0], *three_days()[1]])
+        installation.bring_up_to_date()
+        before = installation.facts()
+        shutil.rmtree(installation.home / "lake")
+        with pytest.raises(LakeFileMissingError) as raised:
+            installation.build(DAYS)
+        assert "ingest its delivery day again" in raised.value.fix
+        ingest_all(installation)
+        installation.build(DAYS[:2])
+        assert_same(installation.facts(), before, "after the lake was lost")
+        assert installation.book() == 0
+
+    def test_whose_landing_file_is_gone_too_is_an_error_and_leaves_the_bill_alone(
+        self, installation: Installation
+    ) -> None:
+        installation.deliver([*three_days()[0], *three_days()[1]])
+        installation.bring_up_to_date()
+        before = installation.facts()
+        saved = installation.home / "lake"
+        shutil.move(saved, installation.home / "elsewhere")
+        landed = installation.home / "landing" / three_days()[0][0][0]
+        content = landed.read_bytes()
+        for instead in (None, b"other"):
+            landed.unlink()
+            if instead is not None:
+                landed.write_bytes(instead)
+            with pytest.raises(AcceptedFileGoneError, match=hashlib.sha256(content).hexdigest()):
+                ingest_all(installation)
+            landed.write_bytes(content)
+        shutil.move(installation.home / "elsewhere", saved)
+        ingest_all(installation)
+        installation.bring_up_to_date()
+        after = installation.facts()
+        for name in ("usage", "charges", "booked", "ledger", "builds", "lake"):
+            assert after[name] == before[name], name
 
 
 class TestParts:
