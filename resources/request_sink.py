@@ -5,7 +5,6 @@ earlier identity, which is set aside; at the end those few are compared exactly.
 Not here: reading files (request_reader), publishing (lake).
 """
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,11 +81,12 @@ class RequestSink:
         self._aside: list[tuple[pa.Table, _Hashes]] = []
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parquet")
         self._writing: Future[None] | None = None
-        # Identities hardly ever repeat, so a dictionary of them is only work; the other texts are few and repeat always.
+        # Identities hardly ever repeat, so a dictionary of them is only work, and they hardly shrink; the other
+        # texts are few and repeat always.
         self._writer = pq.ParquetWriter(
             path,
             LAKE_SCHEMA,
-            compression="lz4",
+            compression={name: "none" if name == "event_id" else "lz4" for name in LAKE_SCHEMA.names},
             use_dictionary=["source", "client_id", "method", "endpoint"],
             write_statistics=["event_at", "file_id", "line_number"],
         )
@@ -120,8 +120,6 @@ class RequestSink:
         self._wait()
         self._executor.shutdown(wait=True)
         self._writer.close()
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
         days = self._connection.execute(
             "select file_id, event_at::date, count(*), min(event_at), max(event_at) from read_parquet($path)"
             " group by all order by all",
