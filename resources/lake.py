@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -53,9 +53,7 @@ class Lake:
         self._store: _Store = S3Store(url, scratch_dir / "lake") if is_s3_url(url) else LocalStore(Path(url))
 
     def publish(self, local_file: Path, *, dataset: str, partition: date, generation: str) -> LakeFile:
-        """Put `local_file` into the lake for good. Publishing the same bytes again changes nothing.
-
-        The lake may share the file's bytes: afterwards the caller deletes it, or leaves it as it is.
+        """Copy `local_file` into the lake for good. Publishing the same bytes again changes nothing.
 
         Raises:
             LakeConflictError: this generation exists with other bytes.
@@ -109,12 +107,14 @@ class LocalStore:
         if self._is_published(target, uri, sha256):
             return
         created = _make_folders(target.parent)
-        temporary = target.parent / f".{secrets.token_hex(8)}{_LEFTOVER}"
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=_LEFTOVER)
+        temporary = Path(name)
         try:
-            _link_or_copy(local_file, temporary)
-            with temporary.open("rb+") as file:
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
+            with os.fdopen(descriptor, "wb") as copy, local_file.open("rb") as source:
+                shutil.copyfileobj(source, copy, 4 << 20)
+                copy.flush()
+                os.fchmod(copy.fileno(), 0o644)
+                os.fsync(copy.fileno())
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -214,14 +214,6 @@ def _missing(uri: str) -> LakeFileMissingError:
         bill="usage cannot be rebuilt from it; rows in PostgreSQL stand",
         fix="check BILLING_LAKE_URL, restore the file from a backup, or ingest its delivery day again",
     )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    # A second name for the same bytes costs nothing; another file system, or one without links, takes a copy.
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _make_folders(folder: Path) -> list[Path]:
