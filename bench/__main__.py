@@ -11,6 +11,7 @@ from bench.cases import CASES, Suite
 from bench.machine import this_machine
 from bench.measure import bench
 from bench.report import markdown, print_result, write_into, write_json
+from console.screen import page
 from resources.settings import Settings
 
 
@@ -21,8 +22,8 @@ def main() -> None:
     folder = (arguments.data or home / "bench").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     machine = this_machine()
-    console, notes = Console(), Console(stderr=True, highlight=False)
-    console.print(machine.summary, highlight=False)
+    console, notes = page(), Console(stderr=True, highlight=False)
+    console.print(machine.summary)
     command = " ".join(["python -m bench", *sys.argv[1:]])
     results = []
     with bench(folder / f"work-{os.getpid()}") as running:

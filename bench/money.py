@@ -83,7 +83,7 @@ def _speed(charges: Sequence[_Charge], seconds: float) -> dict[str, int]:
 
 
 def _charges(kind: str) -> list[_Charge]:
-    quantities = [Decimal(int(random.paretovariate(0.4))) % 1_000_000 for _ in range(_QUANTITIES)]
+    quantities = [250 + Decimal(int(random.paretovariate(0.4))) % 1_000_000 for _ in range(_QUANTITIES)]
     match kind:
         case "flat fee":
             price = _price(_MODELS[kind], meter=None)
