@@ -136,14 +136,19 @@ class RequestSink:
         )
 
     def _hash(self, rows: pa.Table) -> "_Hashes":
-        self._connection.register("rows", rows)
+        """Return the hashes in the order of `rows`. DuckDB's threads give rows back in any order: each has its position."""
+        self._connection.register("rows", rows.append_column("position", pa.array(np.arange(rows.num_rows))))
         columns = self._connection.sql(
-            "select hash(source::varchar, event_id) as identity_hash,"
+            "select position, hash(source::varchar, event_id) as identity_hash,"
             " hash(event_at, client_id, method, endpoint, status_code, response_time_us, response_bytes, is_simulated)"
             " as content_hash from rows"
         ).fetchnumpy()
         self._connection.unregister("rows")
-        return _Hashes(np.asarray(columns["identity_hash"]), np.asarray(columns["content_hash"]))
+        position = np.asarray(columns["position"])
+        hashes = _Hashes(np.empty(len(position), dtype=np.uint64), np.empty(len(position), dtype=np.uint64))
+        hashes.identity[position] = columns["identity_hash"]
+        hashes.content[position] = columns["content_hash"]
+        return hashes
 
     def _settle(self) -> int:
         """Write the rows set aside that are no duplicates; return the identities that have several contents."""
