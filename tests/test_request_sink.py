@@ -162,7 +162,7 @@ class TestDeduplication:
         rows = [(f"r-{number}", number % 7) for number in range(40_000)]
         repeated = rows[5_000:45_000:3] + rows[:2_000]
         table = table_of([*rows, *repeated])
-        batches = pa.Table.from_batches([batch for batch in table.to_batches(max_chunksize=2_048)])
+        batches = pa.Table.from_batches(table.to_batches(max_chunksize=2_048))
         for attempt in range(8):
             path = tmp_path / f"{attempt}.parquet"
             with (
