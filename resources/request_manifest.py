@@ -14,6 +14,7 @@ import pyarrow as pa
 from billing_pipeline.records import LineCounts, Reason
 from resources.database import copy_arrow
 from resources.inflate import FileRejected
+from resources.landing import LandingFile
 from resources.request_reader import FileOutcome
 from resources.request_sink import Written
 
@@ -74,7 +75,45 @@ class FileResult:
         return self.outcome.counts if self.taken_over is None else self.taken_over
 
 
-def status_at_the_door(
+def register(
+    connection: psycopg.Connection,
+    file: LandingFile,
+    *,
+    source: str,
+    content_sha256: str,
+    delivery_day: date,
+    seen_at: datetime,
+    profile_version: int,
+) -> str | None:
+    """Enter a file into the manifest and return its status; None when this content was known under this key."""
+    same = connection.execute(
+        "update core.source_file set modified_at = %s where source = %s and key = %s and content_sha256 = %s",
+        [file.modified_at, source, file.key, content_sha256],
+    )
+    if same.rowcount:
+        return None
+    status, reason, detail = _status_at_the_door(connection, source, file.key, content_sha256)
+    connection.execute(
+        "insert into core.source_file (source, key, content_sha256, size_bytes, delivery_day, first_seen_at,"
+        " modified_at, status, reason, detail, profile_version) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            source,
+            file.key,
+            content_sha256,
+            file.size_bytes,
+            delivery_day,
+            seen_at,
+            file.modified_at,
+            status,
+            reason,
+            detail,
+            profile_version,
+        ],
+    )
+    return status
+
+
+def _status_at_the_door(
     connection: psycopg.Connection, source: str, key: str, content_sha256: str
 ) -> tuple[str, str | None, str | None]:
     """Return status, reason and detail with which a file enters the manifest."""

@@ -318,7 +318,8 @@ def _exact(value: object) -> object:
 
 def _prefetched(blocks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """Yield `blocks`, the next one being made in a thread meanwhile."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="inflate") as executor, contextlib.closing(blocks):
+    # Left in reverse: the thread must have ended before the generator that it runs can be closed.
+    with contextlib.closing(blocks), ThreadPoolExecutor(max_workers=1, thread_name_prefix="inflate") as executor:
         pending = executor.submit(next, blocks, None)
         while (block := pending.result()) is not None:
             pending = executor.submit(next, blocks, None)

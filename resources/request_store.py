@@ -28,6 +28,7 @@ from billing_pipeline.records import LineCounts, Reason
 from billing_pipeline.sources.request_lines import FileContext
 from resources import duck, guard_store, request_manifest
 from resources.database import Database
+from resources.disk import disk_failures_explained
 from resources.inflate import FileRejected
 from resources.lake import Lake
 from resources.landing import Landing, LandingFile, LandingFileChangedError, LandingKeyError
@@ -42,6 +43,8 @@ READER_VERSION = 1
 PACKED_BYTES_PER_LINE = 40
 ROUNDS_BEFORE_GIVING_WAY = 5
 # What a process that was killed has left in the scratch folder, downloaded log files among it, goes after this time.
+# Files registered in one transaction: a killed discovery hashes at most these again.
+FILES_PER_REGISTRATION = 100
 LEFTOVER_SECONDS = 24 * 3_600
 TAKEN_OVER_BATCH_ROWS = 200_000
 
@@ -122,20 +125,26 @@ class RequestStore:
         duplicates: list[str] = []
         unplaced: list[str] = []
         for source in self._sources.values():
+            known = self._known_files(source)
+            unknown: list[tuple[LandingFile, date]] = []
             for file in self._landing.list(source.landing):
-                if self._is_known(source, file):
+                if not source.owns(file) or (file.key, file.size_bytes, file.modified_at) in known:
                     continue
                 day = source.delivery_day_of(file)
                 if day is None:
                     unplaced.append(file.key)
-                    continue
-                match self._register(source, file, day, seen_at):
-                    case "pending":
-                        new.append(file.key)
-                    case "held":
-                        held.append(file.key)
-                    case "duplicate":
-                        duplicates.append(file.key)
+                else:
+                    unknown.append((file, day))
+            for start in range(0, len(unknown), FILES_PER_REGISTRATION):
+                batch = unknown[start : start + FILES_PER_REGISTRATION]
+                for key, status in self._register(source, batch, seen_at).items():
+                    match status:
+                        case "pending":
+                            new.append(key)
+                        case "held":
+                            held.append(key)
+                        case "duplicate":
+                            duplicates.append(key)
         return Discovery(
             new_files=tuple(new),
             held_files=tuple(held),
@@ -169,68 +178,63 @@ class RequestStore:
         """Publish the generation of each delivery day and return what each holds. A day that is up to date is not read."""
         _sweep(self._scratch_dir)
         results = []
-        for number, day in enumerate(days):
-            if on_progress is not None:
-                on_progress(f"reading deliveries of {day}", number, len(days))
-            results.append(self._ingest_day(day, run_id=run_id, code_version=code_version))
+        with disk_failures_explained(self._scratch_dir), self._engine() as engine:
+            for number, day in enumerate(days):
+                if on_progress is not None:
+                    on_progress(f"reading deliveries of {day}", number, len(days))
+                results.append(self._ingest_day(day, engine, run_id=run_id, code_version=code_version))
         return tuple(results)
 
-    def _is_known(self, source: SourceConfig, file: LandingFile) -> bool:
+    def _engine(self) -> duckdb.DuckDBPyConnection:
+        return duck.connect(self._scratch_dir, self._memory_limit, self._threads)
+
+    def _known_files(self, source: SourceConfig) -> set[tuple[str, int, datetime]]:
         with self._database.reading() as connection:
-            row = connection.execute(
-                "select 1 from core.source_file where source = %s and key = %s and size_bytes = %s and modified_at = %s",
-                [source.name, file.key, file.size_bytes, file.modified_at],
-            ).fetchone()
-        return row is not None
+            rows = connection.execute(
+                "select key, size_bytes, modified_at from core.source_file where source = %s", [source.name]
+            ).fetchall()
+        return {(row[0], row[1], row[2]) for row in rows}
 
-    def _register(self, source: SourceConfig, file: LandingFile, day: date, seen_at: datetime) -> str | None:
-        with self._landing.fetched(file.key) as path, path.open("rb") as opened:
-            content_sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    def _register(
+        self, source: SourceConfig, files: Sequence[tuple[LandingFile, date]], seen_at: datetime
+    ) -> Mapping[str, str]:
+        """Enter files with their delivery days into the manifest; return the status of each key that is new to it."""
+        hashes = []
+        for file, _ in files:
+            with self._landing.fetched(file.key) as path, path.open("rb") as opened:
+                hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        statuses: dict[str, str] = {}
         with self._database.transaction(f"core/source_file|{source.name}") as connection:
-            same = connection.execute(
-                "update core.source_file set modified_at = %s where source = %s and key = %s and content_sha256 = %s",
-                [file.modified_at, source.name, file.key, content_sha256],
-            )
-            if same.rowcount:
-                return None
-            status, reason, detail = request_manifest.status_at_the_door(
-                connection, source.name, file.key, content_sha256
-            )
-            connection.execute(
-                "insert into core.source_file (source, key, content_sha256, size_bytes, delivery_day, first_seen_at,"
-                " modified_at, status, reason, detail, profile_version) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                [
-                    source.name,
-                    file.key,
-                    content_sha256,
-                    file.size_bytes,
-                    day,
-                    seen_at,
-                    file.modified_at,
-                    status,
-                    reason,
-                    detail,
-                    source.profile.version,
-                ],
-            )
-        return status
+            for (file, day), content_sha256 in zip(files, hashes, strict=True):
+                status = request_manifest.register(
+                    connection,
+                    file,
+                    source=source.name,
+                    content_sha256=content_sha256,
+                    delivery_day=day,
+                    seen_at=seen_at,
+                    profile_version=source.profile.version,
+                )
+                if status is not None:
+                    statuses[file.key] = status
+        return statuses
 
-    def _ingest_day(self, day: date, *, run_id: str, code_version: str) -> DayIngest:
+    def _ingest_day(self, day: date, engine: duckdb.DuckDBPyConnection, *, run_id: str, code_version: str) -> DayIngest:
         for _ in range(ROUNDS_BEFORE_GIVING_WAY):
             with self._database.reading() as connection:
                 files = request_manifest.files_of(connection, day, list(self._sources))
                 digest = self._inputs_digest(files)
                 current = self._current_generation(connection, day)
             if _is_up_to_date(current, files, digest):
-                self._judge_files(day, digest, run_id=run_id)
-                return self._summary(day, seconds={})
-            done = self._build(day, files, digest, current, run_id=run_id, code_version=code_version)
+                return self._judge_files(day, digest, run_id=run_id)
+            done = self._build(engine, day, files, digest, current, run_id=run_id, code_version=code_version)
             if done is not None:
                 return done
         raise _giving_way(day)
 
     def _build(
         self,
+        engine: duckdb.DuckDBPyConnection,
         day: date,
         files: Sequence[ManifestFile],
         digest: str,
@@ -245,7 +249,7 @@ class RequestStore:
         scratch.parent.mkdir(parents=True, exist_ok=True)
         try:
             started = time.perf_counter()
-            written, results = self._read_files(files, current, scratch)
+            written, results = self._read_files(engine, files, current, scratch)
             seconds["read files"] = _elapsed(started)
             started = time.perf_counter()
             with self._database.transaction(f"{DATASET}|{day}") as connection:
@@ -264,10 +268,11 @@ class RequestStore:
                         run_id=run_id,
                         code_version=code_version,
                     )
+                done = self._summary(connection, day)
             seconds["publish"] = _elapsed(started)
         finally:
             scratch.unlink(missing_ok=True)
-        return self._summary(day, seconds=seconds)
+        return replace(done, seconds=seconds)
 
     def _current_generation(self, connection: psycopg.Connection, day: date) -> Generation | None:
         """Return what the day points at; None also when the lake has lost it, so that the landing files are read again."""
@@ -275,7 +280,11 @@ class RequestStore:
         return current if current is not None and self._lake.holds(current.uri) else None
 
     def _read_files(
-        self, files: Sequence[ManifestFile], current: Generation | None, scratch: Path
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        files: Sequence[ManifestFile],
+        current: Generation | None,
+        scratch: Path,
     ) -> tuple[Written, Mapping[int, FileResult]]:
         """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
 
@@ -293,10 +302,7 @@ class RequestStore:
             results = dict(refused)
             spoiled = False
             expected = sum(file.size_bytes for file in files) // PACKED_BYTES_PER_LINE
-            with (
-                duck.connect(self._scratch_dir, self._memory_limit, self._threads) as connection,
-                RequestSink(scratch, connection, expected_rows=expected) as sink,
-            ):
+            with RequestSink(scratch, engine, expected_rows=expected) as sink:
                 for file in files:
                     if file.file_id in refused:
                         continue
@@ -310,10 +316,10 @@ class RequestStore:
                         result.taken_over = replace(
                             file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
                         )
-                        self._take_over(file, current, connection, sink)
+                        self._take_over(file, current, engine, sink)
                         continue
                     try:
-                        self._read_file(file, result.outcome, connection, sink)
+                        self._read_file(file, result.outcome, engine, sink)
                     except FileRejected as rejection:
                         if file.status == "accepted" and rejection.reason is Reason.UNREADABLE:
                             raise _accepted_file_gone(file, rejection.detail) from rejection
@@ -370,10 +376,11 @@ class RequestStore:
     def _read_with(self, source: str) -> str:
         return f"{READER_VERSION}:{self._sources[source].profile.sha256}"
 
-    def _judge_files(self, day: date, digest: str, *, run_id: str) -> None:
+    def _judge_files(self, day: date, digest: str, *, run_id: str) -> DayIngest:
         """Write the verdict on refused and held files anew: a file may have been held since the day was read."""
         with self._database.transaction(f"{DATASET}|{day}") as connection:
             guard_store.record(connection, [self._files_verdict(connection, day, digest)], run_id=run_id)
+            return self._summary(connection, day)
 
     def _files_verdict(self, connection: psycopg.Connection, day: date, digest: str) -> Verdict:
         subject = Subject(asset=DATASET, partition_key=day.isoformat(), inputs_digest=digest)
@@ -426,20 +433,19 @@ class RequestStore:
         ]
         guard_store.record(connection, verdicts, run_id=run_id)
 
-    def _summary(self, day: date, *, seconds: Mapping[str, Decimal]) -> DayIngest:
-        with self._database.reading() as connection:
-            files = request_manifest.outcomes(connection, day)
-            generation = connection.execute(
-                "select generation, uri from core.lake_partition join core.lake_generation"
-                " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s",
-                [DATASET, day],
-            ).fetchone()
-            event_days = connection.execute(
-                "select event_day, row_count from core.lake_partition join core.lake_generation_day"
-                " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s order by 1",
-                [DATASET, day],
-            ).fetchall()
-            verdicts = guard_store.verdicts(connection, DATASET, [day.isoformat()])
+    def _summary(self, connection: psycopg.Connection, day: date) -> DayIngest:
+        files = request_manifest.outcomes(connection, day)
+        generation = connection.execute(
+            "select generation, uri from core.lake_partition join core.lake_generation"
+            " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s",
+            [DATASET, day],
+        ).fetchone()
+        event_days = connection.execute(
+            "select event_day, row_count from core.lake_partition join core.lake_generation_day"
+            " using (dataset, partition_key, generation) where dataset = %s and partition_key = %s order by 1",
+            [DATASET, day],
+        ).fetchall()
+        verdicts = guard_store.verdicts(connection, DATASET, [day.isoformat()])
         reasons: Counter[str] = Counter()
         for file in files:
             reasons.update(file.rejected_by_reason)
@@ -452,7 +458,7 @@ class RequestStore:
             rejected_by_reason=dict(reasons),
             event_days=dict(event_days),
             verdicts=verdicts,
-            seconds=seconds,
+            seconds={},
         )
 
 

@@ -1,9 +1,11 @@
 """Whole files: what is taken, what is refused and why, of the collected nasty files and of counterparts made here."""
 
+import contextlib
 import gzip
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -396,3 +398,26 @@ def run_without_parameters(
         return reading.connection.sql(sql).to_arrow_table()
     finally:
         reading.connection.unregister(name)
+
+
+class TestPrefetch:
+    def test_lets_the_error_of_the_consumer_through_while_the_next_block_is_being_made(self) -> None:
+        # Found while measuring: closing a generator that a thread is running hid the real error.
+        is_making = threading.Event()
+        may_go_on = threading.Event()
+
+        def blocks() -> Generator[bytes, None, None]:
+            yield b"first"
+            is_making.set()
+            may_go_on.wait(10)
+            yield b"second"
+
+        def consume() -> None:
+            with contextlib.closing(request_reader._prefetched(blocks())) as ahead:
+                assert next(ahead) == b"first"
+                assert is_making.wait(10)
+                threading.Timer(0.05, may_go_on.set).start()
+                raise KeyError("the consumer's own")
+
+        with pytest.raises(KeyError, match="the consumer's own"):
+            consume()
