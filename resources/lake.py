@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from billing_pipeline.errors import BillingError
+from resources.disk import disk_failures_explained
 from resources.object_store import Bucket, ObjectConflictError, ObjectNotFoundError, is_s3_url
 
 _DATASET = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
@@ -58,6 +59,7 @@ class Lake:
         Raises:
             LakeConflictError: this generation exists with other bytes.
             LakeNameError: `dataset` or `generation` holds characters that are not safe in paths.
+            DiskError: the folder cannot be written.
         """
         if not _DATASET.fullmatch(dataset) or not _GENERATION.fullmatch(generation):
             raise _bad_name(f"{dataset!r}, {generation!r}")
@@ -103,6 +105,10 @@ class LocalStore:
         self._root = root
 
     def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
+        with disk_failures_explained(self._root):
+            self._put(uri, local_file, sha256)
+
+    def _put(self, uri: str, local_file: Path, sha256: str) -> None:
         target = self._root / uri
         if self._is_published(target, uri, sha256):
             return

@@ -77,7 +77,6 @@ class RequestSink:
         self._path = path
         self._connection = connection
         self._seen = _SeenHashes(expected_rows)
-        self._hashes = _HashFile(path.with_suffix(".hashes"))
         self._aside: list[tuple[pa.Table, _Hashes]] = []
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parquet")
         self._writing: Future[None] | None = None
@@ -90,6 +89,7 @@ class RequestSink:
             use_dictionary=["source", "client_id", "method", "endpoint"],
             write_statistics=["event_at", "file_id", "line_number"],
         )
+        self._hashes = _HashFile(path.with_suffix(".hashes"))
 
     def __enter__(self) -> "RequestSink":
         return self
@@ -97,9 +97,11 @@ class RequestSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown(wait=True)
-        self._writer.close()
-        self._hashes.close()
+        try:
+            self._executor.shutdown(wait=True)
+            self._writer.close()
+        finally:
+            self._hashes.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
         """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat."""
@@ -284,8 +286,10 @@ class _HashFile:
         return _Hashes(matched[:, 0].copy(), matched[:, 1].copy())
 
     def close(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            self._path.unlink(missing_ok=True)
 
 
 def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:

@@ -20,6 +20,7 @@ from billing_pipeline.errors import BillingError
 from resources import guard_store
 from resources.catalog_store import CatalogStore
 from resources.database import Database, copy_arrow
+from resources.disk import disk_failures_explained
 from resources.lake import Lake
 from resources.usage_facts import DayFacts
 from resources.usage_inputs import ASSET, OWN_ACTOR, DayInputs, read_counted_files, read_decisions, read_inputs
@@ -108,6 +109,7 @@ class UsageStore:
             CatalogNotLoadedError: there are no rules yet.
             LakeFileMissingError: PostgreSQL points at a lake file that is not there.
             InputsKeepChangingError: a day changed during each of several attempts.
+            DiskError: the scratch folder cannot be written.
         """
         builds: dict[date, DayBuild] = {}
         wanted = sorted(set(days))
@@ -116,7 +118,7 @@ class UsageStore:
             if not remaining:
                 break
             plan = self._plan(remaining)
-            with self._scan(plan) as scan:
+            with disk_failures_explained(self.scratch_dir), self._scan(plan) as scan:
                 facts = scan.facts()
                 writer = _DayWriter(self, plan, scan, facts, run_id=run_id, code_version=code_version)
                 for group in _groups(remaining):

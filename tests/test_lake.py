@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from resources.disk import DiskError
 from resources.lake import Lake, LakeConflictError, LakeFileMissingError, LakeNameError
 
 DAY = date(2026, 3, 1)
@@ -81,7 +82,7 @@ class TestPublish:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DiskError, match="no space left"):
             lake.publish(produced(tmp_path, b"rows"), dataset=DATASET, partition=DAY, generation="g")
         assert files(tmp_path / "lake") == []
 
