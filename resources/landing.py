@@ -90,8 +90,9 @@ class LocalLanding:
     def list(self, prefix: str) -> Iterator[LandingFile]:
         root = self._resolved_root()
         folder = self._inside(root, prefix.rpartition("/")[0])
-        if not folder.is_dir():
-            raise _not_found(str(folder), "there is no such folder")
+        first = prefix.rpartition("/")[2]
+        if not folder.is_dir() or (first and not any(name.startswith(first) for name in os.listdir(folder))):
+            raise _not_found(str(root / prefix), "there is no such folder")
         return (file for file in self._walk(root, folder) if file.key.startswith(prefix))
 
     @contextmanager

@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from datetime import date
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +34,10 @@ class SourceConfig:
     landing: str
     profile: SourceProfile
     delivery_day: Literal["key", "modified"]
+
+    def owns(self, file: LandingFile) -> bool:
+        """Return whether `file` lies in this source's folder, or is the one file that it names."""
+        return not self.landing or file.key == self.landing or file.key.startswith(f"{self.landing}/")
 
     def delivery_day_of(self, file: LandingFile) -> date | None:
         """Return the UTC day on which `file` was delivered; None when its path should name it and does not."""
@@ -75,6 +80,12 @@ def load_sources(folder: Path) -> tuple[SourceConfig, ...]:
     names = [entry.name for entry in entries]
     if len(set(names)) != len(names):
         raise _refused(f"{path} lists a source twice: {', '.join(sorted(names))}")
+    for inner, outer in permutations(entries, 2):
+        if f"{inner.landing.strip('/')}/".startswith(f"{outer.landing.strip('/')}/".removeprefix("/")):
+            raise _refused(
+                f"{path}: the files of source {inner.name} in {inner.landing!r} would be read, and billed, as those of "
+                f"{outer.name} too"
+            )
     return tuple(
         SourceConfig(
             name=entry.name,
@@ -90,5 +101,6 @@ def _refused(what: str) -> SourcesError:
     return SourcesError(
         what,
         bill="no request log is read, so no usage is billed",
-        fix="write [[source]] blocks with name, landing, profile and delivery_day, as catalog/sources.toml shows",
+        fix="write [[source]] blocks with name, landing (a folder of its own), profile and delivery_day, as "
+        "catalog/sources.toml shows",
     )
