@@ -6,6 +6,7 @@ runs (embedded_postgres), what a command does with it (console).
 """
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -20,7 +21,7 @@ import yaml
 from psycopg import conninfo
 
 from billing_pipeline.errors import BillingError
-from resources.database import Database
+from resources.database import Database, open_session
 from resources.embedded_postgres import EmbeddedPostgres
 from resources.migrate import migrate
 from resources.settings import PROJECT_ROOT, Settings
@@ -59,7 +60,8 @@ def running(settings: Settings) -> Iterator[Runtime]:
 
     Raises:
         HomeError: BILLING_HOME cannot be created or written.
-        PostgresStartError, PostgresFolderError: the embedded server; DatabaseUnreachableError: the one named by URL.
+        PostgresStartError, PostgresFolderError: the embedded server.
+        DatabaseUnreachableError, DatabaseUrlError: the one named by URL, Dagster's too.
         MigrationEditedError, MigrationUnknownError, MigrationFailedError, RolesMissingError: see `migrate`.
     """
     _prepare_home(settings)
@@ -72,6 +74,8 @@ def running(settings: Settings) -> Iterator[Runtime]:
             dagster_url = dagster_url or server.ensure_database(DAGSTER_DATABASE)
         database = Database(billing_url)
         migrate(database)
+        # Dagster itself would try again for ten seconds, and name neither cause nor fix.
+        open_session(_without_driver(dagster_url), role=None).close()
         dagster_url = dagster_database_url(dagster_url)
         yield Runtime(
             settings=settings,
@@ -99,6 +103,11 @@ def dagster_database_url(url: str) -> str:
     address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     query = f"?{urlencode(parameters)}" if parameters else ""
     return f"postgresql+psycopg2://{login}{address}/{database}{query}"
+
+
+def _without_driver(url: str) -> str:
+    """Return the URL as libpq understands it."""
+    return re.sub(r"^postgresql\+\w+://", "postgresql://", url)
 
 
 def write_dagster_config(dagster_home: Path, environment: Mapping[str, str]) -> None:
