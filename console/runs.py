@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 
 import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError
+from rich.markup import escape
 
 from assets.definitions import defs_of
 from assets.jobs import BILLING, CATALOG, CHAIN, USAGE_AND_BILLING
@@ -26,7 +27,7 @@ from console.screen import Advance, count, notes, page, progress
 from resources.request_store import RequestStore
 from resources.runtime import Runtime, running
 from resources.settings import Settings
-from resources.status_reader import Books, read_status
+from resources.status_reader import Books, GuardVerdict, read_status
 
 # Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -186,9 +187,19 @@ def materialize_days(settings: Settings, assets: Sequence[str], days: DayRange |
                 ready.run(keys, built)
             else:
                 built = _run_due(ready, keys) if assets else ready.bring_up_to_date()
+        after = read_status(ready.runtime.database)
         if built is not None:
             page().print(_built_line(built))
-        print_booked(before, read_status(ready.runtime.database).books)
+            _print_held(after.verdicts, built)
+        print_booked(before, after.books)
+
+
+def _print_held(verdicts: Sequence[GuardVerdict], days: Sequence[date]) -> None:
+    """Print which of the days a guard holds: a range goes on past them."""
+    keys = {day.isoformat() for day in days}
+    for one in verdicts:
+        if one.status == "held" and one.partition_key in keys:
+            page().print(f"[bold red]held[/] {one.asset} {one.partition_key} {one.guard}: {escape(one.message)}")
 
 
 def request_store_of(definitions: dg.Definitions) -> RequestStore:
