@@ -284,7 +284,14 @@ def _verdict(subject: Subject, guard: str, status: VerdictStatus, expected: str,
 
 
 def _hours(hours: Iterable[int]) -> str:
-    return ", ".join(f"{hour:02d}" for hour in hours)
+    """Return ascending hours with their runs drawn together, as `03, 06-08`: an outage of a day is one word."""
+    runs: list[list[int]] = []
+    for hour in hours:
+        if runs and runs[-1][-1] == hour - 1:
+            runs[-1][1:] = [hour]
+        else:
+            runs.append([hour])
+    return ", ".join("-".join(f"{hour:02d}" for hour in run) for run in runs)
 
 
 def _listed(items: Collection[str]) -> str:

@@ -194,13 +194,13 @@ def print_next_steps(console: Console, status: Status, stale: Sequence[date]) ->
         steps.append("billing demo, or put files into the landing folder and run: billing materialize")
     if status.pending_days or stale:
         due = len(set(status.pending_days) | set(stale))
-        steps.append(f"billing materialize   ({count(due)} days have new or changed input)")
+        steps.append(f"billing materialize   (days with new or changed input: {count(due)})")
     held = [one for one in status.verdicts if one.status == "held"]
     if held:
         one = held[0]
         steps.append(f'billing release {one.asset} {one.partition_key} {one.guard} --reason "…"   ({len(held)} held)')
     if status.open_conflicts:
-        steps.append(f"billing conflicts   ({count(status.open_conflicts)} requests wait for a decision)")
+        steps.append(f"billing conflicts   (requests that wait for a decision: {count(status.open_conflicts)})")
     if any(one.status == "held" for one in status.refused_files):
         steps.append("billing quarantine   (files came again with other content and wait)")
     for step in steps or ["nothing is due"]:

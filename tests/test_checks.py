@@ -66,13 +66,18 @@ class TestHoursDelivered:
     def test_passes_when_every_expected_hour_has_records(self) -> None:
         delivered = {"api": {6: 1, 7: 5, 8: 2}, "auth": {6: 1}}
         verdict = checks.hours_delivered(SUBJECT, expected=self.EXPECTED, records_by_hour=delivered)
-        assert (verdict.status, verdict.expected) == (PASSED, "api: 06, 07, 08, auth: 06")
+        assert (verdict.status, verdict.expected) == (PASSED, "api: 06-08, auth: 06")
 
     def test_holds_and_names_the_hours_of_each_source(self) -> None:
         verdict = checks.hours_delivered(SUBJECT, expected=self.EXPECTED, records_by_hour={"api": {6: 1, 7: 0}})
         assert verdict.status is HELD
-        assert verdict.actual == "no records in api: 07, 08; auth: 06 (UTC)"
+        assert verdict.actual == "no records in api: 07-08; auth: 06 (UTC)"
         assert "outage of the exporter" in verdict.message
+
+    def test_draws_runs_of_hours_together(self) -> None:
+        delivered = {"api": dict.fromkeys((6, 8, 9, 10), 1)}
+        verdict = checks.hours_delivered(SUBJECT, expected={"api": frozenset(range(24))}, records_by_hour=delivered)
+        assert (verdict.expected, verdict.actual) == ("api: 00-23", "no records in api: 00-05, 07, 11-23 (UTC)")
 
     def test_expects_nothing_of_a_source_without_hours(self) -> None:
         verdict = checks.hours_delivered(SUBJECT, expected={"api": frozenset()}, records_by_hour={})
