@@ -5,12 +5,13 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from resources.database import Database, Role
 from resources.settings import PROJECT_ROOT
 from tests.chain import DAYS, SOURCES, Call, Installation, Site, api_key, ingest_all, lines, write_catalog
 
@@ -252,3 +253,38 @@ class TestFiftyClients:
             )
             assert len(counted) == 50
             assert usage == billed(installation) == counted
+
+
+class TestUsageTable:
+    def test_counts_a_clients_requests_by_endpoint_and_day_through_an_index(self, database: Database) -> None:
+        with database.connect(Role.WRITER) as connection:
+            connection.execute(
+                """
+                insert into usage.api_requests (event_day, account_id, meter_id, period_start, period_end, endpoint, method,
+                    client_id, quantity, unit, request_count)
+                select start::date, 'a' || account, 'requests', start, start + interval '1 hour', '/e' || endpoint, 'GET',
+                    'c' || account, account, 'request', account
+                from generate_series(1, 200) as account, generate_series(1, 5) as endpoint,
+                    generate_series('2026-03-01', '2026-03-09 07:00', interval '1 hour') as start
+                """
+            )
+            connection.commit()
+            connection.autocommit = True
+            with database.connect(Role.OWNER) as owner:
+                owner.execute("analyze usage.api_requests")
+            one_client = (
+                "select endpoint, event_day, sum(request_count) from usage.api_requests"
+                " where account_id = 'a7' and client_id = 'c7' group by endpoint, event_day order by 1, 2"
+            )
+            found = connection.execute(one_client).fetchall()
+            plan = "\n".join(row[0] for row in connection.execute(f"explain {one_client}").fetchall())
+            of_a_day = connection.execute(
+                "explain select client_id, endpoint, sum(request_count) from usage.api_requests"
+                " where event_day = '2026-03-09' group by 1, 2"
+            ).fetchall()
+            total = connection.execute("select count(*), sum(request_count) from usage.api_requests").fetchone()
+        hours_of = {date(2026, 3, day): 24 if day < 9 else 8 for day in range(1, 10)}
+        assert found == [(f"/e{number}", day, 7 * hours) for number in range(1, 6) for day, hours in hours_of.items()]
+        assert "api_requests_pkey" in plan
+        assert any("api_requests_by_day" in row[0] for row in of_a_day)
+        assert total == (200_000, sum(range(1, 201)) * 5 * 200)
