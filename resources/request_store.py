@@ -298,6 +298,14 @@ class RequestStore:
             for file in files
             if file.status == "rejected" and file.read_with == self._read_with(file.source)
         }
+        copies = Counter((file.source, file.content_sha256) for file in files)
+
+        def may_repeat(file: ManifestFile) -> bool:
+            # A position in a content names one line, unless that content was delivered twice: both files were refused once
+            # and their profile has been corrected since, or a person accepted one of them.
+            has_event_ids = self._sources[file.source].profile.fields.event_id is not None
+            return has_event_ids or copies[file.source, file.content_sha256] > 1
+
         while True:
             results = dict(refused)
             spoiled = False
@@ -316,10 +324,10 @@ class RequestStore:
                         result.taken_over = replace(
                             file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
                         )
-                        self._take_over(file, current, engine, sink)
+                        self._take_over(file, current, engine, sink, identities_repeat=may_repeat(file))
                         continue
                     try:
-                        self._read_file(file, result.outcome, engine, sink)
+                        self._read_file(file, result.outcome, engine, sink, identities_repeat=may_repeat(file))
                     except FileRejected as rejection:
                         if file.status == "accepted" and rejection.reason is Reason.UNREADABLE:
                             raise _accepted_file_gone(file, rejection.detail) from rejection
@@ -330,7 +338,13 @@ class RequestStore:
                     return sink.finish(), results
 
     def _read_file(
-        self, file: ManifestFile, outcome: FileOutcome, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+        self,
+        file: ManifestFile,
+        outcome: FileOutcome,
+        connection: duckdb.DuckDBPyConnection,
+        sink: RequestSink,
+        *,
+        identities_repeat: bool,
     ) -> None:
         profile = self._sources[file.source].profile
         context = FileContext(
@@ -348,7 +362,7 @@ class RequestStore:
                         table,
                         source=file.source,
                         file_id=file.file_id,
-                        identities_repeat=profile.fields.event_id is not None,
+                        identities_repeat=identities_repeat,
                     )
         except (LandingKeyError, LandingFileChangedError) as missing:
             # What is delivered under this key from now on is other content: it is registered as such and then read.
@@ -357,7 +371,13 @@ class RequestStore:
             ) from missing
 
     def _take_over(
-        self, file: ManifestFile, current: Generation, connection: duckdb.DuckDBPyConnection, sink: RequestSink
+        self,
+        file: ManifestFile,
+        current: Generation,
+        connection: duckdb.DuckDBPyConnection,
+        sink: RequestSink,
+        *,
+        identities_repeat: bool,
     ) -> None:
         columns = ", ".join(RECORD_SCHEMA.names)
         reader = connection.sql(
@@ -370,7 +390,7 @@ class RequestStore:
                 pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
                 source=file.source,
                 file_id=file.file_id,
-                identities_repeat=self._sources[file.source].profile.fields.event_id is not None,
+                identities_repeat=identities_repeat,
             )
 
     def _read_with(self, source: str) -> str:

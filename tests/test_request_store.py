@@ -22,13 +22,16 @@ from resources.lake import Lake
 from resources.request_store import DayIngest, DeliveryChangingError, RequestStore
 from tests.conftest import administer, database_url
 from tests.request_files import (
+    API_REQUEST,
     AS_OF,
+    NGINX_REQUEST,
     Deliveries,
     api_line,
     api_source,
     avro_bytes,
     avro_request,
     day_key,
+    json_line,
 )
 
 DAY = date(2026, 3, 1)
@@ -267,9 +270,9 @@ class TestRefusedFiles:
         read: list[str] = []
         real = RequestStore._read_file
 
-        def noted(store: RequestStore, file: Any, *rest: Any) -> None:
+        def noted(store: RequestStore, file: Any, *rest: Any, **options: Any) -> None:
             read.append(file.key)
-            real(store, file, *rest)
+            real(store, file, *rest, **options)
 
         monkeypatch.setattr(RequestStore, "_read_file", noted)
         deliveries.ingest()
@@ -339,6 +342,32 @@ class TestRedelivery:
         assert deliveries.lake_rows() == [("r-1",)]
         assert deliveries.manifest()["copy.jsonl"] == ("accepted", None, 1, 1, 0, 0, 0)
         assert deliveries.manifest()["other.jsonl"] == ("duplicate", None, 1, 0, 0, 1, 0)
+
+    @pytest.mark.parametrize("profile", ["billable_request_json", "nginx_json"])
+    def test_of_a_refused_file_counts_once_when_the_corrected_profile_reads_both(
+        self, database: Database, tmp_path: Path, profile: str
+    ) -> None:
+        right = api_source(profile)
+        status = right.profile.fields.status_code.model_copy(update={"path": "elsewhere"})
+        fields = right.profile.fields.model_copy(update={"status_code": status})
+        wrong = right.profile.model_copy(update={"fields": fields, "sha256": "f" * 64})
+        first = Deliveries(database, tmp_path, [api_source(wrong)])
+        base = API_REQUEST if profile == "billable_request_json" else NGINX_REQUEST
+        content = b"".join(json_line(base, request_id=f"r-{number}") for number in range(1_000))
+        for name in ("a.jsonl", "b.jsonl"):
+            first.deliver(day_key(DAY, name), content)
+            first.ingest()
+        assert [one[:2] for one in first.manifest().values()] == [("rejected", "bad_ratio")] * 2
+        second = Deliveries(database, tmp_path, [right])
+        second.ingest(DAY)
+        assert second.manifest() == {
+            "a.jsonl": ("accepted", None, 1_000, 1_000, 0, 0, 0),
+            "b.jsonl": ("accepted", None, 1_000, 0, 0, 1_000, 0),
+        }
+        second.deliver(day_key(DAY, "c.jsonl"), json_line(base, request_id="late"))
+        second.ingest()
+        identities = second.lake_rows("event_id")
+        assert len(identities) == len(set(identities)) == 1_001
 
 
 class TestScratch:
