@@ -1,8 +1,11 @@
 """The house's own rules, as tests: imports go down, the head is pure, every module opens with its contract."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,10 @@ MODULES = sorted(
 FRAMEWORKS = frozenset(
     {"dagster", "psycopg", "duckdb", "boto3", "stripe", "httpx", "pandas", "pyarrow", "sqlalchemy", "isal", "polars"}
 )
+# `compression` is there from Python 3.14 on.
+STANDARD = sys.stdlib_module_names | {"compression"}
+# boto3's own lower half, and its types for the checker.
+COMES_WITH = {"botocore": "boto3", "mypy_boto3_s3": "boto3-stubs"}
 # Reaching outside or asking the clock: the head gets bytes, values and instants from its callers.
 IMPURE = frozenset({"os", "subprocess", "socket", "time", "random", "secrets", "tempfile", "shutil", "logging"})
 
@@ -35,6 +42,29 @@ def imported_roots(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.split(".")[0])
     return names
+
+
+class TestDependencies:
+    def test_are_declared_where_a_module_imports_them(self) -> None:
+        distributions = packages_distributions()
+        roots = set().union(*(imported_roots(ast.parse(path.read_text(encoding="utf-8"))) for path in MODULES))
+        missing = {
+            root
+            for root in roots - STANDARD - set(PACKAGES) - set(COMES_WITH)
+            if not {name.lower() for name in distributions.get(root, [])} & set(declared())
+        }
+        assert missing == set()
+
+    def test_have_a_reason_each(self) -> None:
+        reasons = (PROJECT_ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
+        assert [name for name in declared() if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", reasons)] == []
+
+
+def declared() -> list[str]:
+    """Return the names of the project's direct dependencies, those for development among them."""
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return [re.split(r"[\[<>=; ]", requirement)[0].lower() for requirement in requirements]
 
 
 def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
