@@ -17,6 +17,7 @@ from assets.catalog import catalog_assets
 from assets.execution import Progress, no_progress
 from assets.jobs import JOBS, build_yesterday
 from assets.requests import request_records_asset
+from assets.retention import remove_unused, remove_unused_weekly
 from assets.sensors import new_deliveries, stale_usage, unbooked_usage
 from assets.usage import api_requests_asset
 from billing_pipeline.errors import BillingError
@@ -26,6 +27,7 @@ from resources.database import Database
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.request_store import RequestStore
+from resources.retention import Retention
 from resources.settings import Settings
 from resources.source_config import load_sources
 from resources.usage_store import UsageStore
@@ -43,6 +45,7 @@ def build_defs(
     charge_store: ChargeStore,
     catalog_dir: Path,
     verdicts: Verdicts,
+    retention: Retention,
     progress: Progress = no_progress,
     alerts: Alerts | None = None,
 ) -> dg.Definitions:
@@ -50,8 +53,8 @@ def build_defs(
     return dg.Definitions(
         assets=[request_records_asset(), catalog_assets(), api_requests_asset(), billing_assets()],
         asset_checks=list(guard_checks()),
-        jobs=list(JOBS),
-        schedules=[build_yesterday],
+        jobs=[*JOBS, remove_unused],
+        schedules=[build_yesterday, remove_unused_weekly],
         sensors=[new_deliveries, stale_usage, unbooked_usage, alert_on_failure],
         # A step takes seconds, a process per step as long again.
         executor=dg.in_process_executor,
@@ -62,6 +65,7 @@ def build_defs(
             "charge_store": charge_store,
             "catalog_dir": catalog_dir,
             "verdicts": verdicts,
+            "retention": retention,
             "progress": progress,
             "alerts": alerts or LogAlerts(),
         },
@@ -95,6 +99,7 @@ def defs_of(settings: Settings, database: Database, *, progress: Progress = no_p
         charge_store=ChargeStore(database),
         catalog_dir=settings.catalog_dir,
         verdicts=StoredVerdicts(database),
+        retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
         progress=progress,
     )
 

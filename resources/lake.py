@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,15 @@ class LakeFile:
     uri: str
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file as the lake has it. `modified_at` is aware UTC, by the clock of the store."""
+
+    uri: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class Lake:
@@ -81,6 +91,10 @@ class Lake:
         """Return whether the lake has this file; a cached copy does not count."""
         return self._store.holds(_checked(uri))
 
+    def files(self) -> Iterator[StoredFile]:
+        """Yield every published file, whoever knows of it. What has no name of a generation is not the lake's and left out."""
+        return (file for file in self._store.files() if _URI.fullmatch(file.uri))
+
     def remove(self, uri: str) -> None:
         """Delete a file that no generation in PostgreSQL names any more. Retention only; a missing file is fine."""
         self._store.remove(_checked(uri))
@@ -94,6 +108,7 @@ class _Store(Protocol):
     def put(self, uri: str, local_file: Path, *, sha256: str) -> None: ...
     def fetch(self, uri: str) -> Path: ...
     def holds(self, uri: str) -> bool: ...
+    def files(self) -> Iterator[StoredFile]: ...
     def remove(self, uri: str) -> None: ...
     def sweep(self, unused_since: datetime) -> int: ...
 
@@ -148,6 +163,17 @@ class LocalStore:
     def holds(self, uri: str) -> bool:
         return (self._root / uri).is_file()
 
+    def files(self) -> Iterator[StoredFile]:
+        for path in self._root.rglob("*.parquet"):
+            # Retention may run elsewhere as well: what is gone is gone.
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                yield StoredFile(
+                    uri=path.relative_to(self._root).as_posix(),
+                    size_bytes=stat.st_size,
+                    modified_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+                )
+
     def remove(self, uri: str) -> None:
         (self._root / uri).unlink(missing_ok=True)
 
@@ -183,6 +209,12 @@ class S3Store:
 
     def holds(self, uri: str) -> bool:
         return self._bucket.holds(uri)
+
+    def files(self) -> Iterator[StoredFile]:
+        return (
+            StoredFile(uri=found.key, size_bytes=found.size_bytes, modified_at=found.modified_at)
+            for found in self._bucket.list()
+        )
 
     def remove(self, uri: str) -> None:
         self._bucket.delete(uri)

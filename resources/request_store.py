@@ -5,16 +5,14 @@ PostgreSQL is one transaction under its lock; killed anywhere, the same call aga
 Not here: reading one file (request_reader), deduplication (request_sink), event days (usage_store).
 """
 
-import contextlib
 import hashlib
 import json
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -35,6 +33,7 @@ from resources.landing import Landing, LandingFile, LandingFileChangedError, Lan
 from resources.request_manifest import DATASET, FileIngest, FileResult, Generation, ManifestFile
 from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
+from resources.scratch import sweep_scratch
 from resources.source_config import SourceConfig
 
 # Raise it when the reader takes, refuses or spells a line differently: every delivery day is then read anew when asked for.
@@ -45,7 +44,7 @@ ROUNDS_BEFORE_GIVING_WAY = 5
 # What a process that was killed has left in the scratch folder, downloaded log files among it, goes after this time.
 # Files registered in one transaction: a killed discovery hashes at most these again.
 FILES_PER_REGISTRATION = 100
-LEFTOVER_SECONDS = 24 * 3_600
+LEFTOVERS_LAST = timedelta(days=1)
 TAKEN_OVER_BATCH_ROWS = 200_000
 
 Progress = Callable[[str, int, int], None]
@@ -176,7 +175,7 @@ class RequestStore:
         self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
     ) -> tuple[DayIngest, ...]:
         """Publish the generation of each delivery day and return what each holds. A day that is up to date is not read."""
-        _sweep(self._scratch_dir)
+        sweep_scratch(self._scratch_dir, unused_since=datetime.now(UTC) - LEFTOVERS_LAST)
         results = []
         with disk_failures_explained(self._scratch_dir), self._engine() as engine:
             for number, day in enumerate(days):
@@ -480,16 +479,6 @@ class RequestStore:
             verdicts=verdicts,
             seconds={},
         )
-
-
-def _sweep(scratch_dir: Path) -> None:
-    before = time.time() - LEFTOVER_SECONDS
-    for pattern in ("ingest-*", "landing/*", "duckdb-*"):
-        for path in scratch_dir.glob(pattern):
-            # Another process may sweep as well: what is gone is gone.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < before:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _elapsed(started: float) -> Decimal:

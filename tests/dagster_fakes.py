@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from billing_pipeline.records import LineCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
 from resources.request_store import DayIngest, Discovery
+from resources.retention import Retained
 from resources.usage_store import DayBuild
 
 
@@ -145,6 +146,20 @@ class FakeAlerts:
         self.sent.append(alert)
 
 
+@dataclass
+class FakeRetention:
+    """Retention: how long it was asked to keep what was replaced."""
+
+    asked: list[timedelta] = field(default_factory=list)
+
+    def remove_unused(self, *, as_of: datetime, keep: timedelta) -> Retained:
+        assert as_of.tzinfo is not None
+        self.asked.append(keep)
+        return Retained(
+            removed_generations=3, removed_unknown=2, removed_bytes=500, leftovers=1, kept_files=7, kept_bytes=900
+        )
+
+
 class World:
     """All fakes and the definitions over them."""
 
@@ -154,6 +169,7 @@ class World:
         self.usage = FakeUsageStore(self.verdicts)
         self.charges = FakeChargeStore(self.verdicts)
         self.catalog = FakeCatalogStore()
+        self.retention = FakeRetention()
         self.alerts = FakeAlerts()
         self.defs = build_defs(
             request_store=self.requests,
@@ -162,6 +178,7 @@ class World:
             charge_store=self.charges,
             catalog_dir=Path("/catalog"),
             verdicts=self.verdicts,
+            retention=self.retention,
             alerts=self.alerts,
         )
 

@@ -37,8 +37,10 @@ class TestDefinitions:
 
     def test_have_these_jobs_schedules_and_sensors(self):
         repository = World().defs.get_repository_def()
-        assert {"daily_billing", "ingest_deliveries", "backfill_usage", "book_charges"} <= set(repository.job_names)
-        assert {schedule.name for schedule in repository.schedule_defs} == {"build_yesterday"}
+        assert {"daily_billing", "ingest_deliveries", "backfill_usage", "book_charges", "remove_unused"} <= set(
+            repository.job_names
+        )
+        assert {schedule.name for schedule in repository.schedule_defs} == {"build_yesterday", "remove_unused_weekly"}
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",
             "stale_usage",
