@@ -4,7 +4,7 @@ A booking reads what usage is built from before it reads the usage: what changes
 Not here: rating and booking (charge_store), which usage is stale (usage_store).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -37,9 +37,14 @@ def read_usage_built(
 
 
 def record_booked(
-    connection: psycopg.Connection, built: Mapping[date, UsageBuilt], *, catalog_sha256: str, is_held: bool
+    connection: psycopg.Connection, built: Mapping[date, UsageBuilt], *, catalog_sha256: str, held: Collection[date]
 ) -> None:
-    """Write that the days were booked, or held by a guard, on this usage and catalog; in the booking's transaction."""
+    """Write that the days were booked on this usage and catalog, in the booking's transaction.
+
+    Where guards hold some of the days, nothing of the run is booked: these are written as held, and the others not at all,
+    so that they are due again by themselves.
+    """
+    rows = [(day, "held" if held else "booked", one) for day, one in sorted(built.items()) if not held or day in held]
     with connection.cursor() as cursor:
         cursor.executemany(
             """
@@ -54,10 +59,7 @@ def record_booked(
                 catalog_sha256 = excluded.catalog_sha256,
                 booked_at = now()
             """,
-            [
-                (day, "held" if is_held else "booked", one.state, one.inputs_digest, one.rules_digest, catalog_sha256)
-                for day, one in sorted(built.items())
-            ],
+            [(day, state, one.state, one.inputs_digest, one.rules_digest, catalog_sha256) for day, state, one in rows],
         )
 
 

@@ -113,7 +113,8 @@ class ChargeStore:
             run = _Run(wanted, run_id, code_version, catalog, usage)
             verdicts = _book(connection, run, revisions)
             guard_store.record(connection, verdicts, run_id=run_id)
-            booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, is_held=holds(verdicts))
+            held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
+            booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
             progress("booking", len(revisions), len(revisions))
             held_usage = guard_store.held_partitions(connection, USAGE_ASSET, [day.isoformat() for day in wanted.days])
         return _bookings(run, revisions, verdicts, held_usage)

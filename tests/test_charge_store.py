@@ -172,6 +172,18 @@ def use(
         )
 
 
+def build_usage(database: Database, *days: date) -> None:
+    """Write that the usage of the days is built."""
+    with database.transaction() as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into usage.build
+            values ('usage/api_requests', %s, 'built', 'inputs', 'rules', '[]', 0, 0, 0, 0, 0, 0, 'test', 'run')
+            """,
+            [(one,) for one in days],
+        )
+
+
 def day(text: str) -> date:
     return date.fromisoformat(text)
 
@@ -422,6 +434,30 @@ class TestGuards:
         assert booking.held == ("ledger_equals_charges",)
         assert (booking.revisions_booked, booking.delta_by_currency) == (0, {})
         assert money_of(store.database) == before
+
+    def test_that_hold_one_day_of_a_run_leave_the_others_due(self, store: ChargeStore) -> None:
+        february, march = day("2026-02-10"), day("2026-03-01")
+        use(store.database, "acme", "2026-03-01T10:00", 7)
+        build_usage(store.database, february, march)
+        book(store, [march])
+        with store.database.transaction() as connection:
+            # A revision without postings: the ledger no longer tells what was charged in March.
+            connection.execute(
+                """
+                insert into billing.charge_revision
+                select charge_id, 2, account_id, subscription_id, plan_id, price_id, meter_id, group_key, period_start,
+                    period_end, quantity, unit, exact_amount, 75, 5, currency, lines, rating_digest, catalog_sha256,
+                    code_version, event_day, 'by hand', booked_at
+                from billing.charge_revision
+                """
+            )
+        use(store.database, "acme", "2026-02-10T10:00", 4)
+        bookings = book(store, [february, march])
+        assert [booking.held for booking in bookings] == [(), ("ledger_equals_charges",)]
+        assert added(bookings) == 0
+        assert store.unbooked_days() == (february,)
+        assert added(book(store, store.unbooked_days())) == 40
+        assert store.unbooked_days() == ()
 
 
 class TestPostgresql:
