@@ -9,12 +9,18 @@ import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from backports import zstd
 
 from assets.code_version import code_version
+from billing_pipeline.checks import Verdict, VerdictStatus
+from resources import charge_guards, charge_store, guard_store
+from resources.charge_usage import rate_to_date
+from resources.database import Database
 from resources.lake import LakeFileMissingError
 from resources.request_store import AcceptedFileGoneError
 from tests.chain import (
@@ -230,6 +236,22 @@ class TestLostLakeFile:
             assert after[name] == before[name], name
 
 
+class TestRestoredDatabase:
+    def test_takes_in_and_books_once_what_came_after_the_backup(self, site: Site, installation: Installation) -> None:
+        first, second, third, _ = three_days()
+        installation.deliver([*first, *second])
+        installation.bring_up_to_date()
+        name = installation.database.url.rpartition("/")[2]
+        administer(site.postgres_url, f'create database "{name}_backup" template "{name}"')
+        installation.deliver(third)
+        installation.bring_up_to_date()
+        backup = replace(installation, database=Database(f"{installation.database.url}_backup"))
+        backup.bring_up_to_date()
+        assert_same(backup.facts(), installation.facts(), "after a restore")
+        assert backup.book() == 0
+        administer(site.postgres_url, f'drop database "{name}_backup"')
+
+
 class TestParts:
     def test_of_the_books_add_up_to_the_whole(self, installation: Installation, told_at_once: Facts) -> None:
         installation.deliver([(api_key(DAYS[0], "all"), lines(all_calls("api")))])
@@ -272,7 +294,7 @@ class TestLateFile:
         second = installation.rows(
             "select charge_id, delta_minor, amount_minor from billing.charge_revision where revision = 2"
         )
-        first = dict(before["booked"])
+        first: dict[Any, int] = dict(before["booked"])
         assert len(second) == changed > 0
         assert all(first[charge_id] + delta == amount for charge_id, delta, amount in second)
 
@@ -366,7 +388,7 @@ class TestUnbookedDays:
     def test_are_all_under_a_new_price_whose_difference_is_booked(self, installation: Installation) -> None:
         installation.deliver([file for morning in three_days() for file in morning[:3]])
         installation.bring_up_to_date()
-        before = dict(installation.facts()["booked"])
+        before: dict[Any, int] = dict(installation.facts()["booked"])
         price = PRICES + (
             '[[price.versions]]\nversion = 2\neffective_from = 2026-03-02T06:00:00Z\nmodel = "standard"\nunit_price = "0.5"\n'
         )
@@ -377,6 +399,39 @@ class TestUnbookedDays:
         assert sum(dict(installation.facts()["booked"]).values()) > sum(before.values())
         assert installation.charges.unbooked_days() == ()
 
+    def test_are_none_that_a_guard_holds_until_a_person_releases_it(
+        self, installation: Installation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        installation.deliver([file for morning in three_days()[:2] for file in morning])
+        installation.ingest()
+        installation.catalog.load(installation.catalog_dir)
+        installation.build()
+        judge = charge_guards.judge
+
+        def holding(*arguments: Any, **named: Any) -> tuple[Verdict, ...]:
+            found = judge(*arguments, **named)
+            return tuple(
+                replace(verdict, status=VerdictStatus.HELD) if verdict.guard == "charges_equal_usage" else verdict
+                for verdict in found
+            )
+
+        monkeypatch.setattr(charge_guards, "judge", holding)
+        assert installation.book(DAYS[:2]) == 0
+        assert installation.facts()["booked"] == []
+        assert installation.charges.unbooked_days() == ()
+        for day in DAYS[:2]:
+            guard_store.release(
+                installation.database,
+                asset="billing/charges",
+                partition_key=day.isoformat(),
+                guard="charges_equal_usage",
+                actor="jo",
+                reason="looked at",
+            )
+        assert installation.charges.unbooked_days() == DAYS[:2]
+        assert installation.book(DAYS[:2]) > 0
+        assert installation.charges.unbooked_days() == ()
+
     def test_include_one_whose_usage_was_built_again_while_it_was_booked(
         self, installation: Installation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -384,13 +439,10 @@ class TestUnbookedDays:
         installation.bring_up_to_date()
         installation.deliver([(api_key(DAYS[2], "more"), lines([Call(request_id="m", at=calls_of(DAYS[0])[0].at)]))])
         installation.ingest()
-        from resources import charge_store
 
-        rate = charge_store.rate_to_date
-
-        def built_before_rated(*arguments: object) -> object:
+        def built_before_rated(*arguments: Any) -> Any:
             installation.build()
-            return rate(*arguments)
+            return rate_to_date(*arguments)
 
         monkeypatch.setattr(charge_store, "rate_to_date", built_before_rated)
         installation.book([DAYS[0]])
@@ -412,7 +464,7 @@ def lake_files(installation: Installation) -> list[str]:
     return sorted(path.name for path in (installation.home / "lake").rglob("*") if path.is_file())
 
 
-def usage_of(facts: Facts, day: date) -> list[tuple[object, ...]]:
+def usage_of(facts: Facts, day: date) -> list[tuple[Any, ...]]:
     return [row for row in facts["usage"] if row[0] == day]
 
 
