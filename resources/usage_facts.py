@@ -27,6 +27,15 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVersion:
+    """A record that a build has left out because nobody has decided about its identity."""
+
+    file_id: int
+    line_number: int
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConflictVersion:
     """One record of a conflicting identity."""
 

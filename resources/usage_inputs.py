@@ -10,7 +10,7 @@ from datetime import date
 import psycopg
 
 from resources import duck
-from resources.usage_facts import Decision
+from resources.usage_facts import Decision, OpenVersion
 
 ASSET = "usage/api_requests"
 DATASET = "core/request_records"
@@ -78,16 +78,17 @@ def read_inputs(connection: psycopg.Connection, days: Sequence[date] | None) -> 
     )
 
 
-def read_decisions(connection: psycopg.Connection, days: Sequence[date]) -> tuple[Decision, ...]:
-    """Return every decision about an identity that is in conflict, by anyone, of `days` or of a file that touches them."""
+def read_decisions(connection: psycopg.Connection, inputs: Sequence[DayInputs]) -> tuple[Decision, ...]:
+    """Return every decision, by anyone, about an identity in conflict on these days or in a delivery that touches them."""
     rows = connection.execute(
         """
         select distinct decision.source, decision.event_id, decision.content_sha256
         from core.request_conflict_decision as decision
         join core.request_conflict as conflict using (source, event_id)
-        where conflict.event_day = any(%s)
+        join core.source_file as file using (file_id)
+        where conflict.event_day = any(%s) or file.delivery_day = any(%s)
         """,
-        (list(days),),
+        ([day.day for day in inputs], _deliveries_with_conflicts(inputs)),
     ).fetchall()
     return tuple(
         Decision(source=source, event_id=event_id, content_sha256=content_sha256)
@@ -95,10 +96,44 @@ def read_decisions(connection: psycopg.Connection, days: Sequence[date]) -> tupl
     )
 
 
-def read_counted_files(connection: psycopg.Connection, file_ids: Sequence[int]) -> tuple[tuple[int, date], ...]:
-    """Return (file id, event day) where the day's last build counted the file, for `file_ids`."""
+def read_open_versions(connection: psycopg.Connection, inputs: Sequence[DayInputs]) -> tuple[OpenVersion, ...]:
+    """Return what earlier builds of these days, or of days in the same deliveries, left out as an undecided conflict."""
     rows = connection.execute(
-        "select file_id, partition_key from usage.build_file where asset = %s and file_id = any(%s)",
-        (ASSET, list(file_ids)),
+        """
+        select conflict.file_id, conflict.line_number, conflict.content_sha256
+        from core.request_conflict as conflict
+        join core.source_file as file using (file_id)
+        left join core.request_conflict_decision as decision
+            on decision.source = conflict.source and decision.event_id = conflict.event_id
+        where
+            decision.source is null
+            and (conflict.event_day = any(%s) or file.delivery_day = any(%s))
+        """,
+        ([day.day for day in inputs], _deliveries_with_conflicts(inputs)),
+    ).fetchall()
+    return tuple(
+        OpenVersion(file_id=file_id, line_number=line_number, content_sha256=content_sha256)
+        for file_id, line_number, content_sha256 in rows
+    )
+
+
+def read_counted_files(connection: psycopg.Connection, inputs: Sequence[DayInputs]) -> tuple[tuple[int, date], ...]:
+    """Return (file id, event day) where the day's last build counted the file.
+
+    Of the files of these days, and of all files in a delivery with conflicts: one side may lie on another day.
+    """
+    rows = connection.execute(
+        """
+        select counted.file_id, counted.partition_key
+        from usage.build_file as counted
+        join core.source_file as file using (file_id)
+        where counted.asset = %s and (counted.file_id = any(%s) or file.delivery_day = any(%s))
+        """,
+        (ASSET, sorted({file_id for day in inputs for file_id in day.file_ids}), _deliveries_with_conflicts(inputs)),
     ).fetchall()
     return tuple((file_id, day) for file_id, day in rows)
+
+
+def _deliveries_with_conflicts(inputs: Sequence[DayInputs]) -> list[date]:
+    partitions = {one.partition for day in inputs for one in day.generations if one.conflicts}
+    return sorted(date.fromisoformat(partition) for partition in partitions)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from billing_pipeline.meters import TEXT_FIELDS, Aggregation, Meter
 from resources import duck
-from resources.usage_facts import DayFacts, Decision, day_facts
+from resources.usage_facts import DayFacts, Decision, OpenVersion, day_facts
 from resources.usage_rules import UsageRules
 
 # A share of the clients whose states are made at once: bounds the memory of unique, latest and percentile meters.
@@ -52,13 +52,14 @@ class LakePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanInputs:
-    """What a scan reads. `counted_files`: (file id, event day) of what the days' last builds counted."""
+    """What a scan reads. `counted_files`: (file id, event day) of what the days' last builds counted, less `open_versions`."""
 
     days: tuple[date, ...]
     parts: tuple[LakePart, ...]
     rules: UsageRules
     decisions: tuple[Decision, ...] = ()
     counted_files: tuple[tuple[int, date], ...] = ()
+    open_versions: tuple[OpenVersion, ...] = ()
 
 
 class UsageScan:
@@ -146,6 +147,12 @@ class UsageScan:
         text = pa.string()
         self._rows("identity_decisions", ("source", "event_id", "content_sha256"), (text, text, text), decisions)
         self._rows("counted_files", ("file_id", "event_day"), (pa.int64(), pa.date32()), self._inputs.counted_files)
+        self._rows(
+            "open_versions",
+            ("file_id", "line_number", "content_sha256"),
+            (pa.int64(), pa.int64(), text),
+            [(one.file_id, one.line_number, one.content_sha256) for one in self._inputs.open_versions],
+        )
         self._connection.execute(duck.sql("request_identities"))
         any_left_out = self._connection.execute(
             "select count(*) from request_identities where outcome <> 'kept'"

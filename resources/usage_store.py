@@ -23,7 +23,15 @@ from resources.database import Database, copy_arrow
 from resources.disk import disk_failures_explained
 from resources.lake import Lake
 from resources.usage_facts import DayFacts
-from resources.usage_inputs import ASSET, OWN_ACTOR, DayInputs, read_counted_files, read_decisions, read_inputs
+from resources.usage_inputs import (
+    ASSET,
+    OWN_ACTOR,
+    DayInputs,
+    read_counted_files,
+    read_decisions,
+    read_inputs,
+    read_open_versions,
+)
 from resources.usage_rules import UsageRules, usage_rules
 from resources.usage_scan import LakePart, ScanInputs, UsageScan
 
@@ -139,8 +147,9 @@ class UsageStore:
         catalog = CatalogStore(self.database).current()
         with self.database.reading() as connection:
             inputs = read_inputs(connection, days)
-            decisions = read_decisions(connection, days)
-            counted = read_counted_files(connection, sorted({file_id for day in inputs for file_id in day.file_ids}))
+            decisions = read_decisions(connection, inputs)
+            counted = read_counted_files(connection, inputs)
+            open_versions = read_open_versions(connection, inputs)
         rules = usage_rules(catalog, days)
         parts = tuple(
             LakePart(
@@ -152,7 +161,14 @@ class UsageStore:
             for day in inputs
             for generation in day.generations
         )
-        scan = ScanInputs(days=tuple(days), parts=parts, rules=rules, decisions=decisions, counted_files=counted)
+        scan = ScanInputs(
+            days=tuple(days),
+            parts=parts,
+            rules=rules,
+            decisions=decisions,
+            counted_files=counted,
+            open_versions=open_versions,
+        )
         return _Plan(inputs={day.day: day for day in inputs}, rules=rules, scan=scan)
 
     def _scan(self, plan: "_Plan") -> UsageScan:

@@ -284,6 +284,38 @@ class TestConflicts:
         assert decisions == [("billing_pipeline", "already billed", self.listed(store)[0][1])]
         assert store.stale_days() == ()
 
+    def test_leave_billed_what_was_billed_on_another_day_of_the_same_delivery(
+        self, store: UsageStore, deliveries: Deliveries
+    ) -> None:
+        billed = numbered([Request(event_id="c", event_at=at(1, day=NEXT_DAY))])
+        deliveries.deliver(THIRD_DAY, billed)
+        build(store)
+        before = usage(store)
+        other = [
+            Request(event_id="c", event_at=at(23), file_id=2),
+            Request(event_id="bad", event_at=at(2, day=NEXT_DAY), status_code=500, file_id=2),
+        ]
+        deliveries.deliver(THIRD_DAY, billed + numbered(other))
+        for days in ((DAY,), (NEXT_DAY,), (DAY,), (NEXT_DAY, DAY)):
+            build(store, *days)
+            assert [row for row in usage(store) if row[1] == "acme"] == [row for row in before if row[1] == "acme"]
+        assert store.stale_days() == ()
+
+    @pytest.mark.parametrize("order", [[(DAY,), (NEXT_DAY,)], [(NEXT_DAY,), (DAY,)], [(DAY, NEXT_DAY)]])
+    def test_on_two_days_of_one_file_stay_open_in_whatever_order_the_days_are_built(
+        self, store: UsageStore, deliveries: Deliveries, order: list[tuple[date, ...]]
+    ) -> None:
+        deliveries.deliver(
+            THIRD_DAY,
+            numbered(Request(event_id="c", event_at=at(23, day=day)) for day in (DAY, NEXT_DAY)),
+        )
+        for days in (*order, (NEXT_DAY,), (DAY,)):
+            for result in build(store, *days):
+                assert (result.billable, result.conflicts) == (0, 1)
+                assert [one.status for one in result.verdicts if one.guard == "no_conflict"] == ["warned"]
+        assert usage(store) == []
+        assert store.stale_days() == ()
+
     def test_of_many_requests_hold_the_day_until_it_is_released(
         self, store: UsageStore, deliveries: Deliveries
     ) -> None:

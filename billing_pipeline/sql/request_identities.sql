@@ -1,6 +1,7 @@
 -- request_identities. Grain: source, event_id, file_id, line_number of the records whose identity occurs more than once.
 -- From: lake_records, repeated_identities, requested_days, lake_parts, counted_files (file_id, event_day: what the day's last
--- build counted), identity_decisions (source, event_id, content_sha256; null: no version counts).
+-- build counted), open_versions (file_id, line_number, content_sha256: what builds left out of them), identity_decisions (source,
+-- event_id, content_sha256; null: no version counts).
 --
 -- The one place of the rule of identity. Same content: a duplicate, the earliest (file_id, line_number) is kept. Other content, on
 -- the same event day or in the same lake file: a conflict; no version counts until one is decided for. A version that alone
@@ -61,6 +62,7 @@ billed_already as (
     select candidates.source, candidates.event_id, min(candidates.content_sha256) as content_sha256
     from candidates
     join counted_files using (file_id, event_day)
+    anti join open_versions using (file_id, line_number, content_sha256)
     group by candidates.source, candidates.event_id
     having count(distinct candidates.content_sha256) = 1
 ),
