@@ -5,6 +5,7 @@ earlier identity, which is set aside; at the end those few are compared exactly.
 Not here: reading files (request_reader), publishing (lake).
 """
 
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ LAKE_SCHEMA = pa.schema(
         ("line_number", pa.int64()),
     ]
 )
+# Tables that wait for the worker: enough to keep it busy, few enough to keep memory flat.
+TABLES_AHEAD = 2
 BITS_PER_ROW = 16
 SMALLEST_TABLE_BITS = 1 << 20
 LARGEST_TABLE_BITS = 1 << 31
@@ -75,11 +78,13 @@ class RequestSink:
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, expected_rows: int) -> None:
         self._path = path
-        self._connection = connection
+        # A session of its own: the worker hashes while the caller queries the next rows.
+        self._connection = connection.cursor()
         self._seen = _SeenHashes(expected_rows)
         self._aside: list[tuple[pa.Table, _Hashes]] = []
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parquet")
-        self._writing: Future[None] | None = None
+        # One worker, so that rows are judged and written in the order in which they are added.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sink")
+        self._pending: deque[Future[None]] = deque()
         # Identities hardly ever repeat, so a dictionary of them is only work, and they hardly shrink; the other
         # texts are few and repeat always.
         self._writer = pq.ParquetWriter(
@@ -98,14 +103,23 @@ class RequestSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._executor.shutdown(wait=True)
+            self._executor.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
         finally:
             self._hashes.close()
+            self._connection.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
-        """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat."""
+        """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat.
+
+        Raises what went wrong with rows added before: work goes on behind the caller's back.
+        """
+        while len(self._pending) >= TABLES_AHEAD:
+            self._pending.popleft().result()
         rows = _in_lake_form(table, source=source, file_id=file_id)
+        self._pending.append(self._executor.submit(self._take, rows, identities_repeat))
+
+    def _take(self, rows: pa.Table, identities_repeat: bool) -> None:
         if identities_repeat:
             hashes = self._hash(rows)
             fresh = self._seen.are_new(hashes.identity)
@@ -118,9 +132,9 @@ class RequestSink:
 
     def finish(self) -> Written:
         """Compare what was set aside with what is written, write what is not a duplicate, and close the file."""
+        while self._pending:
+            self._pending.popleft().result()
         conflicting = self._settle() if self._aside else 0
-        self._wait()
-        self._executor.shutdown(wait=True)
         self._writer.close()
         days = self._connection.execute(
             "select file_id, event_at::date, count(*), min(event_at), max(event_at) from read_parquet($path)"
@@ -173,14 +187,8 @@ class RequestSink:
         return len(np.unique(np.asarray(judged["identity_hash"])[np.asarray(judged["is_conflicting"])]))
 
     def _write(self, rows: pa.Table) -> None:
-        self._wait()
         if rows.num_rows:
-            self._writing = self._executor.submit(self._writer.write_table, rows, row_group_size=rows.num_rows)
-
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
 
 
 _Words = np.ndarray[Any, np.dtype[np.uint64]]
