@@ -54,6 +54,10 @@ class DeliveryChangingError(BillingError):
     """Files of a delivery day kept arriving while it was read."""
 
 
+class LinesWithoutIdsError(BillingError):
+    """A held file cannot be accepted: nothing tells which of its lines were read before."""
+
+
 class AcceptedFileGoneError(BillingError):
     """A file whose requests are counted has to be read once more, and is not there as it was."""
 
@@ -163,8 +167,17 @@ class RequestStore:
         return tuple(row[0] for row in rows)
 
     def accept_held(self, file_id: int, *, actor: str, reason: str) -> bool:
-        """Let a held file be read with its delivery day, as a person decided. Its lines that were billed stay duplicates."""
+        """Let a held file be read with its delivery day, as a person decided. Its lines that were billed stay duplicates.
+
+        Raises:
+            LinesWithoutIdsError: the source gives its lines no ids, so that a line of both contents would be billed twice.
+        """
         with self._database.transaction() as connection:
+            held = connection.execute(
+                "select source, key from core.source_file where file_id = %s and status = 'held'", [file_id]
+            ).fetchone()
+            if held is not None and self._sources[held[0]].profile.fields.event_id is None:
+                raise _lines_without_ids(*held)
             done = connection.execute(
                 "update core.source_file set status = 'pending', detail = %s where file_id = %s and status = 'held'",
                 [f"accepted by {actor}: {reason}", file_id],
@@ -301,7 +314,7 @@ class RequestStore:
 
         def may_repeat(file: ManifestFile) -> bool:
             # A position in a content names one line, unless that content was delivered twice: both files were refused once
-            # and their profile has been corrected since, or a person accepted one of them.
+            # and their profile has been corrected since.
             has_event_ids = self._sources[file.source].profile.fields.event_id is not None
             return has_event_ids or copies[file.source, file.content_sha256] > 1
 
@@ -496,6 +509,14 @@ def _sum(counts: Sequence[LineCounts]) -> LineCounts:
         rejected=sum(count.rejected for count in counts),
         duplicate=sum(count.duplicate for count in counts),
         out_of_scope=sum(count.out_of_scope for count in counts),
+    )
+
+
+def _lines_without_ids(source: str, key: str) -> LinesWithoutIdsError:
+    return LinesWithoutIdsError(
+        f"{key} of source {source} cannot be accepted: its lines have no ids, so nothing tells which of them were read before",
+        bill="nothing changed; what was counted of the earlier content stays counted once",
+        fix="deliver the lines that are new, and no others, under a new name",
     )
 
 

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from resources import request_manifest
 from resources.database import Database
 from resources.lake import Lake
-from resources.request_store import DayIngest, DeliveryChangingError, RequestStore
+from resources.request_store import DayIngest, DeliveryChangingError, LinesWithoutIdsError, RequestStore
 from tests.conftest import administer, database_url
 from tests.request_files import (
     API_REQUEST,
@@ -318,6 +318,19 @@ class TestRedelivery:
         assert deliveries.manifest()["a.jsonl#2"] == ("accepted", "same_key_other_content", 2, 1, 0, 1, 0)
         detail = deliveries.rows("select detail from core.source_file where file_id = %s", file_id)
         assert detail == [("accepted by jo: the first was cut",)]
+
+    def test_that_was_held_is_not_accepted_where_lines_have_no_ids(self, database: Database, tmp_path: Path) -> None:
+        deliveries = Deliveries(database, tmp_path, [api_source("nginx_json")])
+        key, line = day_key(DAY, "a.jsonl"), json_line(NGINX_REQUEST)
+        deliveries.deliver(key, line)
+        deliveries.ingest()
+        deliveries.deliver(key, line + json_line(NGINX_REQUEST, request_time="0.009"))
+        deliveries.store.discover(seen_at=AS_OF)
+        ((file_id,),) = deliveries.rows("select file_id from core.source_file where status = 'held'")
+        with pytest.raises(LinesWithoutIdsError, match="lines have no ids"):
+            deliveries.store.accept_held(file_id, actor="jo", reason="it has grown")
+        ingest_day(deliveries)
+        assert len(deliveries.lake_rows()) == 1
 
     def test_of_the_same_content_under_another_name_is_a_duplicate_of_every_line(self, deliveries: Deliveries) -> None:
         content = lines("r-1", "r-2") + b"x\n"
