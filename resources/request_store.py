@@ -41,9 +41,9 @@ READER_VERSION = 1
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
 ROUNDS_BEFORE_GIVING_WAY = 5
-# What a process that was killed has left in the scratch folder, downloaded log files among it, goes after this time.
 # Files registered in one transaction: a killed discovery hashes at most these again.
 FILES_PER_REGISTRATION = 100
+# What a process that was killed has left in the scratch folder, downloaded log files among it, goes after this time.
 LEFTOVERS_LAST = timedelta(days=1)
 TAKEN_OVER_BATCH_ROWS = 200_000
 
