@@ -341,8 +341,10 @@ class RequestStore:
                     try:
                         self._read_file(file, result.outcome, engine, sink, identities_repeat=may_repeat(file))
                     except FileRejected as rejection:
-                        if file.status == "accepted" and rejection.reason is Reason.UNREADABLE:
-                            raise _accepted_file_gone(file, rejection.detail) from rejection
+                        if file.status == "accepted":
+                            # Refused now, by a profile that was edited since or a file that is gone: its requests are in
+                            # the bill, and silence must not take them out again.
+                            raise _accepted_file_gone(file, f"{rejection.reason}: {rejection.detail}") from rejection
                         refused[file.file_id] = FileResult(outcome=FileOutcome(), refusal=rejection)
                         results[file.file_id] = refused[file.file_id]
                         spoiled = spoiled or result.outcome.accepted > 0

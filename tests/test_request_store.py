@@ -19,7 +19,13 @@ from moto.server import ThreadedMotoServer
 from resources import request_manifest
 from resources.database import Database
 from resources.lake import Lake
-from resources.request_store import DayIngest, DeliveryChangingError, LinesWithoutIdsError, RequestStore
+from resources.request_store import (
+    AcceptedFileGoneError,
+    DayIngest,
+    DeliveryChangingError,
+    LinesWithoutIdsError,
+    RequestStore,
+)
 from tests.conftest import administer, database_url
 from tests.request_files import (
     API_REQUEST,
@@ -355,6 +361,22 @@ class TestRedelivery:
         assert deliveries.lake_rows() == [("r-1",)]
         assert deliveries.manifest()["copy.jsonl"] == ("accepted", None, 1, 1, 0, 0, 0)
         assert deliveries.manifest()["other.jsonl"] == ("duplicate", None, 1, 0, 0, 1, 0)
+
+    def test_that_was_accepted_is_not_taken_out_of_the_bill_by_a_profile_that_refuses_it(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        right = api_source()
+        deliveries = Deliveries(database, tmp_path, [right])
+        deliveries.deliver(day_key(DAY, "a.jsonl"), lines(*(f"r-{number}" for number in range(1_200))))
+        deliveries.ingest()
+        status = right.profile.fields.status_code.model_copy(update={"path": "elsewhere"})
+        fields = right.profile.fields.model_copy(update={"status_code": status})
+        wrong = right.profile.model_copy(update={"fields": fields, "sha256": "f" * 64})
+        edited = Deliveries(database, tmp_path, [api_source(wrong)])
+        with pytest.raises(AcceptedFileGoneError, match="bad_ratio"):
+            edited.ingest(DAY)
+        assert edited.manifest()["a.jsonl"] == ("accepted", None, 1_200, 1_200, 0, 0, 0)
+        assert len(edited.lake_rows()) == 1_200
 
     @pytest.mark.parametrize("profile", ["billable_request_json", "nginx_json"])
     def test_of_a_refused_file_counts_once_when_the_corrected_profile_reads_both(
