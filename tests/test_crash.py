@@ -16,8 +16,8 @@ from tests.chain_process import DEATHS, SIGKILLED, Trials
 
 SEED = int(os.environ.get("BILLING_CRASH_SEED") or 20260301)
 KILLS = int(os.environ.get("BILLING_CRASH_KILLS") or 50)
-# Over the assets a trial takes three times as long, and what can break lies in the stores.
-KILLS_OVER_DAGSTER = KILLS // 7
+# Over the assets a trial takes longer, and what can break lies in the stores.
+KILLS_OVER_DAGSTER = KILLS // 6
 SIDE_BY_SIDE = 2
 
 
@@ -27,15 +27,17 @@ def trials(postgres_url: str, template_database: str, tmp_path_factory: pytest.T
         yield trials
 
 
-def killed_and_run_again(trials: Trials, work: str, after: float) -> tuple[bool, Facts]:
-    """Return whether the kill met a living process, and what the run after it left."""
+def killed_and_run_again(trials: Trials, work: str, moments: tuple[float, float]) -> tuple[int, Facts]:
+    """Kill a run, kill the run after it, and return how many of both were alive then, and what a third run leaves."""
     with trials.installation() as installation:
-        killed = trials.start(installation, work)
-        time.sleep(after)
-        killed.kill()
-        code = trials.ended(killed, installation)
+        met = 0
+        for moment in moments:
+            process = trials.start(installation, work)
+            time.sleep(moment)
+            process.kill()
+            met += trials.ended(process, installation) == SIGKILLED
         assert trials.run(installation, work) == 0
-        return code == SIGKILLED, installation.facts()
+        return met, installation.facts()
 
 
 def undisturbed(trials: Trials, work: str) -> tuple[float, Facts]:
@@ -59,12 +61,18 @@ class TestKilledAtRandomMoments:
             seconds, expected = alone[0]
             print(f"seed {SEED}, {kills} kills of {work} within {seconds:.2f} s")  # noqa: T201 - shown by a failure
             assert [facts for _, facts in alone] == [expected] * SIDE_BY_SIDE
-            moments = [chance.uniform(0, seconds) for _ in range(kills)]
-            outcomes = list(pool.map(killed_and_run_again, [trials] * kills, [work] * kills, moments))
-        for moment, (_, facts) in zip(moments, outcomes, strict=True):
-            assert_same(facts, expected, f"after a kill at {moment:.3f} s of {seconds:.3f} s, seed {SEED}")
-        met = sum(was_alive for was_alive, _ in outcomes)
+            pairs = [two_moments(seconds, chance) for _ in range(kills // 2)]
+            outcomes = list(pool.map(killed_and_run_again, [trials] * len(pairs), [work] * len(pairs), pairs))
+        for pair, (_, facts) in zip(pairs, outcomes, strict=True):
+            assert_same(facts, expected, f"after kills at {pair} of {seconds:.3f} s, seed {SEED}")
+        met = sum(alive for alive, _ in outcomes)
         assert met >= kills * 3 // 4, f"only {met} of {kills} kills met a living process"
+
+
+def two_moments(seconds: float, chance: random.Random) -> tuple[float, float]:
+    """Return when to kill a run of so many seconds, and when to kill the next, which does what is left."""
+    first = chance.uniform(0, seconds)
+    return first, chance.uniform(0, max(seconds - first, seconds / 5))
 
 
 class TestKilledAtEveryStep:
