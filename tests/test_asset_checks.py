@@ -180,6 +180,7 @@ class TestGuards:
     ):
         delivery = tmp_path / "landing" / "requests" / "api" / "2026-03-01"
         delivery.mkdir(parents=True)
+        (tmp_path / "landing" / "requests" / "auth").mkdir()
         request = {
             "request_id": "r1",
             "client_id": "client_acme_live",
