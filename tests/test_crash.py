@@ -66,7 +66,7 @@ class TestKilledAtRandomMoments:
         for pair, (_, facts) in zip(pairs, outcomes, strict=True):
             assert_same(facts, expected, f"after kills at {pair} of {seconds:.3f} s, seed {SEED}")
         met = sum(alive for alive, _ in outcomes)
-        # How many a busy machine lets meet a living process varies; none of them may be for show.
+        # A busy machine ends some runs before their kill; too few real kills would prove nothing.
         assert met >= kills // 3, f"only {met} of {kills} kills met a living process"
 
 
