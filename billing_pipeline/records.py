@@ -17,7 +17,6 @@ class Reason(StrEnum):
 
     # lines
     BAD_JSON = "bad_json"
-    BAD_RECORD = "bad_record"
     NOT_AN_OBJECT = "not_an_object"
     TRUNCATED_LINE = "truncated_line"
     TOO_LONG = "too_long"

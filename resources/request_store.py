@@ -2,7 +2,8 @@
 
 A generation is a function of the files of its delivery day and of their profiles. Everything that a delivery day changes in
 PostgreSQL is one transaction under its lock; killed anywhere, the same call again ends in the same state.
-Not here: reading one file (request_reader), deduplication (request_sink), event days (usage_store).
+Not here: reading one file (request_reader), deduplication (request_sink), the manifest's statements (request_manifest),
+event days (usage_store).
 """
 
 import hashlib
@@ -59,7 +60,7 @@ class LinesWithoutIdsError(BillingError):
 
 
 class AcceptedFileGoneError(BillingError):
-    """A file whose requests are counted has to be read once more, and is not there as it was."""
+    """A file whose requests are counted has to be read once more, and is gone, or is refused by a profile edited since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
