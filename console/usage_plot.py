@@ -40,6 +40,8 @@ def draw_usage_by_hour(usage: Sequence[HourUsage], target: Path) -> Path:
     labelled = days[:: -(-len(days) // _LABELS_SHOWN) or 1]
     axes.set_xticks([position[day] for day in labelled], [day.isoformat() for day in labelled], ha="left")
     axes.set_xlim(0, max(len(hours), 1))
+    # Stacked bars stick to each other's edges, so that the room above the tallest has to be asked for.
+    axes.set_ylim(0, max(1, *base) * 1.05 if base else 1)
     axes.set_title("Billable requests by hour (UTC)")
     axes.set_ylabel("requests")
     if busiest:
