@@ -1,8 +1,10 @@
 """Meters: the mergeable state of usage rows -> one exact quantity for a period. Pure.
 
 A usage row holds a meter's result for one window (an hour or a part of one) and one set of dimensions. Counts and sums
-add up; max and min fold; unique, latest and percentile come from the rows' states, never from adding quantities.
-Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/), prices and units (rating).
+add up; max and min fold; unique, latest and percentile come from the rows' states, never from adding quantities. A
+time-weighted meter's rows hold the integral of a level over the window (byte-seconds); they add up, and rating divides by
+the seconds of the billing period. Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/),
+prices and units (rating).
 """
 
 from collections import Counter
@@ -19,6 +21,9 @@ HOUR_SECONDS = 3600
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NUMERIC_FIELDS = frozenset({"response_time_us", "response_bytes", "status_code"})
 TEXT_FIELDS = frozenset({"endpoint", "method", "client_id"})
+TRAFFIC_FIELDS = frozenset({"uplink_bytes", "downlink_bytes", "total_bytes"})
+STORAGE_FIELDS = frozenset({"private_bytes", "public_bytes", "bytes"})
+DEFAULT_ENVS = frozenset({"prod"})
 
 
 class MeterInvalidError(BillingError):
@@ -27,6 +32,14 @@ class MeterInvalidError(BillingError):
 
 class UsageStateInvalidError(BillingError):
     """A usage row whose state does not fit its meter."""
+
+
+class MeterSource(StrEnum):
+    """What a meter measures: the usage asset that its rows are in."""
+
+    API_REQUESTS = "api_requests"
+    TRAFFIC = "traffic"
+    STORAGE = "storage"
 
 
 class Aggregation(StrEnum):
@@ -39,11 +52,12 @@ class Aggregation(StrEnum):
     UNIQUE = "unique"
     LATEST = "latest"
     PERCENTILE = "percentile"
+    TIME_WEIGHTED = "time_weighted"
 
     @property
     def is_additive(self) -> bool:
         """Tell whether quantities of disjoint windows may be added."""
-        return self in (Aggregation.COUNT, Aggregation.SUM)
+        return self in (Aggregation.COUNT, Aggregation.SUM, Aggregation.TIME_WEIGHTED)
 
 
 class Missing(StrEnum):
@@ -55,7 +69,10 @@ class Missing(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """What is measured. `field` is a lake column; a record whose field is null does not reach the meter.
+    """What is measured. `field` is a column of the source; a record whose field is null does not reach the meter.
+
+    Meters of traffic sum one of its fields over the `envs`; meters of storage weigh one of its fields by time. The others
+    are about API requests.
 
     `percentile` is in (0, 100]. `endpoints` and `methods` filter the records; None takes all of them.
     `bucket_seconds` (a divisor of 3600; percentile only) sums the field, or counts records without one, per fixed UTC
@@ -72,6 +89,8 @@ class Meter:
     methods: frozenset[str] | None = None
     bucket_seconds: int | None = None
     missing: Missing = Missing.ZERO
+    source: MeterSource = MeterSource.API_REQUESTS
+    envs: frozenset[str] = DEFAULT_ENVS
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -111,7 +130,7 @@ def merge(
         UsageStateInvalidError: a state that the meter cannot read, or a bucketed meter without its period.
     """
     match meter.aggregation:
-        case Aggregation.COUNT | Aggregation.SUM:
+        case Aggregation.COUNT | Aggregation.SUM | Aggregation.TIME_WEIGHTED:
             return sum((row.quantity for row in rows), Decimal(0))
         case Aggregation.MAX:
             return max((row.quantity for row in rows), default=Decimal(0))
@@ -149,6 +168,10 @@ def nearest_rank(counts: Mapping[Decimal, int], percentile: Decimal) -> Decimal:
 
 
 def _problem(meter: Meter) -> str | None:
+    if meter.source is not MeterSource.API_REQUESTS:
+        return _problem_beside_requests(meter)
+    if meter.aggregation is Aggregation.TIME_WEIGHTED:
+        return "time_weighted is for meters of the source 'storage': a request has no duration"
     is_percentile = meter.aggregation is Aggregation.PERCENTILE
     wants_field = meter.aggregation is not Aggregation.COUNT and meter.bucket_seconds is None
     if wants_field and meter.field is None:
@@ -165,6 +188,23 @@ def _problem(meter: Meter) -> str | None:
             return "bucket_seconds goes with the aggregation 'percentile' alone"
         if meter.bucket_seconds < 1 or HOUR_SECONDS % meter.bucket_seconds:
             return f"bucket_seconds {meter.bucket_seconds} does not divide an hour"
+    return None
+
+
+def _problem_beside_requests(meter: Meter) -> str | None:
+    """Return what is wrong with a meter of traffic or storage."""
+    is_traffic = meter.source is MeterSource.TRAFFIC
+    wanted, fields = (Aggregation.SUM, TRAFFIC_FIELDS) if is_traffic else (Aggregation.TIME_WEIGHTED, STORAGE_FIELDS)
+    if meter.aggregation is not wanted:
+        return f"a meter of the source {meter.source.value!r} has the aggregation {wanted.value!r}, not {meter.aggregation.value!r}"
+    if meter.field not in fields:
+        return f"a meter of the source {meter.source.value!r} needs one of the fields {', '.join(sorted(fields))}"
+    if meter.endpoints is not None or meter.methods is not None:
+        return "endpoints and methods are about API requests"
+    if meter.percentile is not None or meter.bucket_seconds is not None:
+        return "percentile and bucket_seconds are about API requests"
+    if not meter.envs:
+        return "envs is empty: leave it out for prod"
     return None
 
 

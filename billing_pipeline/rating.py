@@ -47,10 +47,10 @@ class NoPriceVersionError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionUsage:
-    """What was used while `version` was in force, in the meter's unit."""
+    """What was used while `version` was in force, in the meter's unit. A share of a period may not end as a decimal."""
 
     version: PriceVersion
-    quantity: Decimal
+    quantity: Exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +107,19 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
             raise NegativeQuantityError(
                 f"price {price.price_id!r}: the quantity is {exact_text(part.quantity)} {unit}, below 0",
                 bill="this charge is not changed; what is booked stays",
-                fix="find the usage rows below 0 in usage.api_requests and build their days again",
+                fix="find the usage rows below 0 in usage.metered and build their days again",
             )
-    try:
-        with exact_arithmetic():
-            return _rated(price, unit, usage, Decimal)
-    except Inexact:
-        # A conversion that does not terminate, such as seconds over 3600: the same formulas on fractions.
-        return _rated(price, unit, usage, Fraction)
+    versions = [part.version for part in usage]
+    decimals = [part.quantity for part in usage if isinstance(part.quantity, Decimal)]
+    if len(decimals) == len(usage):
+        try:
+            with exact_arithmetic():
+                return _rated(price, unit, list(zip(versions, decimals, strict=True)), Decimal)
+        except Inexact:
+            # A conversion that does not terminate, such as seconds over 3600: the same formulas on fractions.
+            pass
+    fractions = [Fraction(part.quantity) for part in usage]
+    return _rated(price, unit, list(zip(versions, fractions, strict=True)), Fraction)
 
 
 def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
@@ -178,18 +183,17 @@ def versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Wi
         )
 
 
-def _rated(price: Price, unit: str, usage: Sequence[VersionUsage], number: type[_Number]) -> Rated:
+def _rated(price: Price, unit: str, usage: Sequence[tuple[PriceVersion, _Number]], number: type[_Number]) -> Rated:
     lines: list[RatedLine] = []
     quantity = total = number(0)
     priced_unit = unit
     for run in _runs(usage):
         raw = number(0)
-        run_total = sum((number(part.quantity) for part in run), number(0))
+        run_total = sum((used for _, used in run), number(0))
         has_fee = True
-        for part in run:
-            version = part.version
+        for version, used in run:
             converted_before, included = _converted(raw, version.conversion), number(version.included_units)
-            raw += number(part.quantity)
+            raw += used
             converted = _converted(raw, version.conversion)
             priced_unit = version.conversion.unit if version.conversion else unit
             quantity += converted - converted_before
@@ -218,11 +222,11 @@ def _plain(value: Exact) -> Exact:
     return simplest(value) if isinstance(value, Fraction) else value
 
 
-def _runs(usage: Sequence[VersionUsage]) -> Iterator[Sequence[VersionUsage]]:
+def _runs(usage: Sequence[tuple[PriceVersion, _Number]]) -> Iterator[Sequence[tuple[PriceVersion, _Number]]]:
     """Split `usage` where a version restarts its tiers."""
     start = 0
-    for index, part in enumerate(usage):
-        if index > start and part.version.restart_tiers:
+    for index, (version, _) in enumerate(usage):
+        if index > start and version.restart_tiers:
             yield usage[start:index]
             start = index
     yield usage[start:]

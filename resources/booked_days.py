@@ -22,36 +22,45 @@ class UsageBuilt:
     rules_digest: str
 
 
+# The usage of one kind on one event day: (usage asset, day).
+UsageDay = tuple[str, date]
+
+
 def read_usage_built(
-    connection: psycopg.Connection, usage_asset: str, days: Sequence[date]
-) -> Mapping[date, UsageBuilt]:
-    """Return what the usage of `days` is built from; days without a build are absent."""
+    connection: psycopg.Connection, usage_assets: Sequence[str], days: Sequence[date]
+) -> Mapping[UsageDay, UsageBuilt]:
+    """Return what each kind of usage of `days` is built from; what has no build is absent."""
     rows = connection.execute(
-        "select partition_key, state, inputs_digest, rules_digest from usage.build"
-        " where asset = %s and partition_key = any(%s)",
-        [usage_asset, list(days)],
+        "select asset, partition_key, state, inputs_digest, rules_digest from usage.build"
+        " where asset = any(%s) and partition_key = any(%s)",
+        [list(usage_assets), list(days)],
     ).fetchall()
     return {
-        day: UsageBuilt(state=state, inputs_digest=inputs, rules_digest=rules) for day, state, inputs, rules in rows
+        (asset, day): UsageBuilt(state=state, inputs_digest=inputs, rules_digest=rules)
+        for asset, day, state, inputs, rules in rows
     }
 
 
 def record_booked(
-    connection: psycopg.Connection, built: Mapping[date, UsageBuilt], *, catalog_sha256: str, held: Collection[date]
+    connection: psycopg.Connection, built: Mapping[UsageDay, UsageBuilt], *, catalog_sha256: str, held: Collection[date]
 ) -> None:
     """Write that the days were booked on this usage and catalog, in the booking's transaction.
 
     Where guards hold some of the days, nothing of the run is booked: these are written as held, and the others not at all,
     so that they are due again by themselves.
     """
-    rows = [(day, "held" if held else "booked", one) for day, one in sorted(built.items()) if not held or day in held]
+    rows = [
+        (day, asset, "held" if held else "booked", one)
+        for (asset, day), one in sorted(built.items(), key=lambda item: item[0])
+        if not held or day in held
+    ]
     with connection.cursor() as cursor:
         cursor.executemany(
             """
             insert into billing.booked_day
-                (event_day, state, usage_state, inputs_digest, rules_digest, catalog_sha256)
-            values (%s, %s, %s, %s, %s, %s)
-            on conflict (event_day) do update set
+                (event_day, usage_asset, state, usage_state, inputs_digest, rules_digest, catalog_sha256)
+            values (%s, %s, %s, %s, %s, %s, %s)
+            on conflict (event_day, usage_asset) do update set
                 state = excluded.state,
                 usage_state = excluded.usage_state,
                 inputs_digest = excluded.inputs_digest,
@@ -59,12 +68,15 @@ def record_booked(
                 catalog_sha256 = excluded.catalog_sha256,
                 booked_at = now()
             """,
-            [(day, state, one.state, one.inputs_digest, one.rules_digest, catalog_sha256) for day, state, one in rows],
+            [
+                (day, asset, state, one.state, one.inputs_digest, one.rules_digest, catalog_sha256)
+                for day, asset, state, one in rows
+            ],
         )
 
 
 def unbooked_days(
-    connection: psycopg.Connection, *, usage_asset: str, charges_asset: str, catalog_sha256: str
+    connection: psycopg.Connection, *, usage_assets: Sequence[str], charges_asset: str, catalog_sha256: str
 ) -> tuple[date, ...]:
     """Return the built event days that are not booked as they are built now, with this catalog, ascending.
 
@@ -74,15 +86,19 @@ def unbooked_days(
         """
         select
             build.partition_key,
-            (booked.usage_state, booked.inputs_digest, booked.rules_digest, booked.catalog_sha256)
-            is distinct from (build.state, build.inputs_digest, build.rules_digest, %s) as is_due,
-            coalesce(booked.state = 'held', false) as is_held
+            bool_or(
+                (booked.usage_state, booked.inputs_digest, booked.rules_digest, booked.catalog_sha256)
+                is distinct from (build.state, build.inputs_digest, build.rules_digest, %s)
+            ) as is_due,
+            bool_or(coalesce(booked.state = 'held', false)) as is_held
         from usage.build as build
-        left join billing.booked_day as booked on booked.event_day = build.partition_key
-        where build.asset = %s
+        left join billing.booked_day as booked
+            on booked.event_day = build.partition_key and booked.usage_asset = build.asset
+        where build.asset = any(%s)
+        group by build.partition_key
         order by build.partition_key
         """,
-        [catalog_sha256, usage_asset],
+        [catalog_sha256, list(usage_assets)],
     ).fetchall()
     held = [day for day, is_due, is_held in rows if is_held and not is_due]
     let_through = _let_through(connection, charges_asset, held)

@@ -38,6 +38,10 @@ class CatalogEntryInUseError(BillingError):
     """An entry that booked charges rest on was edited or removed."""
 
 
+# Files of the catalog folder that say what is delivered, not what is billed: read by source_config, traffic_config, storage_config.
+INGESTION_FILES = frozenset({"sources.toml", "traffic.toml", "storage.toml"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogLoad:
     """What a load did. `changed` is False when PostgreSQL held this very catalog already."""
@@ -93,7 +97,7 @@ def read_catalog(folder: Path) -> Catalog:
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:
-    """Return the TOML files of the folder by name; `sources.toml` belongs to ingestion and is left out."""
+    """Return the TOML files of the folder by name; what belongs to ingestion (`INGESTION_FILES`) is left out."""
     if not folder.is_dir():
         raise CatalogFolderError(
             f"there is no catalog folder {folder}",
@@ -101,7 +105,9 @@ def _files_in(folder: Path) -> dict[str, bytes]:
             fix="set BILLING_CATALOG_DIR to the folder that holds prices.toml, or create it",
         )
     try:
-        return {path.name: path.read_bytes() for path in sorted(folder.glob("*.toml")) if path.name != "sources.toml"}
+        return {
+            path.name: path.read_bytes() for path in sorted(folder.glob("*.toml")) if path.name not in INGESTION_FILES
+        }
     except OSError as error:
         raise CatalogFolderError(
             f"the catalog in {folder} cannot be read: {error.strerror} ({error.filename})",

@@ -122,13 +122,13 @@ def _usage_without_subscription(connection: psycopg.Connection, days: RequestedD
     rows = connection.execute(
         """
         select event_day, account_id, count(*)
-        from usage.api_requests as api_requests
+        from usage.metered as metered
         where event_day = any(%s) and not exists (
             select
             from catalog.subscription as subscription
-            where subscription.account_id = api_requests.account_id
-                and subscription.starts_at <= api_requests.period_start
-                and (subscription.ends_at is null or api_requests.period_start < subscription.ends_at)
+            where subscription.account_id = metered.account_id
+                and subscription.starts_at <= metered.period_start
+                and (subscription.ends_at is null or metered.period_start < subscription.ends_at)
         )
         group by event_day, account_id
         """,

@@ -25,7 +25,7 @@ from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
 
 ASSET = "billing/charges"
-USAGE_ASSET = "usage/api_requests"
+USAGE_ASSETS = ("usage/api_requests", "usage/traffic", "usage/storage")
 LOCK = "billing/charges"
 _TOP_ACCOUNTS = 10
 _PLACES = 12
@@ -81,7 +81,7 @@ class ChargeStore:
         with self.database.reading() as connection:
             catalog_sha256 = current_catalog(connection).sha256
             return booked_days.unbooked_days(
-                connection, usage_asset=USAGE_ASSET, charges_asset=ASSET, catalog_sha256=catalog_sha256
+                connection, usage_assets=USAGE_ASSETS, charges_asset=ASSET, catalog_sha256=catalog_sha256
             )
 
     def book_days(
@@ -103,7 +103,7 @@ class ChargeStore:
         progress = on_progress or _no_progress
         with self.database.transaction(LOCK) as connection:
             catalog = current_catalog(connection)
-            built = booked_days.read_usage_built(connection, USAGE_ASSET, wanted.days)
+            built = booked_days.read_usage_built(connection, USAGE_ASSETS, wanted.days)
             progress("rating", 0, 1)
             usage = rate_to_date(connection, catalog, wanted)
             progress("rating", 1, 1)
@@ -116,7 +116,7 @@ class ChargeStore:
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
             booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
             progress("booking", len(revisions), len(revisions))
-            held_usage = guard_store.held_partitions(connection, USAGE_ASSET, [day.isoformat() for day in wanted.days])
+            held_usage = _held_usage(connection, wanted.days)
         return _bookings(run, revisions, verdicts, held_usage)
 
 
@@ -129,6 +129,16 @@ class _Run:
     code_version: str
     catalog: Catalog
     usage: UsageToDate
+
+
+def _held_usage(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[str, tuple[str, ...]]:
+    """Return the guards that hold usage of each day, of any kind; days that none holds are absent."""
+    keys = [day.isoformat() for day in days]
+    found: dict[str, tuple[str, ...]] = {}
+    for asset in USAGE_ASSETS:
+        for key, guards in guard_store.held_partitions(connection, asset, keys).items():
+            found[key] = (*found.get(key, ()), *guards)
+    return found
 
 
 def _no_progress(step: str, done: int, total: int) -> None:

@@ -15,17 +15,21 @@ from uuid import UUID
 
 import psycopg
 
+from billing_pipeline.amounts import Exact, exact_product
 from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey, group_key
-from billing_pipeline.meters import UsageState, merge
+from billing_pipeline.meters import Aggregation, UsageState, merge
 from billing_pipeline.periods import BillingPeriod, RequestedDays, Window, billing_periods
 from billing_pipeline.rating import Rated, VersionUsage, rate, rate_flat_fee, versions_in
 
-_NO_GROUP = ("", "", "")
-_DIMENSIONS = (Dimension.ENDPOINT, Dimension.METHOD, Dimension.CLIENT_ID)
+_DIMENSIONS = tuple(Dimension)
+_NO_GROUP = ("",) * len(_DIMENSIONS)
 _STATE_ROWS_PER_FETCH = 5_000
 
-_Group = tuple[str, str, str]
+# The group of a usage row: its value of each dimension that the price rates apart, '' for the others.
+_Group = tuple[str, ...]
+_GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in _DIMENSIONS)
+_GROUP_NAMES = ", ".join(_DIMENSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,9 @@ def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: Request
             _take(charges, slot, _NO_GROUP, rate_flat_fee(price=slot.price, period=slot.period, zone=zone))
             continue
         for group, by_version in quantities.pop(number, {}).items():
-            usage = [
-                VersionUsage(version=version, quantity=by_version.get(version.version, Decimal(0)))
-                for version, _ in slot.versions
-            ]
-            in_charges[slot.period.window, slot.meter.meter_id] += sum(part.quantity for part in usage)
+            used = [(version, by_version.get(version.version, Decimal(0))) for version, _ in slot.versions]
+            in_charges[slot.period.window, slot.meter.meter_id] += sum(quantity for _, quantity in used)
+            usage = [VersionUsage(version=version, quantity=_level(slot, quantity)) for version, quantity in used]
             _take(charges, slot, group, rate(price=slot.price, unit=slot.meter.unit, usage=usage))
     for slot, group, quantity in _merged(connection, slots):
         # A quantity of the whole period cannot be split at a change of price: the version at its start rates it.
@@ -100,6 +102,16 @@ def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: Request
         in_charges=in_charges,
         uncut_rows=uncut_rows,
     )
+
+
+def _level(slot: Slot, quantity: Decimal) -> Exact:
+    """Return what is rated: of a time-weighted meter the mean level over the anchor's whole period.
+
+    The whole period also for a subscription that covers a part of it: 4 GB in half of June are 2 GB-months.
+    """
+    if slot.meter is None or slot.meter.aggregation is not Aggregation.TIME_WEIGHTED:
+        return quantity
+    return exact_product(quantity, times=Decimal(1), over=Decimal(slot.period.whole.seconds))
 
 
 def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
@@ -138,7 +150,8 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot], additi
         """
         create temporary table rated_slot (
             slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
-            is_additive boolean, by_endpoint boolean, by_method boolean, by_client boolean
+            is_additive boolean, by_endpoint boolean, by_method boolean, by_client_id boolean, by_node boolean,
+            by_inbound_tag boolean
         ) on commit drop;
         create temporary table rated_segment (
             slot integer, version integer, segment_start timestamptz, segment_end timestamptz
@@ -160,40 +173,38 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot], additi
     connection.execute("analyze rated_slot; analyze rated_segment")
 
 
-_ADDED_UP = """
+_ADDED_UP = f"""
     with
     usage_per_segment as (
         select
             rated_segment.slot, rated_segment.version,
-            case when by_endpoint then endpoint else '' end as endpoint,
-            case when by_method then method else '' end as method,
-            case when by_client then client_id else '' end as client_id,
+            {_GROUP_COLUMNS},
             sum(quantity) as quantity,
-            count(*) filter (where api_requests.period_end > segment_end) as uncut_rows
+            count(*) filter (where metered.period_end > segment_end) as uncut_rows
         from rated_segment
         join rated_slot using (slot)
-        join usage.api_requests as api_requests
-            on api_requests.account_id = rated_slot.account_id
-            and api_requests.meter_id = rated_slot.meter_id
-            and api_requests.period_start >= segment_start
-            and api_requests.period_start < segment_end
-        group by 1, 2, 3, 4, 5
+        join usage.metered as metered
+            on metered.account_id = rated_slot.account_id
+            and metered.meter_id = rated_slot.meter_id
+            and metered.period_start >= segment_start
+            and metered.period_start < segment_end
+        group by rated_segment.slot, rated_segment.version, {", ".join(str(2 + place + 1) for place in range(len(_DIMENSIONS)))}
     ),
     -- The same usage by another way: per period, without versions and groups, for the guard.
     usage_per_slot as (
         select rated_slot.slot, sum(quantity) as quantity
         from rated_slot
-        join usage.api_requests as api_requests
-            on api_requests.account_id = rated_slot.account_id
-            and api_requests.meter_id = rated_slot.meter_id
-            and api_requests.period_start >= rated_slot.period_start
-            and api_requests.period_start < rated_slot.period_end
+        join usage.metered as metered
+            on metered.account_id = rated_slot.account_id
+            and metered.meter_id = rated_slot.meter_id
+            and metered.period_start >= rated_slot.period_start
+            and metered.period_start < rated_slot.period_end
         where is_additive
         group by rated_slot.slot
     )
-    select slot, version, endpoint, method, client_id, quantity, uncut_rows from usage_per_segment
+    select slot, version, quantity, uncut_rows, {_GROUP_NAMES} from usage_per_segment
     union all
-    select slot, null, '', '', '', quantity, 0 from usage_per_slot
+    select slot, null, quantity, 0, {", ".join("''" for _ in _DIMENSIONS)} from usage_per_slot
 """
 
 _Quantities = dict[int, dict[_Group, dict[int, Decimal]]]
@@ -209,33 +220,31 @@ def _added_up(
     quantities: _Quantities = {}
     in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
     uncut_rows: dict[Window, int] = defaultdict(int)
-    for number, version, endpoint, method, client_id, quantity, uncut in connection.execute(_ADDED_UP):
+    for number, version, quantity, uncut, *group in connection.execute(_ADDED_UP.encode()):
         slot = slots[number]
         if version is None:
             in_usage[slot.period.window, slot.price.meter_id or ""] += quantity
             continue
-        quantities.setdefault(number, {}).setdefault((endpoint, method, client_id), {})[version] = quantity
+        quantities.setdefault(number, {}).setdefault(tuple(group), {})[version] = quantity
         if uncut:
             uncut_rows[slot.period.window] += uncut
     return quantities, in_usage, uncut_rows
 
 
-_STATES = """
+_STATES = f"""
     select
         slot,
-        case when by_endpoint then endpoint else '' end as endpoint,
-        case when by_method then method else '' end as method,
-        case when by_client then client_id else '' end as client_id,
+        {_GROUP_COLUMNS},
         quantity,
         state
     from rated_slot
-    join usage.api_requests as api_requests
-        on api_requests.account_id = rated_slot.account_id
-        and api_requests.meter_id = rated_slot.meter_id
-        and api_requests.period_start >= rated_slot.period_start
-        and api_requests.period_start < rated_slot.period_end
+    join usage.metered as metered
+        on metered.account_id = rated_slot.account_id
+        and metered.meter_id = rated_slot.meter_id
+        and metered.period_start >= rated_slot.period_start
+        and metered.period_start < rated_slot.period_end
     where not is_additive
-    order by 1, 2, 3, 4
+    order by slot, {", ".join(str(1 + place + 1) for place in range(len(_DIMENSIONS)))}
 """
 
 
@@ -245,15 +254,14 @@ def _merged(connection: psycopg.Connection, slots: Sequence[Slot]) -> Iterator[t
         return
     with connection.cursor(name="usage_states") as cursor:
         cursor.itersize = _STATE_ROWS_PER_FETCH
-        cursor.execute(_STATES)
-        for (number, *group), rows in groupby(cursor, key=lambda row: row[:4]):
+        cursor.execute(_STATES.encode())
+        for (number, *group), rows in groupby(cursor, key=lambda row: row[: 1 + len(_DIMENSIONS)]):
             slot = slots[number]
             if slot.meter is None:
                 raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
             window = slot.period.window
             quantity = merge(slot.meter, _states(rows), period_start=window.start, period_end=window.end)
-            endpoint, method, client_id = group
-            yield slot, (endpoint, method, client_id), quantity
+            yield slot, tuple(group), quantity
 
 
 def _states(rows: Iterable[tuple[object, ...]]) -> Iterator[UsageState]:

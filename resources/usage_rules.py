@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 
 from billing_pipeline.catalog import BillableRule, Catalog, Meter
+from billing_pipeline.meters import MeterSource
 from billing_pipeline.periods import Window, cuts
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -53,17 +54,20 @@ class UsageRules:
     digests: Mapping[date, str]
 
 
-def usage_rules(catalog: Catalog, days: Sequence[date]) -> UsageRules:
-    """Return what the catalog says about usage on `days`."""
+def usage_rules(catalog: Catalog, days: Sequence[date], source: MeterSource = MeterSource.API_REQUESTS) -> UsageRules:
+    """Return what the catalog says about usage of `source` on `days`.
+
+    Clients are who calls; of traffic they are the uuids of counters, of storage the owners of repositories.
+    """
     links = _client_accounts(catalog)
     cuts_by_client = _cuts_by_client(catalog, links, days)
-    meters = tuple(catalog.meters[meter_id] for meter_id in sorted(catalog.meters))
+    meters = tuple(meter for _, meter in sorted(catalog.meters.items()) if meter.source is source)
     return UsageRules(
         billable_rule=catalog.billable_rule,
         meters=meters,
         client_accounts=links,
         client_windows=tuple(_client_windows(cuts_by_client)),
-        digests=_digests(_rule_text(catalog.billable_rule, meters), links, cuts_by_client, days),
+        digests=_digests(_rule_text(catalog.billable_rule, meters, source), links, cuts_by_client, days),
     )
 
 
@@ -160,7 +164,11 @@ def _link_text(links: Iterable[ClientAccount], start: datetime, end: datetime) -
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _rule_text(rule: BillableRule, meters: Iterable[Meter]) -> str:
+def _rule_text(rule: BillableRule, meters: Iterable[Meter], source: MeterSource) -> str:
+    if source is not MeterSource.API_REQUESTS:
+        return json.dumps(
+            [[meter.meter_id, meter.aggregation, meter.field, meter.unit, sorted(meter.envs)] for meter in meters]
+        )
     return json.dumps(
         {
             "success_statuses": sorted(rule.success_statuses),

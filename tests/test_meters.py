@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from billing_pipeline.meters import (
     Aggregation,
     Meter,
+    MeterSource,
     MeterInvalidError,
     Missing,
     UsageState,
@@ -31,6 +32,8 @@ def meter(aggregation: Aggregation, **fields: object) -> Meter:
         defaults["field"] = "response_bytes"
     if aggregation is Aggregation.PERCENTILE:
         defaults["percentile"] = Decimal(95)
+    if aggregation is Aggregation.TIME_WEIGHTED:
+        defaults |= {"source": MeterSource.STORAGE, "field": "private_bytes"}
     return Meter(aggregation=aggregation, **(defaults | fields))  # type: ignore[arg-type]
 
 
@@ -40,7 +43,7 @@ def state_of(aggregation: Aggregation, values: Sequence[tuple[int, int]]) -> Usa
     match aggregation:
         case Aggregation.COUNT:
             return UsageState(quantity=Decimal(len(only)))
-        case Aggregation.SUM:
+        case Aggregation.SUM | Aggregation.TIME_WEIGHTED:
             return UsageState(quantity=Decimal(sum(only)))
         case Aggregation.MAX:
             return UsageState(quantity=Decimal(max(only)))
@@ -177,6 +180,19 @@ class TestMeter:
             ({"aggregation": Aggregation.PERCENTILE, "percentile": Decimal("100.1")}, "not in"),
             ({"aggregation": Aggregation.PERCENTILE, "bucket_seconds": 7}, "does not divide an hour"),
             ({"aggregation": Aggregation.SUM, "bucket_seconds": 60}, "'percentile' alone"),
+            ({"aggregation": Aggregation.TIME_WEIGHTED, "source": MeterSource.API_REQUESTS}, "no duration"),
+            ({"aggregation": Aggregation.TIME_WEIGHTED, "field": "uplink_bytes"}, "needs one of the fields"),
+            ({"aggregation": Aggregation.SUM, "source": MeterSource.STORAGE}, "'time_weighted', not 'sum'"),
+            ({"aggregation": Aggregation.SUM, "source": MeterSource.TRAFFIC}, "needs one of the fields"),
+            (
+                {
+                    "aggregation": Aggregation.SUM,
+                    "source": MeterSource.TRAFFIC,
+                    "field": "total_bytes",
+                    "envs": frozenset[str](),
+                },
+                "envs is empty",
+            ),
         ],
     )
     def test_refuses_what_cannot_be_computed(self, fields: dict[str, object], problem: str) -> None:
@@ -192,4 +208,8 @@ class TestMeter:
         assert merge(clients, rows) == 2
 
     def test_says_which_aggregations_add_up(self) -> None:
-        assert [kind for kind in Aggregation if kind.is_additive] == [Aggregation.COUNT, Aggregation.SUM]
+        assert [kind for kind in Aggregation if kind.is_additive] == [
+            Aggregation.COUNT,
+            Aggregation.SUM,
+            Aggregation.TIME_WEIGHTED,
+        ]

@@ -56,10 +56,11 @@ def files(tmp_path: Path) -> Path:
 
 
 def tables(database: Database) -> list[str]:
-    """Return every table and view of ours as `schema.table`."""
+    """Return every table of ours as `schema.table`."""
     with database.connect(Role.OWNER) as connection:
         rows = connection.execute(
-            "select table_schema || '.' || table_name from information_schema.tables where table_schema <> all(%s)",
+            "select table_schema || '.' || table_name from information_schema.tables"
+            " where table_type = 'BASE TABLE' and table_schema <> all(%s)",
             [list(SYSTEM_SCHEMAS)],
         ).fetchall()
     return sorted(row[0] for row in rows)

@@ -33,6 +33,8 @@ class Dimension(StrEnum):
     ENDPOINT = "endpoint"
     METHOD = "method"
     CLIENT_ID = "client_id"
+    NODE = "node"
+    INBOUND_TAG = "inbound_tag"
 
 
 class Prorate(StrEnum):

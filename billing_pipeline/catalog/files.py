@@ -39,7 +39,7 @@ from billing_pipeline.catalog.entries import (
     content_of,
 )
 from billing_pipeline.errors import BillingError
-from billing_pipeline.meters import Aggregation, Meter, MeterInvalidError, Missing
+from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterInvalidError, MeterSource, Missing
 from billing_pipeline.periods import BillingAnchor, NaiveInstantError, as_utc
 
 FILES: Mapping[Kind, str] = {
@@ -163,6 +163,8 @@ class _Meter(_Table):
     methods: tuple[Text, ...] | None = None
     bucket_seconds: int | None = None
     missing: Missing = Missing.ZERO
+    source: MeterSource = MeterSource.API_REQUESTS
+    envs: tuple[Text, ...] | None = None
 
     def entry(self) -> Meter:
         return Meter(
@@ -176,6 +178,8 @@ class _Meter(_Table):
             methods=None if self.methods is None else frozenset(self.methods),
             bucket_seconds=self.bucket_seconds,
             missing=self.missing,
+            source=self.source,
+            envs=DEFAULT_ENVS if self.envs is None else frozenset(self.envs),
         )
 
 
