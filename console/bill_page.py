@@ -3,14 +3,16 @@
 Amounts come from what is booked; nothing is calculated here. Not here: reading the books (charge_reader).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from billing_pipeline.errors import BillingError
+from billing_pipeline.meters import MeterSource
 from console.arithmetic import grouped, line_formula, line_place, plain
 from console.days import Period, read_period
 from console.screen import count, page, table
@@ -24,6 +26,12 @@ from resources.usage_reader import read_billed_months
 # The digits of a charge's id that a person types.
 ID_DIGITS = 8
 _NOON = time(12, tzinfo=UTC)
+_GROUP_TITLES: Mapping[MeterSource | None, str] = {
+    MeterSource.API_REQUESTS: "API requests",
+    MeterSource.TRAFFIC: "Traffic",
+    MeterSource.STORAGE: "Storage",
+    None: "Fees",
+}
 
 
 class NothingBilledError(BillingError):
@@ -59,7 +67,7 @@ def print_bill(console: Console, database: Database, account_id: str, asked: Per
 
 
 def print_charges(console: Console, bill: Bill) -> None:
-    """Print the head, a row for each charge, the arithmetic below it, and the total."""
+    """Print the head, a group of rows for each kind of usage with its sum, the arithmetic of each charge, and the total."""
     console.print(
         f"[bold]Bill of {escape(bill.account_name)}[/] ({escape(bill.account_id)}) for {bill.asked_for[:10]}, "
         f"times in {bill.time_zone}"
@@ -67,19 +75,26 @@ def print_charges(console: Console, bill: Bill) -> None:
     numbers = ("quantity", "amount")
     shown = table("", "charge", "price", "period", "quantity", "arithmetic", "amount", numbers=numbers)
     shown.title = None
-    for charge in bill.charges:
+    for source, charges, subtotal in bill.line_groups:
+        shown.add_section()
+        shown.add_row("", f"[bold]{_GROUP_TITLES[source]}[/]", "", "", "", _grouped_money(str(subtotal)))
+        _add_charges(shown, charges, bill.time_zone)
+    shown.add_section()
+    shown.add_row("", "[bold]Total[/]", "", "", "", f"[bold]{_grouped_money(str(bill.total))}[/]")
+    console.print(shown)
+
+
+def _add_charges(shown: Table, charges: Sequence[BookedCharge], time_zone: str) -> None:
+    for charge in charges:
         formulas = [f"{line_formula(line)}  [dim]({line_place(line)})[/]" for line in charge.lines]
         shown.add_row(
             str(charge.charge_id)[:ID_DIGITS],
             escape(_what(charge)),
-            _local_period(charge, bill.time_zone),
+            _local_period(charge, time_zone),
             f"{plain(charge.quantity)} {charge.unit}",
             "\n".join(formulas) or "included, nothing to charge",
             _amount(charge),
         )
-    shown.add_section()
-    shown.add_row("", "[bold]Total[/]", "", "", "", f"[bold]{_grouped_money(str(bill.total))}[/]")
-    console.print(shown)
 
 
 def open_points(bill: Bill, status: Status, *, conflict_days: Mapping[str, int]) -> tuple[str, ...]:

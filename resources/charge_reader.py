@@ -20,6 +20,7 @@ import psycopg
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.errors import BillingError
+from billing_pipeline.meters import MeterSource
 from billing_pipeline.periods import BillingAnchor, Window, as_utc
 from resources.database import Database
 
@@ -43,7 +44,8 @@ class ChargeNotFoundError(BillingError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookedCharge:
     """The newest revision of a charge. `quantity` is in `unit` before included units; `lines` are its arithmetic as
-    `RatedLine.as_text` spells it; `group` maps dimensions to values, empty without groups; `event_day` was booked last."""
+    `RatedLine.as_text` spells it; `group` maps dimensions to values, empty without groups; `event_day` was booked last.
+    `source` is what the meter measures, None of a fee without a meter."""
 
     charge_id: UUID
     revision: int
@@ -52,6 +54,7 @@ class BookedCharge:
     plan_id: str
     price_id: str
     meter_id: str | None
+    source: MeterSource | None
     group: Mapping[str, str]
     period: Window
     quantity: Decimal
@@ -76,6 +79,17 @@ class Bill:
     asked_for: str
     charges: tuple[BookedCharge, ...]
     total: Money
+
+    @property
+    def line_groups(self) -> tuple[tuple[MeterSource | None, tuple[BookedCharge, ...], Money], ...]:
+        """Return (what was used, its charges, their sum), requests first and fees (None) last; the sums add up to `total`."""
+        found = []
+        for source in (*MeterSource, None):
+            charges = tuple(charge for charge in self.charges if charge.source is source)
+            if charges:
+                amounts = (charge.amount for charge in charges)
+                found.append((source, charges, reduce(Money.__add__, amounts, Money(0, self.total.currency))))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +232,14 @@ def _newest(connection: psycopg.Connection, condition: str, parameters: Mapping[
         )
         select
             charge_id, revision, account_id, subscription_id, plan_id, price_id, meter_id, group_key, period_start,
-            period_end, quantity, unit, exact_amount, amount_minor, currency, lines, event_day
+            period_end, quantity, unit, exact_amount, amount_minor, currency, lines, event_day,
+            (
+                select coalesce(content ->> 'source', 'api_requests')
+                from catalog.entry
+                where kind = 'meter' and entry_id = newest.meter_id
+                order by version desc
+                limit 1
+            )
         from newest
         order by subscription_id, period_start, price_id, group_key, charge_id
     """
@@ -231,6 +252,7 @@ def _newest(connection: psycopg.Connection, condition: str, parameters: Mapping[
             plan_id=row[4],
             price_id=row[5],
             meter_id=row[6],
+            source=None if row[17] is None else MeterSource(row[17]),
             group=json.loads(row[7]) if row[7] else {},
             period=Window(row[8], row[9]),
             quantity=row[10],

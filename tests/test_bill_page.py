@@ -20,6 +20,7 @@ import fastavro
 import pytest
 
 from billing_pipeline.amounts import Money
+from billing_pipeline.meters import MeterSource
 from billing_pipeline.periods import Window
 from console import cli
 from console.bill_page import open_points
@@ -398,6 +399,7 @@ class TestOpenPoints:
             plan_id="plan",
             price_id="price",
             meter_id="meter",
+            source=MeterSource.API_REQUESTS,
             group={},
             period=self.PERIOD,
             quantity=Decimal(1),
