@@ -15,6 +15,7 @@ from billing_pipeline.amounts import Exact, exact_arithmetic, exact_product, exa
 from billing_pipeline.catalog import (
     FlatFee,
     Graduated,
+    MeteredBalance,
     Package,
     PackageRounding,
     Price,
@@ -30,7 +31,7 @@ from billing_pipeline.periods import BillingPeriod, Window, day_share, elapsed_s
 
 # One formula for both: Decimal for what terminates, Fraction for what does not (a third of a unit).
 _Number = TypeVar("_Number", Decimal, Fraction)
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 
 
 class NegativeQuantityError(BillingError):
@@ -54,10 +55,21 @@ class VersionUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceUsage:
+    """What was used at one multiplier while `version` was in force, in the meter's unit; `included` of it by the quota."""
+
+    version: PriceVersion
+    multiplier: Decimal
+    quantity: Decimal
+    included: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RatedLine:
     """One step of the arithmetic: quantity x unit_price + flat_fee = amount.
 
     `tier` counts from 1; None for prices without tiers. A package line counts packages, a flat fee the share of a period.
+    `multiplier` is the one that `unit_price` was multiplied by already; None for prices without multipliers.
     """
 
     version: int
@@ -67,10 +79,11 @@ class RatedLine:
     unit_price: Decimal
     flat_fee: Decimal
     amount: Exact
+    multiplier: Decimal | None = None
 
     def as_text(self) -> dict[str, str | int | None]:
-        """Return the line as it is kept and shown: exact numbers as text."""
-        return {
+        """Return the line as it is kept and shown: exact numbers as text; a multiplier where there is one."""
+        text: dict[str, str | int | None] = {
             "version": self.version,
             "tier": self.tier,
             "quantity": exact_text(self.quantity),
@@ -79,6 +92,7 @@ class RatedLine:
             "flat_fee": exact_text(self.flat_fee),
             "amount": exact_text(self.amount),
         }
+        return text if self.multiplier is None else {**text, "multiplier": exact_text(self.multiplier)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +134,43 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
             pass
     fractions = [Fraction(part.quantity) for part in usage]
     return _rated(price, unit, list(zip(versions, fractions, strict=True)), Fraction)
+
+
+def rate_balance(*, price: Price, unit: str, usage: Sequence[BalanceUsage]) -> Rated:
+    """Return what the usage of one period takes from a prepaid balance, a line for each version and multiplier.
+
+    Quota 100, price 0.5, multiplier 2.4, 150 bytes: (150 - 100) x 0.5 x 2.4 = 60. Which byte is included is decided before,
+    in order of time (prepaid). Lines with nothing to pay are left out.
+    """
+    lines = []
+    quantities = []
+    priced_unit = unit
+    for part in usage:
+        version = part.version
+        if not isinstance(version.model, MeteredBalance):
+            raise TypeError(f"price {price.price_id!r} version {version.version} is not prepaid")
+        share = _ONE if version.conversion is None else version.conversion.share
+        priced_unit = unit if version.conversion is None else version.conversion.unit
+        quantities.append(exact_product(part.quantity, times=share, over=_ONE))
+        paid = part.quantity - part.included
+        if paid:
+            size = exact_product(paid, times=share, over=_ONE)
+            with exact_arithmetic():
+                unit_price = version.model.unit_price * part.multiplier
+            lines.append(
+                RatedLine(
+                    version=version.version,
+                    tier=None,
+                    quantity=size,
+                    unit=priced_unit,
+                    unit_price=unit_price,
+                    flat_fee=_ZERO,
+                    amount=exact_product(size, times=unit_price, over=_ONE),
+                    multiplier=part.multiplier,
+                )
+            )
+    total = exact_sum([line.amount for line in lines])
+    return Rated(lines=tuple(lines), quantity=exact_sum(quantities), unit=priced_unit, exact=total)
 
 
 def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
@@ -263,6 +314,8 @@ def _steps(
                 yield None, packages, package.price, _ZERO
         case FlatFee():
             raise TypeError(f"price {price.price_id!r} version {version.version} has no meter: rate_flat_fee rates it")
+        case MeteredBalance():
+            raise TypeError(f"price {price.price_id!r} version {version.version} is prepaid: rate_balance rates it")
 
 
 def _graduated(

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TypeVar
 
-from billing_pipeline.amounts import UnitRounding
+from billing_pipeline.amounts import Exact, UnitRounding, exact_product
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter
 from billing_pipeline.periods import BillingAnchor
@@ -116,7 +116,35 @@ class FlatFee:
     amount: Decimal
 
 
-PriceModel = Standard | Graduated | Volume | Package | FlatFee
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakHours:
+    """The local hours `[first, end)` of an IANA zone in which traffic is at its peak; `first` > `end` is over midnight."""
+
+    hours: tuple[tuple[int, int], ...]
+    zone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredBalance:
+    """Traffic paid from a prepaid balance: bytes above the period's included quota, in order of time, each at `unit_price` x
+    the multipliers of its region, its line and its hour.
+
+    A multiplier that is missing, or 0, is 1. Money is in major units of the price's currency. An account begins with
+    `initial_balance`, unless its subscription says otherwise; below `minimum_balance` it is throttled.
+    """
+
+    unit_price: Decimal
+    included_quota_bytes: int = 0
+    region_multipliers: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
+    line_multipliers: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
+    peak: PeakHours | None = None
+    peak_multiplier: Decimal = Decimal(1)
+    off_peak_multiplier: Decimal = Decimal(1)
+    initial_balance: Decimal = Decimal(0)
+    minimum_balance: Decimal = Decimal(0)
+
+
+PriceModel = Standard | Graduated | Volume | Package | FlatFee | MeteredBalance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +155,11 @@ class UnitConversion:
     multiply: Decimal = Decimal(1)
     divide: Decimal = Decimal(1)
     rounding: UnitRounding | None = None
+
+    @property
+    def share(self) -> Exact:
+        """Return the priced units in one unit of the meter, before any rounding."""
+        return exact_product(self.multiply, times=Decimal(1), over=self.divide)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +191,8 @@ class PriceVersion:
                 return "package"
             case FlatFee():
                 return "flat_fee"
+            case MeteredBalance():
+                return "metered_balance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +247,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """An account on a plan from `starts_at` until `ends_at` (exclusive; None is open), billed monthly on `anchor`."""
+    """An account on a plan from `starts_at` until `ends_at` (exclusive; None is open), billed monthly on `anchor`.
+
+    `initial_balance` (major units) stands in for that of the plan's prepaid price; None leaves it as it is.
+    """
 
     subscription_id: str
     account_id: str
@@ -220,6 +258,7 @@ class Subscription:
     starts_at: datetime
     ends_at: datetime | None
     anchor: BillingAnchor
+    initial_balance: Decimal | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

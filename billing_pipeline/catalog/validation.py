@@ -1,29 +1,34 @@
 """Entries that were read -> a `Catalog` whose entries agree with each other, or every finding at once. Pure.
 
-Not here: the shape of one entry (files).
+Not here: the shape of one entry (tables).
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from itertools import combinations, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits
+from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits, to_money
 from billing_pipeline.catalog.entries import (
     Account,
+    BillingMode,
     Catalog,
     FlatFee,
     Graduated,
     Kind,
+    MeteredBalance,
     Price,
     PriceVersion,
     Subscription,
     Volume,
 )
-from billing_pipeline.catalog.files import FILES, CatalogError, Finding, PriceTable, Reader
+from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
+from billing_pipeline.catalog.tables import PriceTable
+from billing_pipeline.meters import Meter, MeterSource
 
 _BEGIN = datetime.min.replace(tzinfo=UTC)
 _OPEN = datetime.max.replace(tzinfo=UTC)
@@ -61,11 +66,11 @@ def catalog_of(reader: Reader) -> Catalog:
     if reader.rule is None or reader.findings:
         # What could not be read would only be reported again as unknown.
         raise CatalogError(findings)
-    meter_ids = {meter.meter_id for meter in reader.meters}
+    meters = {meter.meter_id: meter for meter in reader.meters}
     prices: dict[str, Price] = {}
     for table in reader.prices:
         versions = _closed(tuple(sorted((version.entry() for version in table.versions), key=_by_start)))
-        findings.extend(_price_findings(table, versions, meter_ids))
+        findings.extend(_price_findings(table, versions, meters))
         prices[table.id] = _price(table, versions)
     plans = {plan.plan_id: plan for plan in reader.plans}
     accounts = {account.account_id: account for account in reader.accounts}
@@ -75,7 +80,7 @@ def catalog_of(reader: Reader) -> Catalog:
     }
     catalog = Catalog(
         billable_rule=reader.rule,
-        meters={meter.meter_id: meter for meter in reader.meters},
+        meters=meters,
         prices=prices,
         plans=plans,
         accounts=accounts,
@@ -140,16 +145,19 @@ def _rule_findings(catalog: Catalog) -> Iterator[Finding]:
             yield _finding(Kind.BILLABLE_RULE, "billable", "success_statuses", f"[{first}, {last}] holds no status")
 
 
-def _price_findings(table: PriceTable, versions: Sequence[PriceVersion], meter_ids: set[str]) -> Iterator[Finding]:
+def _price_findings(
+    table: PriceTable, versions: Sequence[PriceVersion], meters: Mapping[str, Meter]
+) -> Iterator[Finding]:
     def finding(field: str, message: str) -> Finding:
         return _finding(Kind.PRICE, table.id, field, message)
 
     if (problem := _currency_problem(table.currency)) is not None:
         yield finding("currency", problem)
-    if table.meter is not None and table.meter not in meter_ids:
+    if table.meter is not None and table.meter not in meters:
         yield finding("meter", f"{table.meter!r} is not a meter")
     if table.meter is None and table.group_by:
         yield finding("group_by", "a price without a meter has no groups")
+    yield from _prepaid_findings(table, versions, meters)
     for version in versions:
         yield from _version_findings(table, version)
     for before, after in pairwise(versions):
@@ -192,6 +200,58 @@ def _version_findings(table: PriceTable, version: PriceVersion) -> Iterator[Find
                 )
 
 
+def _prepaid_findings(
+    table: PriceTable, versions: Sequence[PriceVersion], meters: Mapping[str, Meter]
+) -> Iterator[Finding]:
+    """Find what keeps a price from being paid from a balance, bucket by bucket."""
+    is_prepaid = table.billing_mode is BillingMode.PREPAID_BALANCE
+    for version in versions:
+        if isinstance(version.model, MeteredBalance) != is_prepaid:
+            message = (
+                'metered_balance goes with billing_mode = "prepaid_balance", and with no other: write both, or neither'
+            )
+            yield _finding(Kind.PRICE, table.id, f"versions.{version.version}.model", message)
+        elif isinstance(version.model, MeteredBalance):
+            for field, message in _balance_problems(table, version, version.model):
+                yield _finding(Kind.PRICE, table.id, f"versions.{version.version}.{field}", message)
+    if not is_prepaid:
+        return
+    meter = meters.get(table.meter or "")
+    if meter is not None and meter.source is not MeterSource.TRAFFIC:
+        message = f'a balance pays for traffic, and {table.meter!r} is not: give the meter source = "traffic"'
+        yield _finding(Kind.PRICE, table.id, "meter", message)
+    if table.group_by:
+        yield _finding(Kind.PRICE, table.id, "group_by", "a balance has one quota for all groups: leave it out")
+
+
+def _balance_problems(table: PriceTable, version: PriceVersion, model: MeteredBalance) -> Iterator[tuple[str, str]]:
+    if version.included_units or version.restart_tiers:
+        yield "included_units", "of a prepaid price are included_quota_bytes, and tiers it has none: leave both out"
+    if version.conversion is not None:
+        if version.conversion.rounding is not None:
+            yield "conversion.rounding", "would round every minute by itself: leave it out"
+        if not isinstance(version.conversion.share, Decimal):
+            yield "conversion.divide", "the price of one byte has no end in decimals: divide by 1000000000, or by 2^30"
+    if model.peak is None:
+        if model.peak_multiplier != 1 or model.off_peak_multiplier != 1:
+            yield "peak", 'the hours are missing: add peak = { hours = [[18, 23]], zone = "Asia/Shanghai" }'
+    else:
+        if not _is_zone(model.peak.zone):
+            yield "peak.zone", f"{model.peak.zone!r} is not an IANA time zone such as Asia/Shanghai"
+        for first, end in model.peak.hours:
+            if first == end or first == 24:
+                yield "peak.hours", f"[{first}, {end}] holds no hour; [18, 23] is from 18:00 to 23:00"
+    if (problem := _places_problem(model.initial_balance, table.currency)) is not None:
+        yield "initial_balance", problem
+
+
+def _places_problem(amount: Decimal, currency: str) -> str | None:
+    """Return why an amount cannot be posted to the ledger, None where it can."""
+    if _currency_problem(currency) is not None or to_money(amount, currency).major == amount:
+        return None
+    return f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
+
+
 def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
     for plan in catalog.plans.values():
         unknown = [price_id for price_id in plan.prices if price_id not in catalog.prices]
@@ -209,6 +269,10 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
             if len(price_ids) > 1:
                 names = ", ".join(sorted(price_ids))
                 yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{names} would bill meter {meter_id!r} twice")
+        prepaid = sorted({price.price_id for price in known if price.billing_mode is BillingMode.PREPAID_BALANCE})
+        if len(prepaid) > 1:
+            message = f"{', '.join(prepaid)} would spend one balance by two quotas: keep one prepaid price in a plan"
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
         currencies = sorted({price.currency for price in known})
         if len(currencies) > 1:
             yield _finding(Kind.PLAN, plan.plan_id, "prices", f"mixes the currencies {', '.join(currencies)}")
@@ -251,6 +315,11 @@ def _subscription_findings(catalog: Catalog) -> Iterator[Finding]:
                         "which has it at the same time"
                     )
                     yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
+                if _is_prepaid(catalog, one) and _is_prepaid(catalog, other):
+                    message = (
+                        f"spends the balance of {account_id!r} together with {one.subscription_id!r}: end one of them"
+                    )
+                    yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
 
 
 def _one_subscription(
@@ -267,6 +336,11 @@ def _one_subscription(
     if subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at:
         yield finding("ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
         return
+    if subscription.initial_balance is not None and account is not None:
+        if plan is not None and not _is_prepaid(catalog, subscription):
+            yield finding("initial_balance", f"plan {plan.plan_id!r} has no prepaid price: leave it out")
+        if (problem := _places_problem(subscription.initial_balance, account.currency)) is not None:
+            yield finding("initial_balance", problem)
     for price_id in plan.prices if plan else ():
         price = catalog.prices.get(price_id)
         if price is None:
@@ -297,9 +371,17 @@ def _covered(price: Price) -> Iterator[tuple[datetime, datetime]]:
 
 
 def _meters_of(catalog: Catalog, subscription: Subscription) -> set[str]:
+    return {price.meter_id for price in _known_prices(catalog, subscription) if price.meter_id is not None}
+
+
+def _is_prepaid(catalog: Catalog, subscription: Subscription) -> bool:
+    prices = _known_prices(catalog, subscription)
+    return any(price.billing_mode is BillingMode.PREPAID_BALANCE for price in prices)
+
+
+def _known_prices(catalog: Catalog, subscription: Subscription) -> list[Price]:
     plan = catalog.plans.get(subscription.plan_id)
-    prices = [catalog.prices[price_id] for price_id in (plan.prices if plan else ()) if price_id in catalog.prices]
-    return {price.meter_id for price in prices if price.meter_id is not None}
+    return [catalog.prices[price_id] for price_id in (plan.prices if plan else ()) if price_id in catalog.prices]
 
 
 def _currency_problem(currency: str) -> str | None:
