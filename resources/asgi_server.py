@@ -1,0 +1,113 @@
+"""Put an ASGI application on a socket: with TLS, with client certificates, in this thread or beside it.
+
+The one place of our web server's options. Not here: what the applications answer (exporter_sim_server, push_endpoint).
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from billing_pipeline.errors import BillingError
+
+LOCAL_HOST = "127.0.0.1"
+
+_STOP_SECONDS = 2
+_BACKLOG = 128
+# An answer of 30 s at most keeps so many of 32 MiB waiting, no more.
+_CONCURRENT_REQUESTS = 32
+
+
+class ServerStartError(BillingError):
+    """A server cannot listen, or its certificate files cannot be used."""
+
+
+def serve(
+    application: Any,
+    *,
+    host: str,
+    port: int,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    client_authority: Path | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM. With `certificate` and `key` over TLS; `client_authority`: whose clients may come.
+
+    Raises:
+        ServerStartError: the address is taken or no address of this machine, or a file cannot be used.
+    """
+    with _listening(host, port) as listener:
+        _server(application, certificate, key, client_authority).run(sockets=[listener])
+
+
+@contextmanager
+def serving(
+    application: Any,
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    client_authority: Path | None = None,
+) -> Iterator[str]:
+    """Serve in a thread while the block runs, on a free port of this machine, and yield the base URL.
+
+    Raises:
+        ServerStartError: see `serve`.
+    """
+    with _listening(LOCAL_HOST, 0) as listener:
+        server = _server(application, certificate, key, client_authority)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="asgi-server", daemon=True)
+        thread.start()
+        try:
+            # The listener takes connections before the server does: nobody has to wait for it.
+            yield f"{'http' if certificate is None else 'https'}://{LOCAL_HOST}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        listener = socket.create_server((host, port), backlog=_BACKLOG)
+    except OSError as error:
+        raise ServerStartError(
+            f"nothing can listen on {host}:{port}: {error.strerror or error}",
+            bill="nothing was received or booked",
+            fix="take another --port or --host, or end the program that listens there",
+        ) from error
+    with listener:
+        yield listener
+
+
+def _server(
+    application: Any, certificate: Path | None, key: Path | None, client_authority: Path | None
+) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONCURRENT_REQUESTS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        ssl_ca_certs=None if client_authority is None else str(client_authority),
+        ssl_cert_reqs=ssl.CERT_NONE if client_authority is None else ssl.CERT_REQUIRED,
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise ServerStartError(
+            f"the server's certificate files cannot be used: {error.strerror or type(error).__name__}",
+            bill="nothing was received or booked",
+            fix="give a PEM certificate, its own unencrypted key, and the PEM of the clients' authority",
+        ) from error
+    return uvicorn.Server(config)
