@@ -20,37 +20,35 @@ class NothingToReleaseError(BillingError):
 
 def record(connection: psycopg.Connection, verdicts: Iterable[Verdict], *, run_id: str) -> None:
     """Write verdicts over earlier ones of the same guard and partition, in the caller's transaction."""
-    rows = [
-        (
-            verdict.asset,
-            verdict.partition_key,
-            verdict.guard,
-            verdict.status,
-            verdict.expected,
-            verdict.actual,
-            verdict.message,
-            verdict.inputs_digest,
+    # One statement for many days: it may not touch a row twice, so the last verdict of a guard is the one that is written.
+    last = {(verdict.asset, verdict.partition_key, verdict.guard): verdict for verdict in verdicts}.values()
+    connection.execute(
+        """
+        insert into guards.verdict
+            (asset, partition_key, guard, status, expected, actual, message, inputs_digest, run_id)
+        select judged.*, %s
+        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) as judged
+        on conflict (asset, partition_key, guard) do update set
+            status = excluded.status,
+            expected = excluded.expected,
+            actual = excluded.actual,
+            message = excluded.message,
+            inputs_digest = excluded.inputs_digest,
+            run_id = excluded.run_id,
+            checked_at = now()
+        """,
+        [
             run_id,
-        )
-        for verdict in verdicts
-    ]
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            """
-            insert into guards.verdict
-                (asset, partition_key, guard, status, expected, actual, message, inputs_digest, run_id)
-            values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-            on conflict (asset, partition_key, guard) do update set
-                status = excluded.status,
-                expected = excluded.expected,
-                actual = excluded.actual,
-                message = excluded.message,
-                inputs_digest = excluded.inputs_digest,
-                run_id = excluded.run_id,
-                checked_at = now()
-            """,
-            rows,
-        )
+            [one.asset for one in last],
+            [one.partition_key for one in last],
+            [one.guard for one in last],
+            [str(one.status) for one in last],
+            [one.expected for one in last],
+            [one.actual for one in last],
+            [one.message for one in last],
+            [one.inputs_digest for one in last],
+        ],
+    )
 
 
 def released_guards(

@@ -9,9 +9,10 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ _DATASET = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
 _GENERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*/day=\d{4}-\d\d-\d\d/gen=[A-Za-z0-9][A-Za-z0-9._-]*\.parquet")
 _LEFTOVER = ".tmp"
+# A disk writes several files in about the time of one; the work of each is waiting.
+_FILES_AT_ONCE = 8
 
 
 class LakeConflictError(BillingError):
@@ -37,6 +40,16 @@ class LakeFileMissingError(BillingError):
 
 class LakeNameError(BillingError):
     """A dataset, generation or URI is not of the form that lake names have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LakeDraft:
+    """A local file that is to become a generation of a partition."""
+
+    local_file: Path
+    dataset: str
+    partition: date
+    generation: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +77,26 @@ class Lake:
         self._store: _Store = S3Store(url, scratch_dir / "lake") if is_s3_url(url) else LocalStore(Path(url))
 
     def publish(self, local_file: Path, *, dataset: str, partition: date, generation: str) -> LakeFile:
-        """Copy `local_file` into the lake for good. Publishing the same bytes again changes nothing.
+        """Publish one file, as `publish_all` does."""
+        draft = LakeDraft(local_file=local_file, dataset=dataset, partition=partition, generation=generation)
+        return self.publish_all([draft])[0]
+
+    def publish_all(self, drafts: Sequence[LakeDraft]) -> tuple[LakeFile, ...]:
+        """Copy local files into the lake for good. Publishing the same bytes again changes nothing.
+
+        Where it fails, some of the files may have been published.
 
         Raises:
-            LakeConflictError: this generation exists with other bytes.
-            LakeNameError: `dataset` or `generation` holds characters that are not safe in paths.
+            LakeConflictError: a generation exists with other bytes.
+            LakeNameError: a dataset or generation holds characters that are not safe in paths; nothing was published.
             DiskError: the folder cannot be written.
         """
-        if not _DATASET.fullmatch(dataset) or not _GENERATION.fullmatch(generation):
-            raise _bad_name(f"{dataset!r}, {generation!r}")
-        uri = f"{dataset}/day={partition.isoformat()}/gen={generation}.parquet"
-        with local_file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self._store.put(uri, local_file, sha256=sha256)
-        return LakeFile(uri=uri, sha256=sha256, size_bytes=local_file.stat().st_size)
+        for draft in drafts:
+            if not _DATASET.fullmatch(draft.dataset) or not _GENERATION.fullmatch(draft.generation):
+                raise _bad_name(f"{draft.dataset!r}, {draft.generation!r}")
+        files = tuple(_lake_file(draft) for draft in drafts)
+        self._store.put_all([(file, draft.local_file) for file, draft in zip(files, drafts, strict=True)])
+        return files
 
     def fetch(self, uri: str) -> Path:
         """Return a local path with the bytes of `uri`, to read and not to change.
@@ -105,7 +124,7 @@ class Lake:
 
 
 class _Store(Protocol):
-    def put(self, uri: str, local_file: Path, *, sha256: str) -> None: ...
+    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None: ...
     def fetch(self, uri: str) -> Path: ...
     def holds(self, uri: str) -> bool: ...
     def files(self) -> Iterator[StoredFile]: ...
@@ -119,39 +138,37 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
+    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
         with disk_failures_explained(self._root):
-            self._put(uri, local_file, sha256)
+            self._put_all([one for one in files if not self._is_published(one[0])])
 
-    def _put(self, uri: str, local_file: Path, sha256: str) -> None:
-        target = self._root / uri
-        if self._is_published(target, uri, sha256):
-            return
-        created = _make_folders(target.parent)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=_LEFTOVER)
-        temporary = Path(name)
+    def _put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
+        """Copy all, wait for the disk, name all, wait again: the disk is asked for many files at once, not for one by one."""
+        targets = [self._root / file.uri for file, _ in files]
+        # The name is durable only when its folder is, and the folder only when its parent is: also one that a process has
+        # made which did not live to wait for it.
+        folders = {folder for target in targets for folder in (target.parent, target.parent.parent)}
+        for target in targets:
+            folders.update(made.parent for made in _make_folders(target.parent))
+        drafts = [target.with_name(f".{secrets.token_hex(8)}{_LEFTOVER}") for target in targets]
         try:
-            with os.fdopen(descriptor, "wb") as copy, local_file.open("rb") as source:
-                shutil.copyfileobj(source, copy, 4 << 20)
-                copy.flush()
-                os.fchmod(copy.fileno(), 0o644)
-                os.fsync(copy.fileno())
-            os.replace(temporary, target)
+            with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="lake") as pool:
+                _all_of(pool.map(_copy_durably, [local_file for _, local_file in files], drafts))
+                for draft, target in zip(drafts, targets, strict=True):
+                    os.replace(draft, target)
+                _all_of(pool.map(_sync_folder, folders))
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
             raise
-        # The name is durable only when its folder is, and a new folder only when its parent is.
-        for folder in (target.parent, *(made.parent for made in created)):
-            _sync_folder(folder)
 
-    def _is_published(self, target: Path, uri: str, sha256: str) -> bool:
+    def _is_published(self, file: LakeFile) -> bool:
         try:
-            with target.open("rb") as file:
-                there = hashlib.file_digest(file, "sha256").hexdigest()
+            there = _sha256(self._root / file.uri)
         except FileNotFoundError:
             return False
-        if there != sha256:
-            raise _conflict(uri)
+        if there != file.sha256:
+            raise _conflict(file.uri)
         return True
 
     def fetch(self, uri: str) -> Path:
@@ -188,11 +205,16 @@ class S3Store:
         self._bucket = Bucket(url)
         self._cache_dir = cache_dir / hashlib.sha256(url.encode()).hexdigest()[:16]
 
-    def put(self, uri: str, local_file: Path, *, sha256: str) -> None:
+    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
+        with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="lake") as pool:
+            _all_of(pool.map(self._put, files))
+
+    def _put(self, file_and_source: tuple[LakeFile, Path]) -> None:
+        file, local_file = file_and_source
         try:
-            self._bucket.put_once(uri, local_file, sha256=sha256)
+            self._bucket.put_once(file.uri, local_file, sha256=file.sha256)
         except ObjectConflictError as error:
-            raise _conflict(uri) from error
+            raise _conflict(file.uri) from error
 
     def fetch(self, uri: str) -> Path:
         cached = self._cache_dir / uri
@@ -222,6 +244,25 @@ class S3Store:
 
     def sweep(self, unused_since: datetime) -> int:
         return _delete_older(self._cache_dir, "*", unused_since)
+
+
+def _lake_file(draft: LakeDraft) -> LakeFile:
+    return LakeFile(
+        uri=f"{draft.dataset}/day={draft.partition.isoformat()}/gen={draft.generation}.parquet",
+        sha256=_sha256(draft.local_file),
+        size_bytes=draft.local_file.stat().st_size,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _all_of(results: Iterable[None]) -> None:
+    """Wait for work in other threads and raise what went wrong first."""
+    for _ in results:
+        pass
 
 
 def _checked(uri: str) -> str:
@@ -259,6 +300,14 @@ def _make_folders(folder: Path) -> list[Path]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
+
+
+def _copy_durably(source: Path, copy: Path) -> None:
+    with source.open("rb") as opened, copy.open("xb") as written:
+        shutil.copyfileobj(opened, written, 4 << 20)
+        written.flush()
+        os.fchmod(written.fileno(), 0o644)
+        os.fsync(written.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,7 +17,8 @@ from billing_pipeline.checks import Verdict, VerdictStatus
 from billing_pipeline.records import LineCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
-from resources.request_store import DayIngest, Discovery
+from resources.delivery_run import DayIngest
+from resources.request_store import Discovery
 from resources.retention import Retained
 from resources.usage_store import DayBuild
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resources.disk import DiskError
-from resources.lake import Lake, LakeConflictError, LakeFileMissingError, LakeNameError
+from resources.lake import Lake, LakeConflictError, LakeDraft, LakeFileMissingError, LakeNameError
 
 DAY = date(2026, 3, 1)
 DATASET = "core/request_records"
@@ -85,6 +85,41 @@ class TestPublish:
         with pytest.raises(DiskError, match="no space left"):
             lake.publish(produced(tmp_path, b"rows"), dataset=DATASET, partition=DAY, generation="g")
         assert files(tmp_path / "lake") == []
+
+    def test_of_many_waits_for_each_file_before_its_name_and_for_each_folder_after(
+        self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[int] = []
+        folders: set[int] = set()
+        sync, replace = os.fsync, os.replace
+
+        def noted_sync(descriptor: int) -> None:
+            sync(descriptor)
+            waited.append(os.fstat(descriptor).st_ino)
+
+        def noted_replace(draft: Path, target: Path) -> None:
+            assert draft.stat().st_ino in waited
+            assert not folders & set(waited)
+            replace(draft, target)
+            folders.add(target.parent.stat().st_ino)
+
+        monkeypatch.setattr(os, "fsync", noted_sync)
+        monkeypatch.setattr(os, "replace", noted_replace)
+        drafts = [
+            LakeDraft(
+                local_file=produced(tmp_path, b"rows %d" % number, f"{number}.parquet"),
+                dataset=DATASET,
+                partition=DAY + timedelta(days=number),
+                generation="g",
+            )
+            for number in range(20)
+        ]
+        published = lake.publish_all(drafts)
+        assert [lake.fetch(one.uri).read_bytes() for one in published] == [b"rows %d" % number for number in range(20)]
+        root = tmp_path / "lake"
+        folders |= {folder.stat().st_ino for folder in (root.parent, root, root / "core", root / DATASET)}
+        assert folders < set(waited)
+        assert len(waited) == 20 + 20 + 4
 
     def test_survives_kill_9_with_a_whole_file_or_none(self, tmp_path: Path) -> None:
         local = produced(tmp_path, os.urandom(8 << 20))

@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from resources import request_manifest
+from resources import delivery_run, delivery_writer, guard_store
 from resources.database import Database
+from resources.delivery_days import DeliveryDays
+from resources.delivery_reader import AcceptedFileGoneError, DeliveryReader
+from resources.delivery_run import DayIngest, DeliveryChangingError, DeliveryRun
+from resources.delivery_writer import DeliveryWriter
 from resources.lake import Lake
-from resources.request_store import (
-    AcceptedFileGoneError,
-    DayIngest,
-    DeliveryChangingError,
-    LinesWithoutIdsError,
-    RequestStore,
-)
+from resources.request_store import LinesWithoutIdsError, RequestStore
 from tests.conftest import administer, database_url
 from tests.request_files import (
     API_REQUEST,
@@ -241,6 +239,79 @@ class TestIngest:
         assert deliveries.rows("select detail from core.source_file where key like '%a.jsonl'") == detail
 
 
+class TestRanges:
+    def test_of_days_share_transactions(self, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch) -> None:
+        days = [DAY + timedelta(days=number) for number in range(7)]
+        for day in days:
+            deliveries.deliver(day_key(day, "a.jsonl"), lines(f"r-{day}"))
+        deliveries.store.discover(seen_at=AS_OF)
+        monkeypatch.setattr(delivery_run, "DAYS_PER_TRANSACTION", 3)
+        locks: list[int] = []
+        real = Database.transaction
+
+        def noted(database: Database, *names: str) -> Any:
+            locks.append(len(names))
+            return real(database, *names)
+
+        monkeypatch.setattr(Database, "transaction", noted)
+        told: list[tuple[str, int, int]] = []
+        done = deliveries.store.ingest_days(
+            days, run_id="run", code_version="test", on_progress=lambda *said: told.append(said)
+        )
+        assert locks == [3, 3, 1]
+        assert [one.day for one in done] == days
+        assert [one.counts.accepted for one in done] == [1] * 7
+        assert all(set(one.seconds) == {"read files", "publish"} for one in done)
+        assert told == [(f"reading deliveries of {day}", number, 7) for number, day in enumerate(days)]
+        assert deliveries.lake_rows() == [(f"r-{day}",) for day in days]
+
+    def test_leave_a_large_day_a_transaction_of_its_own(
+        self, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        days = [DAY + timedelta(days=number) for number in range(4)]
+        for day, count in zip(days, (1, 1, 9, 1), strict=True):
+            deliveries.deliver(day_key(day, "a.jsonl"), lines(*(f"r-{day}-{number}" for number in range(count))))
+        deliveries.store.discover(seen_at=AS_OF)
+        monkeypatch.setattr(delivery_run, "SMALL_DAY_BYTES", 5 * len(lines("r-2026-03-01-0")))
+        with deliveries.database.reading() as connection:
+            found = DeliveryDays(deliveries.lake, {one.name: one for one in deliveries.sources}).read(connection, days)
+        batches = delivery_run._batches(found)
+        assert [[one.day for one in batch] for batch in batches] == [days[:2], days[2:3], days[3:]]
+
+    def test_with_a_day_that_cannot_be_read_publish_the_others(self, deliveries: Deliveries) -> None:
+        first = deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
+        deliveries.ingest()
+        (uri,) = deliveries.rows("select uri from core.lake_generation")[0]
+        deliveries.lake.remove(uri)
+        first.unlink()
+        deliveries.deliver(day_key(NEXT_DAY, "b.jsonl"), lines("r-2"))
+        with pytest.raises(AcceptedFileGoneError, match="restore the file"):
+            deliveries.ingest(DAY, NEXT_DAY)
+        assert deliveries.lake_rows(day=NEXT_DAY) == [("r-2",)]
+        assert deliveries.manifest()["a.jsonl"] == ("accepted", None, 1, 1, 0, 0, 0)
+        assert not list(deliveries.scratch_dir.glob("ingest-*"))
+
+    def test_read_a_copy_in_place_of_a_file_that_is_gone_whichever_day_comes_first(
+        self, deliveries: Deliveries
+    ) -> None:
+        original = deliveries.deliver(day_key(NEXT_DAY, "a.jsonl"), lines("r-1"))
+        deliveries.store.discover(seen_at=AS_OF)
+        deliveries.deliver(day_key(DAY, "copy.jsonl"), lines("r-1"))
+        deliveries.store.discover(seen_at=AS_OF)
+        original.unlink()
+        first, second = deliveries.store.ingest_days([DAY, NEXT_DAY], run_id="run", code_version="test")
+        assert (first.counts.accepted, second.counts.accepted) == (1, 0)
+        assert deliveries.manifest()["copy.jsonl"] == ("accepted", None, 1, 1, 0, 0, 0)
+        assert deliveries.lake_rows() == [("r-1",)]
+
+    def test_asked_for_twice_are_read_once(self, deliveries: Deliveries) -> None:
+        deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
+        deliveries.store.discover(seen_at=AS_OF)
+        first, second = deliveries.store.ingest_days([DAY, DAY], run_id="run", code_version="test")
+        assert first == second
+        assert deliveries.rows("select count(*) from core.lake_generation") == [(1,)]
+
+
 class TestRefusedFiles:
     def test_leave_no_rows_among_good_ones(self, deliveries: Deliveries) -> None:
         deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
@@ -274,13 +345,13 @@ class TestRefusedFiles:
         deliveries.ingest()
         deliveries.deliver(day_key(DAY, "b.jsonl"), lines("r-1"))
         read: list[str] = []
-        real = RequestStore._read_file
+        real = DeliveryReader._read_file
 
-        def noted(store: RequestStore, file: Any, *rest: Any, **options: Any) -> None:
+        def noted(reader: DeliveryReader, file: Any, *rest: Any, **options: Any) -> None:
             read.append(file.key)
-            real(store, file, *rest, **options)
+            real(reader, file, *rest, **options)
 
-        monkeypatch.setattr(RequestStore, "_read_file", noted)
+        monkeypatch.setattr(DeliveryReader, "_read_file", noted)
         deliveries.ingest()
         assert read == [day_key(DAY, "b.jsonl")]
         assert deliveries.manifest()["a.jsonl"][:2] == ("rejected", "binary")
@@ -455,14 +526,14 @@ class TestConcurrency:
             deliveries.deliver(day_key(DAY, f"{number}.jsonl"), lines(f"r-{number}", "r-0"))
         deliveries.store.discover(seen_at=AS_OF)
         both_have_read = threading.Barrier(2, timeout=60)
-        real = RequestStore._read_files
+        real = DeliveryReader._read_files
 
         def together(*arguments: Any) -> Any:
             result = real(*arguments)
             both_have_read.wait()
             return result
 
-        monkeypatch.setattr(RequestStore, "_read_files", together)
+        monkeypatch.setattr(DeliveryReader, "_read_files", together)
         with ThreadPoolExecutor(2) as executor:
             first, second = executor.map(lambda run_id: ingest_day(deliveries, run_id=run_id), ["one", "two"])
         assert first.generation == second.generation
@@ -474,7 +545,7 @@ class TestConcurrency:
     ) -> None:
         deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
         deliveries.store.discover(seen_at=AS_OF)
-        real = RequestStore._read_files
+        real = DeliveryReader._read_files
         rounds: list[int] = []
 
         def with_a_late_file(*arguments: Any) -> Any:
@@ -485,7 +556,7 @@ class TestConcurrency:
                 deliveries.store.discover(seen_at=AS_OF)
             return result
 
-        monkeypatch.setattr(RequestStore, "_read_files", with_a_late_file)
+        monkeypatch.setattr(DeliveryReader, "_read_files", with_a_late_file)
         ingest_day(deliveries)
         assert len(rounds) == 2
         assert deliveries.lake_rows() == [("r-1",), ("r-2",)]
@@ -494,7 +565,7 @@ class TestConcurrency:
     def test_a_day_whose_files_never_stop_coming_gives_way_with_a_clear_error(
         self, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = RequestStore._read_files
+        real = DeliveryReader._read_files
         count = iter(range(99))
 
         def with_one_more(*arguments: Any) -> Any:
@@ -504,7 +575,7 @@ class TestConcurrency:
             deliveries.store.discover(seen_at=AS_OF)
             return result
 
-        monkeypatch.setattr(RequestStore, "_read_files", with_one_more)
+        monkeypatch.setattr(DeliveryReader, "_read_files", with_one_more)
         with pytest.raises(DeliveryChangingError, match="2026-03-01"):
             ingest_day(deliveries)
         assert deliveries.rows("select count(*) from core.lake_partition") == [(0,)]
@@ -516,11 +587,8 @@ def killed_at(step: str, work: Callable[[], None]) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # the child neither holds nor waits for a lock of a thread
         child = os.fork()
     if child == 0:
-        owner: Any = request_manifest
-        name = step
-        if "." in step:
-            kind, name = step.split(".")
-            owner = {"RequestStore": RequestStore, "Lake": Lake}[kind]
+        kind, name = step.split(".")
+        owner: Any = OWNERS[kind]
 
         def die(*_: object, **__: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -555,16 +623,23 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
+OWNERS = {
+    owner.__name__.rpartition(".")[2]: owner
+    for owner in (RequestStore, DeliveryReader, DeliveryRun, DeliveryWriter, Lake, delivery_writer, guard_store)
+}
 STEPS = [
     "RequestStore._register",
-    "RequestStore._build",
-    "RequestStore._read_file",
-    "RequestStore._publish",
-    "Lake.publish",
-    "write_generation",
-    "write_file",
-    "write_duplicates",
-    "RequestStore._summary",
+    "DeliveryRun._read",
+    "DeliveryReader._read_file",
+    "DeliveryRun._publish",
+    "DeliveryWriter.publish",
+    "Lake.publish_all",
+    "delivery_writer.write_generations",
+    "delivery_writer.write_files",
+    "delivery_writer.write_quarantine",
+    "delivery_writer.write_duplicates",
+    "DeliveryWriter.judge_files",
+    "guard_store.verdicts",
 ]
 
 
@@ -586,12 +661,12 @@ class TestKill9:
         shaken = Deliveries(other_database, tmp_path / "shaken")
         put_everything(shaken)
         for step in STEPS:
-            killed_at(step, lambda: shaken.ingest(DAY))
-        shaken.ingest(DAY)
+            killed_at(step, lambda: shaken.ingest(DAY, NEXT_DAY))
+        shaken.ingest(DAY, NEXT_DAY)
         assert everything(shaken.database) == everything(calm.database)
         columns = "event_id, event_at, status_code, line_number"
         assert shaken.lake_rows(columns) == calm.lake_rows(columns)
-        assert len(shaken.lake_rows()) == 5
+        assert len(shaken.lake_rows()) == 6
 
 
 def put_everything(deliveries: Deliveries) -> None:
@@ -599,6 +674,7 @@ def put_everything(deliveries: Deliveries) -> None:
     deliveries.deliver(day_key(DAY, "b.jsonl"), b"\0\1\2" * 4_000)
     deliveries.deliver(day_key(DAY, "c.jsonl"), lines("r-1", "r-9") + lines("r-8", timestamp="2026-02-01T00:00:00Z"))
     deliveries.deliver(day_key(DAY, "d.jsonl"), lines("r-1", "r-9") + lines("r-8", timestamp="2026-02-01T00:00:00Z"))
+    deliveries.deliver(day_key(NEXT_DAY, "e.jsonl"), lines("r-1") + b"y\n")
 
 
 @pytest.fixture(scope="module")

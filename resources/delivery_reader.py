@@ -1,0 +1,244 @@
+"""Gather the accepted rows of a delivery day's files in one Parquet file, which nobody sees yet.
+
+Days are read side by side, each in a DuckDB session of its own. Not here: which days together (request_store), reading one
+file (request_reader), deduplication (request_sink), publishing (delivery_writer).
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from queue import SimpleQueue
+
+import duckdb
+import pyarrow as pa
+
+from billing_pipeline.errors import BillingError
+from billing_pipeline.records import LineCounts, Reason
+from billing_pipeline.sources.request_lines import FileContext
+from resources.delivery_days import DeliveryDay, DeliveryDays
+from resources.inflate import FileRejected
+from resources.landing import Landing, LandingFileChangedError, LandingKeyError
+from resources.request_manifest import Generation, ManifestFile
+from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
+from resources.request_sink import RequestSink, Written
+
+# A line of a log, packed, takes about this much; it only sizes a table.
+PACKED_BYTES_PER_LINE = 40
+TAKEN_OVER_BATCH_ROWS = 200_000
+
+
+class AcceptedFileGoneError(BillingError):
+    """A file whose requests are counted has to be read once more, and is gone, or is refused by a profile edited since."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FileResult:
+    """What reading found out about a file: its outcome, or why it was refused."""
+
+    outcome: FileOutcome
+    refusal: FileRejected | None = None
+    # Counts of a file whose rows were taken over from the generation before; its quarantine rows stand.
+    taken_over: LineCounts | None = None
+
+    @property
+    def counts(self) -> LineCounts:
+        """Return the counts before deduplication."""
+        return self.outcome.counts if self.taken_over is None else self.taken_over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayRead:
+    """A delivery day that was read: its rows in `written.path`, what became of each file, and the wall time it took."""
+
+    delivery: DeliveryDay
+    written: Written
+    results: Mapping[int, FileResult]
+    seconds: Decimal
+
+
+class DeliveryReader:
+    """Reads delivery days, `side_by_side` of them at a time, with sessions of one DuckDB engine. Close it before the engine."""
+
+    def __init__(
+        self,
+        delivery_days: DeliveryDays,
+        landing: Landing,
+        pseudonym_key: bytes,
+        engine: duckdb.DuckDBPyConnection,
+        *,
+        side_by_side: int,
+    ) -> None:
+        self._delivery_days = delivery_days
+        self._sources = delivery_days.sources
+        self._lake = delivery_days.lake
+        self._landing = landing
+        self._pseudonym_key = pseudonym_key
+        self._side_by_side = side_by_side
+        self._sessions: SimpleQueue[duckdb.DuckDBPyConnection] = SimpleQueue()
+        for _ in range(side_by_side):
+            self._sessions.put(engine.cursor())
+
+    def close(self) -> None:
+        """Close the sessions: DuckDB keeps its spill folder as long as one is open."""
+        for _ in range(self._side_by_side):
+            self._sessions.get().close()
+
+    def read_days(
+        self, days: Sequence[tuple[DeliveryDay, Path]], told: Callable[[date], None]
+    ) -> list[DayRead | AcceptedFileGoneError]:
+        """Read each day into its draft and return what came of it, in order; `told` of each as it is done.
+
+        A day that cannot be read gives its error, so that it does not stop the others. Drafts are the caller's to remove.
+        """
+        outcomes = []
+        with ThreadPoolExecutor(self._side_by_side, thread_name_prefix="delivery") as pool:
+            try:
+                for (delivery, _), outcome in zip(days, pool.map(self._outcome, days), strict=True):
+                    told(delivery.day)
+                    outcomes.append(outcome)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return outcomes
+
+    def _outcome(self, day_and_draft: tuple[DeliveryDay, Path]) -> DayRead | AcceptedFileGoneError:
+        delivery, draft = day_and_draft
+        started = time.perf_counter()
+        session = self._sessions.get()
+        try:
+            written, results = self._read_files(delivery, session, draft)
+        except AcceptedFileGoneError as error:
+            return error
+        finally:
+            self._sessions.put(session)
+        return DayRead(delivery=delivery, written=written, results=results, seconds=elapsed(started))
+
+    def _read_files(
+        self, delivery: DeliveryDay, session: duckdb.DuckDBPyConnection, draft: Path
+    ) -> tuple[Written, Mapping[int, FileResult]]:
+        """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
+
+        A file that the current generation has read in the same way is taken over from there: the landing zone may have been
+        emptied or overwritten since.
+        """
+        files, current = delivery.files, delivery.current
+        refused = {
+            file.file_id: FileResult(
+                outcome=FileOutcome(), refusal=FileRejected(Reason(file.reason or ""), file.detail or "")
+            )
+            for file in files
+            if file.status == "rejected" and file.read_with == self._delivery_days.read_with(file.source)
+        }
+        copies = Counter((file.source, file.content_sha256) for file in files)
+
+        def may_repeat(file: ManifestFile) -> bool:
+            # A position in a content names one line, unless that content was delivered twice: both files were refused once
+            # and their profile has been corrected since.
+            has_event_ids = self._sources[file.source].profile.fields.event_id is not None
+            return has_event_ids or copies[file.source, file.content_sha256] > 1
+
+        while True:
+            results = dict(refused)
+            spoiled = False
+            expected = delivery.packed_bytes // PACKED_BYTES_PER_LINE
+            with RequestSink(draft, session, expected_rows=expected) as sink:
+                for file in files:
+                    if file.file_id in refused:
+                        continue
+                    result = FileResult(outcome=FileOutcome())
+                    results[file.file_id] = result
+                    if (
+                        current is not None
+                        and file.status == "accepted"
+                        and file.read_with == self._delivery_days.read_with(file.source)
+                    ):
+                        result.taken_over = replace(
+                            file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
+                        )
+                        self._take_over(file, current, session, sink, identities_repeat=may_repeat(file))
+                        continue
+                    try:
+                        self._read_file(file, result.outcome, session, sink, identities_repeat=may_repeat(file))
+                    except FileRejected as rejection:
+                        if file.status == "accepted":
+                            # Refused now, by a profile that was edited since or a file that is gone: its requests are in
+                            # the bill, and silence must not take them out again.
+                            raise _accepted_file_gone(file, f"{rejection.reason}: {rejection.detail}") from rejection
+                        refused[file.file_id] = FileResult(outcome=FileOutcome(), refusal=rejection)
+                        results[file.file_id] = refused[file.file_id]
+                        spoiled = spoiled or result.outcome.accepted > 0
+                if not spoiled:
+                    return sink.finish(), results
+
+    def _read_file(
+        self,
+        file: ManifestFile,
+        outcome: FileOutcome,
+        session: duckdb.DuckDBPyConnection,
+        sink: RequestSink,
+        *,
+        identities_repeat: bool,
+    ) -> None:
+        profile = self._sources[file.source].profile
+        context = FileContext(
+            content_sha256=file.content_sha256, as_of=file.first_seen_at, pseudonym_key=self._pseudonym_key
+        )
+        try:
+            with self._landing.fetched(file.key) as path:
+                with path.open("rb") as opened:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != file.content_sha256:
+                        raise FileRejected(Reason.UNREADABLE, "the file was overwritten after it had been registered")
+                for table in read_requests(path, profile=profile, context=context, connection=session, outcome=outcome):
+                    sink.add(
+                        table,
+                        source=file.source,
+                        file_id=file.file_id,
+                        identities_repeat=identities_repeat,
+                    )
+        except (LandingKeyError, LandingFileChangedError) as missing:
+            # What is delivered under this key from now on is other content: it is registered as such and then read.
+            raise FileRejected(
+                Reason.UNREADABLE, "the file was changed or removed after it had been registered"
+            ) from missing
+
+    def _take_over(
+        self,
+        file: ManifestFile,
+        current: Generation,
+        session: duckdb.DuckDBPyConnection,
+        sink: RequestSink,
+        *,
+        identities_repeat: bool,
+    ) -> None:
+        columns = ", ".join(RECORD_SCHEMA.names)
+        reader = session.sql(
+            f"select {columns} from read_parquet($path) where file_id = $file_id",
+            params={"path": str(self._lake.fetch(current.uri)), "file_id": file.file_id},
+        ).to_arrow_reader(TAKEN_OVER_BATCH_ROWS)
+        # The reader holds the session, which the sink needs too.
+        for batch in reader.read_all().to_batches(TAKEN_OVER_BATCH_ROWS):
+            sink.add(
+                pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
+                source=file.source,
+                file_id=file.file_id,
+                identities_repeat=identities_repeat,
+            )
+
+
+def elapsed(started: float) -> Decimal:
+    """Return the seconds since `started` of the performance counter, to the millisecond."""
+    return Decimal(str(round(time.perf_counter() - started, 3)))
+
+
+def _accepted_file_gone(file: ManifestFile, why: str) -> AcceptedFileGoneError:
+    return AcceptedFileGoneError(
+        f"{file.key} of source {file.source} was read before and must be read again, but {why}",
+        bill="its requests stay counted as they are; nothing of this delivery day was published",
+        fix=f"restore the file with SHA-256 {file.content_sha256} under this name, or the lake file that it was read into, or "
+        "go back to the profile it was read with",
+    )
