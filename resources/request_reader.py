@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -28,10 +28,13 @@ from billing_pipeline.sources.request_avro import wanted_of
 from billing_pipeline.sources.request_lines import MAX_DEPTH, FileContext, pseudonym, read_fields, read_line
 from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, lines_query, rows_query
 from billing_pipeline.sources.timestamps import AFTER_LEAP_SECONDS, CLOCK_TOLERANCE
+from resources import text_columns
 from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 
-CHUNK_BYTES = 32 << 20
+# Below 32 MiB the C library keeps what it has allocated: fresh memory for each chunk costs as much as inflating it.
+CHUNK_BYTES = 24 << 20
+BLOCK_BYTES = 1 << 20
 SLICES_PER_CHUNK = 8
 SAMPLED_LINES = 200
 # A share of refused lines means something only over this many lines.
@@ -53,6 +56,7 @@ RECORD_SCHEMA = pa.schema(
         ("is_simulated", pa.bool_()),
     ]
 )
+_TAKEN_COLUMNS = frozenset((*RECORD_SCHEMA.names, "in_scope"))
 
 
 class BulkReadError(BillingError):
@@ -60,6 +64,7 @@ class BulkReadError(BillingError):
 
 
 _Numbered = tuple[int, RequestRecord | Rejection | OutOfScope]
+_Item = TypeVar("_Item")
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -99,6 +104,8 @@ class _Chunk:
     data: bytes
     offsets: "np.ndarray[Any, np.dtype[np.int64]]"
     first_line_number: int
+    # Indices of lines that the bulk parser must not see.
+    doubtful: "np.ndarray[Any, np.dtype[np.int64]]"
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -142,10 +149,11 @@ class _Reading:
     outcome: FileOutcome
 
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
-        """Inflate ahead in a thread while DuckDB parses the chunk before."""
+        """Inflate and cut into lines ahead in a thread while DuckDB parses the chunk before."""
         query: BulkQuery | None = None
-        with contextlib.closing(_prefetched(inflated(path, compression, block_bytes=CHUNK_BYTES))) as blocks:
-            for number, chunk in enumerate(_chunks(blocks)):
+        blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, CHUNK_BYTES))
+        with contextlib.closing(_prefetched(_chunks(blocks, self.profile.max_line_bytes))) as chunks:
+            for number, chunk in enumerate(chunks):
                 if number == 0:
                     query = lines_query(self.profile, present=self._present(chunk))
                 yield from self._take_chunk(chunk, query)
@@ -189,9 +197,8 @@ class _Reading:
 
     def _take_chunk(self, chunk: _Chunk, query: BulkQuery | None) -> Iterator[pa.Table]:
         self.outcome.lines_read += len(chunk)
-        doubtful = _not_plain(chunk, self.profile.max_line_bytes)
         plain = np.ones(len(chunk), dtype=bool)
-        plain[doubtful] = False
+        plain[chunk.doubtful] = False
         if query is None:
             taken = RECORD_SCHEMA.empty_table()
             plain[:] = False
@@ -251,10 +258,7 @@ class _Reading:
             result = self.connection.sql(sql, params=parameters).to_arrow_table()
         finally:
             self.connection.unregister(name)
-        is_sure = result.column("is_sure")
-        result = result.drop_columns("is_sure")
-        if not pc.all(is_sure, min_count=0).as_py() or is_sure.null_count:
-            result = result.filter(is_sure)
+        result = _sure(result, query)
         return self._pseudonymised(result) if query.has_client_parts else result
 
     def _pseudonymised(self, table: pa.Table) -> pa.Table:
@@ -311,60 +315,86 @@ class _Reading:
         )
 
 
+def _sure(result: pa.Table, query: BulkQuery) -> pa.Table:
+    """Return the rows that are beyond doubt, of what a bulk query gave, without the columns that were only to be checked."""
+    passed = np.ones(result.num_rows, dtype=bool)
+    for name, check in query.to_check.items():
+        texts = result.column(name)
+        if name in query.quoted:
+            texts, in_quotes = text_columns.unquoted(texts)
+            passed &= in_quotes
+            result = result.set_column(result.schema.get_field_index(name), name, texts)
+        passed &= text_columns.passes(texts, check)
+    is_sure = result.column("is_sure")
+    result = result.drop_columns([name for name in result.column_names if name not in _TAKEN_COLUMNS])
+    if not passed.all():
+        is_sure = pc.and_(is_sure, pc.or_(pa.array(passed), pc.invert(result.column("in_scope"))))
+    if not pc.all(is_sure, min_count=0).as_py() or is_sure.null_count:
+        result = result.filter(is_sure)
+    return result
+
+
 def _exact(value: object) -> object:
     """Return a double as the shortest decimal that is read back as it: what the bulk query sees too."""
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
-def _prefetched(blocks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    """Yield `blocks`, the next one being made in a thread meanwhile."""
+def _prefetched(items: Generator[_Item, None, None]) -> Generator[_Item, None, None]:
+    """Yield `items`, the next one being made in a thread meanwhile."""
     # Left in reverse: the thread must have ended before the generator that it runs can be closed.
-    with contextlib.closing(blocks), ThreadPoolExecutor(max_workers=1, thread_name_prefix="inflate") as executor:
-        pending = executor.submit(next, blocks, None)
-        while (block := pending.result()) is not None:
-            pending = executor.submit(next, blocks, None)
-            yield block
+    with contextlib.closing(items), ThreadPoolExecutor(max_workers=1, thread_name_prefix="inflate") as executor:
+        pending = executor.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = executor.submit(next, items, None)
+            yield item
 
 
-def _chunks(blocks: Iterator[bytes]) -> Iterator[_Chunk]:
-    """Cut blocks at line ends; the last chunk may end without one."""
-    rest = b""
+def _chunks(blocks: Generator[bytes, None, None], max_line_bytes: int) -> Generator[_Chunk, None, None]:
+    """Gather blocks and cut them at line ends, with one copy; the last chunk may end without one."""
+    held: list[bytes] = []
+    held_bytes = unended_bytes = 0
     line_number = 1
-    for block in blocks:
-        data = rest + block if rest else block
-        end = data.rfind(b"\n") + 1
-        if end == 0:
-            rest = data
-            if len(rest) > LONGEST_LINE_BYTES:
+    with contextlib.closing(blocks):
+        for block in blocks:
+            end = block.rfind(b"\n") + 1
+            held_bytes += len(block)
+            unended_bytes = len(block) - end if end else unended_bytes + len(block)
+            if unended_bytes > LONGEST_LINE_BYTES:
                 raise FileRejected(Reason.TOO_LONG, f"a line of more than {LONGEST_LINE_BYTES} bytes")
-            continue
-        rest = data[end:]
-        chunk = _Chunk(data, _line_offsets(data, end), line_number)
-        line_number += len(chunk)
-        yield chunk
-    if rest:
-        yield _Chunk(rest, np.array([0, len(rest)], dtype=np.int64), line_number)
+            if end == 0 or held_bytes < CHUNK_BYTES:
+                held.append(block)
+                continue
+            chunk = _chunk(b"".join([*held, block[:end]]), line_number, max_line_bytes)
+            held, held_bytes = [block[end:]], len(block) - end
+            line_number += len(chunk)
+            yield chunk
+    if held_bytes:
+        yield _chunk(b"".join(held), line_number, max_line_bytes)
 
 
-def _line_offsets(data: bytes, end: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    bytes_view = np.frombuffer(data, dtype=np.uint8, count=end)
-    found = _found(bytes_view, lambda piece: piece == 0x0A)
-    return np.concatenate([np.zeros(1, dtype=np.int64), found + 1])
+def _chunk(data: bytes, first_line_number: int, max_line_bytes: int) -> _Chunk:
+    bytes_view = np.frombuffer(data, dtype=np.uint8)
+    ends = _found(bytes_view, lambda piece: piece == 0x0A) + 1
+    unended = [] if data.endswith(b"\n") else [len(data)]
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends, np.array(unended, dtype=np.int64)])
+    return _Chunk(data, offsets, first_line_number, _not_plain(data, offsets, max_line_bytes))
 
 
-def _not_plain(chunk: _Chunk, max_line_bytes: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _not_plain(
+    data: bytes, offsets: "np.ndarray[Any, np.dtype[np.int64]]", max_line_bytes: int
+) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, too long, perhaps too deep."""
-    bytes_view = np.frombuffer(chunk.data, dtype=np.uint8)
+    bytes_view = np.frombuffer(data, dtype=np.uint8)
+    indices = [np.flatnonzero(np.diff(offsets) > max_line_bytes)]
     # One bit tells "[" from "{". The bulk parser knows no bound of depth.
     opening = _found(bytes_view, lambda piece: (piece | 0x20) == 0x7B)
-    indices = [
-        np.flatnonzero(np.diff(chunk.offsets) > max_line_bytes),
-        np.flatnonzero(np.diff(np.searchsorted(opening, chunk.offsets)) > MAX_DEPTH),
-    ]
-    if not chunk.data.isascii() or b"\x00" in chunk.data:
+    # Flat lines, one bracket in each, are told from others without a search.
+    is_flat = len(opening) == len(offsets) - 1 and bool(((opening >= offsets[:-1]) & (opening < offsets[1:])).all())
+    if not is_flat:
+        indices.append(np.flatnonzero(np.diff(np.searchsorted(opening, offsets)) > MAX_DEPTH))
+    if not data.isascii() or b"\x00" in data:
         strange = np.flatnonzero((bytes_view >= 0x80) | (bytes_view == 0))
-        lines = np.unique(np.searchsorted(chunk.offsets, strange, side="right") - 1)
-        indices.append(lines[lines < len(chunk)])
+        indices.append(np.searchsorted(offsets, strange, side="right") - 1)
     return np.unique(np.concatenate(indices))
 
 

@@ -1,8 +1,9 @@
 """Build the bulk form of `request_lines`: one DuckDB query per profile that takes the lines beyond doubt. Pure text.
 
 The query reads a relation `lines` (line VARCHAR with its line end, line_number BIGINT) or, for Avro, `rows` (the writer's
-fields, line_number) and gives the canonical columns. A line that it does not give is not refused: it is read by
-`request_lines`, whose word is final. So each condition here may be stricter than the rule, never laxer.
+fields, line_number) and gives the canonical columns, the texts that its caller has yet to check, and is_sure. A line that is not
+sure is not refused: it is read by `request_lines`, whose word is final. So each condition may be stricter than the rule, never
+laxer. Texts are checked by the caller (`to_check`) because a pattern, row by row, costs ten times as much.
 Parameters: $latest (TIMESTAMP, the last instant that is not in the future) and, without event ids, $identity_prefix.
 """
 
@@ -10,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from billing_pipeline.records import UNMATCHED_ENDPOINT
 from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, Route, compile_routes
@@ -27,6 +29,9 @@ from billing_pipeline.sources.profile import (
 from billing_pipeline.sources.request_lines import METHODS, MICROSECONDS_PER_UNIT
 from billing_pipeline.sources.timestamps import EARLIEST_EVENT
 
+# Below this, in any unit, what a double may lie beside a decimal is far below half a microsecond.
+_LARGEST_DURATION = 1_000_000_000
+
 # Joins the parts of a pseudonym; the caller replaces the joined text by its keyed hash before anything is written.
 PART_SEPARATOR = "\x1f"
 
@@ -34,7 +39,6 @@ PART_SEPARATOR = "\x1f"
 _ONE_SEGMENT = re.compile(r"[^{}]*/\{[A-Za-z_]\w*\}(/[^{}]*)?")
 
 _INSTANT_SHAPES = {
-    "rfc3339": r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.\d{1,6})?Z",
     "nginx": r"\d\d/[A-Z][a-z][a-z]/\d{4}:([01]\d|2[0-3]):\d\d:[0-5]\d [+-](0\d|1[0-4])[0-5]\d",
     "epoch_s": r"\d{9,10}(\.\d{1,6})?",
     "epoch_ms": r"\d{12,13}",
@@ -48,15 +52,28 @@ _EPOCH_FUNCTIONS = {
 }
 
 
+class TextCheck(Enum):
+    """What the caller of a query has to see of a text before the row may count."""
+
+    IDENTIFIER = auto()  # the whole of it matches IDENTIFIER
+    PATH = auto()  # the whole of it matches PLAIN_PATH, and no segment starts with a dot
+    INSTANT = auto()  # the shape of an instant in UTC, to the second or up to six digits below it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkQuery:
     """Two forms that agree. `optimistic` fails as a whole on a chunk with a line that is no JSON, lacks a field or says one
     twice, and must not be used on a chunk that contains one of `absent_keys`; `careful` leaves such lines out.
-    `has_client_parts`: client_id holds pseudonym parts joined by PART_SEPARATOR."""
+
+    A row that is in scope counts when is_sure is true and its texts pass `to_check` (column -> check); those in `quoted` are JSON
+    tokens, which stand in quotes if they are text. `has_client_parts`: client_id holds pseudonym parts joined by PART_SEPARATOR.
+    """
 
     optimistic: str
     careful: str
     absent_keys: tuple[bytes, ...]
+    to_check: Mapping[str, TextCheck]
+    quoted: frozenset[str]
     has_client_parts: bool
 
 
@@ -84,8 +101,11 @@ class _Tokens:
 
     def matching_own(self, spec: TextField) -> str:
         """The same for a pattern of the profile, which may well match the backslash of an escape."""
+        if spec.pattern == IDENTIFIER:
+            # The caller's to check.
+            return self.raw(spec.path)
         text = self.matching(spec.path, spec.pattern)
-        if not self.is_quoted(spec.path) or spec.pattern == IDENTIFIER:
+        if not self.is_quoted(spec.path):
             return text
         return f"case when not contains({self.raw(spec.path)}, '\\') then ({text}) end"
 
@@ -109,20 +129,26 @@ def lines_query(profile: SourceProfile, *, present: frozenset[str]) -> BulkQuery
     required = [path for path in paths if path not in optional]
     expected = [path for path in paths if path in required or path in present]
     plain = _self_evident(profile)
-    tokens = _Tokens({path: _token(path) for path in paths}, True, plain)
-    without_absent = _Tokens(
-        {path: _token(path) if path in expected else "null::varchar" for path in paths}, True, plain
-    )
+    tokens = _Tokens({path: f"field_{number}" for number, path in enumerate(paths)}, True, plain)
+    strict = f"select line_number, json_transform_strict(line, {_shape(profile, expected)}) as token from lines"
     return BulkQuery(
-        optimistic=_canonical(
-            profile,
-            without_absent,
-            f"select line_number, json_transform_strict(line, {_shape(profile, expected)}) as token from lines",
+        optimistic=_canonical(profile, tokens, _fields_of(tokens, strict, frozenset(expected))),
+        careful=_canonical(
+            profile, tokens, _fields_of(tokens, _careful_tokens(profile, required, optional), frozenset(paths))
         ),
-        careful=_canonical(profile, tokens, _careful_tokens(profile, required, optional)),
         absent_keys=tuple(json.dumps(path.split(".")[-1]).encode() for path in optional if path not in present),
+        to_check=_to_check(profile, tokens),
+        quoted=frozenset(_identifiers(profile)),
         has_client_parts=isinstance(profile.fields.client_id, PseudonymField),
     )
+
+
+def _fields_of(tokens: _Tokens, source: str, expected: frozenset[str]) -> str:
+    """Take the tokens out of their struct once, each under its column's name."""
+    columns = [
+        f"{_token(path) if path in expected else 'null::varchar'} as {name}" for path, name in tokens.columns.items()
+    ]
+    return f"select line_number, {', '.join(columns)} from ({source})"
 
 
 def _careful_tokens(profile: SourceProfile, required: Sequence[str], optional: Sequence[str]) -> str:
@@ -159,17 +185,33 @@ def rows_query(profile: SourceProfile, columns: Mapping[str, str]) -> BulkQuery:
     """Return the query for typed rows (Avro): `columns` maps a profile path to the writer's field name."""
     quoted = {path: '"' + name.replace('"', '""') + '"' for path, name in columns.items()}
     absent = {path: "null" for path in _paths(profile) if path not in quoted}
-    sql = _canonical(profile, _Tokens({**quoted, **absent}, False), "select * from rows")
+    tokens = _Tokens({**quoted, **absent}, False)
+    sql = _canonical(profile, tokens, "select * from rows")
     return BulkQuery(
         optimistic=sql,
         careful=sql,
         absent_keys=(),
+        to_check=_to_check(profile, tokens),
+        quoted=frozenset(),
         has_client_parts=isinstance(profile.fields.client_id, PseudonymField),
     )
 
 
+def _identifiers(profile: SourceProfile) -> list[str]:
+    """Return the canonical columns whose pattern is the usual one."""
+    specs = {"event_id": profile.fields.event_id, "client_id": profile.fields.client_id}
+    return [name for name, spec in specs.items() if isinstance(spec, TextField) and spec.pattern == IDENTIFIER]
+
+
+def _to_check(profile: SourceProfile, tokens: _Tokens) -> Mapping[str, TextCheck]:
+    checks = {**dict.fromkeys(_identifiers(profile), TextCheck.IDENTIFIER), "path": TextCheck.PATH}
+    if tokens.quoted_text and profile.fields.event_at.layout == "rfc3339":
+        checks["instant"] = TextCheck.INSTANT
+    return checks
+
+
 def _canonical(profile: SourceProfile, tokens: _Tokens, source: str) -> str:
-    """Give the canonical columns and in_scope for each row of `source` that is out of scope, or beyond doubt in every field."""
+    """Give the canonical columns, in_scope and is_sure for each row of `source`, and the texts that are not among the columns."""
     fields = profile.fields
     scope = "true" if fields.scope is None else f"{tokens.text(fields.scope.path)} in ({_list(fields.scope.values)})"
     identity = (
@@ -178,8 +220,10 @@ def _canonical(profile: SourceProfile, tokens: _Tokens, source: str) -> str:
     method, path = _method_and_path(profile, tokens)
     status = _number_text(fields.status_code, tokens)
     latest = "$latest::timestamp"
+    duration = _duration(fields.response_time, tokens)
+    instant = tokens.raw(fields.event_at.path) if "instant" in _to_check(profile, tokens) else "null"
     return f"""with
-tokens as ({source}),
+fields as ({source}),
 typed as (
     select
         line_number,
@@ -189,13 +233,18 @@ typed as (
         {_client(profile, tokens)} as client_id,
         {method} as method,
         {path} as path,
-        case when regexp_full_match({status}, '[1-5][0-9][0-9]') then cast({status} as smallint) end as status_code,
-        {_duration(fields.response_time, tokens)} as response_time_us,
+        case when {status} glob '[1-5][0-9][0-9]' then cast({status} as smallint) end as status_code,
+        {duration} as response_time_us,
         {_integer(fields.response_bytes, tokens, "[0-9]{1,18}")} as response_bytes,
         {_simulated(profile, tokens)} as is_simulated,
         {_may_be_null(fields.response_time, tokens)} as time_may_be_null,
-        {_may_be_null(fields.response_bytes, tokens)} as size_may_be_null
-    from tokens
+        {_may_be_null(fields.response_bytes, tokens)} as size_may_be_null,
+        {instant} as instant
+    from fields
+),
+routed as (
+    select *{_rests(profile)}
+    from typed
 )
 select
     line_number, in_scope, event_id, event_at, client_id, method,
@@ -205,8 +254,9 @@ select
     or (in_scope and event_id is not null and client_id is not null and method is not null and path is not null
         and event_at >= timestamp '{EARLIEST_EVENT:%Y-%m-%d}' and event_at <= {latest}
         and status_code is not null and is_simulated is not null
-        and (response_time_us is not null or time_may_be_null) and (response_bytes is not null or size_may_be_null)) as is_sure
-from typed
+        and (response_time_us is not null or time_may_be_null) and (response_bytes is not null or size_may_be_null)) as is_sure,
+    {", ".join(name for name in _to_check(profile, tokens) if name in ("path", "instant"))}
+from routed
 """
 
 
@@ -221,47 +271,69 @@ def _method_and_path(profile: SourceProfile, tokens: _Tokens) -> tuple[str, str]
     assert fields.path is not None
     token = tokens.raw(fields.method.path)
     method = f"case when {token} in ({_list(METHODS)}) then {token} end"
-    return method, _plain(tokens.matching(fields.path.path, target))
+    return method, _plain(tokens.raw(fields.path.path))
 
 
 def _plain(target: str) -> str:
-    # A segment that starts with a dot may be a dot segment; a target longer than the limit is for the rule to judge.
-    path = f"split_part({target}, '?', 1)"
-    return f"case when length({target}) <= {MAX_TARGET_LENGTH} and not contains({path}, '/.') then {path} end"
+    # A target longer than the limit is for the rule to judge. Most have no query, and are not copied.
+    path = f"case when contains({target}, '?') then split_part({target}, '?', 1) else {target} end"
+    return f"case when strlen({target}) <= {MAX_TARGET_LENGTH} then {path} end"
+
+
+def _rests(profile: SourceProfile) -> str:
+    """Columns rest_<n> for each text that stands before a single parameter: the rest of a path that begins with it, from the
+    end of the parameter on; null where there is no such parameter in the path."""
+    columns = []
+    for number, before in enumerate(_befores(profile)):
+        rest = f"substring(path, {len(before) + 1})"
+        slash = f"instr({rest}, '/')"
+        columns.append(
+            f""",
+        case when starts_with(path, {_text(before)}) then
+            case when {slash} > 1 then substring({rest}, {slash}) when {slash} = 0 and {rest} <> '' then '' end
+        end as rest_{number}"""
+        )
+    return "".join(columns)
+
+
+def _befores(profile: SourceProfile) -> list[str]:
+    templates = [template for template in profile.endpoints if _ONE_SEGMENT.fullmatch(template)]
+    return list(dict.fromkeys(template.partition("{")[0] for template in templates))
 
 
 def _endpoint(profile: SourceProfile) -> str:
+    befores = _befores(profile)
     cases = " ".join(
-        f"when {_matches(route)} then {_text(route.template)}" for route in compile_routes(profile.endpoints)
+        f"when {_matches(route, befores)} then {_text(route.template)}" for route in compile_routes(profile.endpoints)
     )
     return f"case {cases} else {_text(UNMATCHED_ENDPOINT)} end"
 
 
-def _matches(route: Route) -> str:
+def _matches(route: Route, befores: Sequence[str]) -> str:
     """A condition on `path`. Texts before and after the parameters are compared first: far cheaper than the pattern."""
     before, brace, rest = route.template.partition("{")
     if not brace:
         return f"path = {_text(route.template)}"
     after = rest.rpartition("}")[2]
-    ends = f"starts_with(path, {_text(before)}) and ends_with(path, {_text(after)})"
     if _ONE_SEGMENT.fullmatch(route.template):
-        inside = f"substring(path, {len(before) + 1}, length(path) - {len(before) + len(after)})"
-        return f"({ends} and length(path) > {len(before) + len(after)} and not contains({inside}, '/'))"
+        return f"rest_{befores.index(before)} = {_text(after)}"
+    ends = f"starts_with(path, {_text(before)}) and ends_with(path, {_text(after)})"
     return f"({ends} and regexp_full_match(path, {_text(route.pattern)}))"
 
 
 def _instant(spec: InstantField, tokens: _Tokens) -> str:
     if not tokens.quoted_text:
         return f"timezone('UTC', {tokens.raw(spec.path)})"
+    if spec.layout == "rfc3339":
+        # The cast is lax about shapes; the text is the caller's to check.
+        return f"try_cast({tokens.raw(spec.path)} as timestamp)"
     shape = _INSTANT_SHAPES[spec.layout]
     if spec.layout in _EPOCH_FUNCTIONS:
         token = tokens.raw(spec.path)
         instant = _EPOCH_FUNCTIONS[spec.layout].format(token)
         return f"case when regexp_full_match({token}, {_text(shape)}) then {instant} end"
     text = tokens.matching(spec.path, shape)
-    if spec.layout == "nginx":
-        return f"timezone('UTC', try_strptime({text}, '%d/%b/%Y:%H:%M:%S %z'))"
-    return f"try_cast({text} as timestamp)"
+    return f"timezone('UTC', try_strptime({text}, '%d/%b/%Y:%H:%M:%S %z'))"
 
 
 def _client(profile: SourceProfile, tokens: _Tokens) -> str:
@@ -299,22 +371,18 @@ def _integer(spec: NumberField | None, tokens: _Tokens, shape: str) -> str:
 
 
 def _duration(spec: DurationField | None, tokens: _Tokens) -> str:
-    """Whole microseconds out of the digits: at most fifteen of them, so that a double on the way has kept each."""
+    """Whole microseconds of a number that has no digits below them, proven by the way back: a double that is the nearest to a
+    decimal of so many digits can only come from it, or from one so near that it rounds to the same."""
     if spec is None:
         return "null::bigint"
-    text = _number_text(spec, tokens)
-    digits = len(str(MICROSECONDS_PER_UNIT[spec.unit])) - 1
-    match spec.unit:
-        case "us":
-            value = f"cast({text} as bigint)"
-        case "ms":
-            value = f"cast(cast({text} as decimal(12, 3)) * 1000 as bigint)"
-        case "s":
-            # The product would need the decimal of 38 digits, which is far slower than this.
-            fraction = f"cast(rpad(split_part({text}, '.', 2), 6, '0') as bigint)"
-            value = f"cast(split_part({text}, '.', 1) as bigint) * 1000000 + {fraction}"
-    shape = "[0-9]{1,9}" + (rf"(\.[0-9]{{1,{digits}}})?" if digits else "")
-    return f"case when regexp_full_match({text}, {_text(shape)}) then {value} end"
+    text = _number_text(spec, tokens) if tokens.quoted_text else tokens.raw(spec.path)
+    if spec.quoted and tokens.quoted_text:
+        # JSON has one spelling of numbers, text has many that a cast takes.
+        text = f"case when regexp_full_match({text}, '[0-9]{{1,9}}(\\.[0-9]{{1,6}})?') then {text} end"
+    number, per_unit = f"try_cast({text} as double)", MICROSECONDS_PER_UNIT[spec.unit]
+    whole = f"round({number} * {per_unit})"
+    is_exact = f"{number} >= 0 and {number} < {_LARGEST_DURATION} and {whole} / {per_unit} = {number}"
+    return f"case when {is_exact} then cast({whole} as bigint) end"
 
 
 def _simulated(profile: SourceProfile, tokens: _Tokens) -> str:
