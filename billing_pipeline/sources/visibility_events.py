@@ -1,0 +1,118 @@
+"""Who may see a repository and who owns it: lines of JSON or rows of a table -> visibility events. Pure.
+
+A line is an object with `repository`, `at` (RFC 3339), and `visibility` ("public" or "private") or `owner`, or both; `event_id`
+where the source has one, else its content is its identity. Not here: files (storage_files), timelines.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from billing_pipeline.records import Reason
+from billing_pipeline.sources.storage_profile import is_name
+from billing_pipeline.sources.timestamps import in_range, parse_instant
+
+MAX_LINE_BYTES = 65_536
+FIELDS = ("event_id", "at", "repository", "visibility", "owner")
+VISIBILITIES = ("public", "private")
+
+
+class Kind(StrEnum):
+    """What an event sets."""
+
+    VISIBILITY = "visibility"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryEvent:
+    """One fact about a repository from `event_at` (aware UTC) on."""
+
+    event_id: str
+    event_at: datetime
+    repository: str
+    kind: Kind
+    value: str
+
+
+# A refused line: why, and which field.
+Refusal = tuple[str, str | None]
+
+
+def read_line(line: bytes, *, as_of: datetime) -> tuple[RepositoryEvent, ...] | Refusal:
+    """Return the events of one line, at least one, or why it is refused. `as_of`: when the file was first seen."""
+    if len(line) > MAX_LINE_BYTES:
+        return Reason.TOO_LONG, None
+    try:
+        fields = json.loads(line.decode("utf-8"), parse_float=Decimal, object_pairs_hook=_no_key_twice)
+    except UnicodeDecodeError:
+        return Reason.ENCODING, None
+    except _TwiceError:
+        return Reason.DUPLICATE_KEY, None
+    except (ValueError, RecursionError):
+        return Reason.BAD_JSON, None
+    if not isinstance(fields, dict):
+        return Reason.NOT_AN_OBJECT, None
+    return read_fields(fields, as_of=as_of)
+
+
+def read_fields(fields: Mapping[str, Any], *, as_of: datetime) -> tuple[RepositoryEvent, ...] | Refusal:
+    """Return the events of one line or row of a table, or why it is refused."""
+    repository = fields.get("repository")
+    if not isinstance(repository, str) or not is_name(repository):
+        return Reason.MISSING_FIELD if repository is None else Reason.BAD_VALUE, "repository"
+    event_at = _instant(fields.get("at"), as_of=as_of)
+    if isinstance(event_at, Reason):
+        return event_at, "at"
+    visibility, owner = fields.get("visibility"), fields.get("owner")
+    if visibility is None and owner is None:
+        return Reason.MISSING_FIELD, "visibility"
+    if visibility is not None and visibility not in VISIBILITIES:
+        return Reason.BAD_VALUE, "visibility"
+    if owner is not None and not (isinstance(owner, str) and is_name(owner)):
+        return Reason.BAD_VALUE, "owner"
+    event_id = fields.get("event_id")
+    if event_id is not None and not (isinstance(event_id, str) and is_name(event_id)):
+        return Reason.BAD_VALUE, "event_id"
+    said = {kind: value for kind, value in ((Kind.VISIBILITY, visibility), (Kind.OWNER, owner)) if value is not None}
+    return tuple(
+        RepositoryEvent(
+            event_id=_identity(event_id, kind, len(said), f"{repository}|{event_at.isoformat()}|{kind}|{value}"),
+            event_at=event_at,
+            repository=repository,
+            kind=kind,
+            value=value,
+        )
+        for kind, value in said.items()
+    )
+
+
+def _identity(event_id: str | None, kind: Kind, count: int, content: str) -> str:
+    if event_id is None:
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+    return event_id if count == 1 else f"{event_id}/{kind}"
+
+
+def _instant(value: object, *, as_of: datetime) -> datetime | Reason:
+    if value is None:
+        return Reason.MISSING_FIELD
+    if isinstance(value, datetime):
+        # A table's own type. Without a zone it is UTC: that is how Parquet keeps instants.
+        return in_range(value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC), as_of=as_of)
+    return parse_instant(value, layout="rfc3339", as_of=as_of)
+
+
+class _TwiceError(Exception):
+    """A key occurs twice in one object."""
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _TwiceError
+    return fields
