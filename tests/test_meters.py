@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from billing_pipeline.meters import (
     Aggregation,
     Meter,
-    MeterSource,
     MeterInvalidError,
+    MeterSource,
     Missing,
     UsageState,
     UsageStateInvalidError,
