@@ -41,7 +41,6 @@ class Fault(StrEnum):
     DRIP = "drip"
     HTML = "html"
     TRUNCATED_JSON = "truncated-json"
-    CUT_OFF = "cut-off"
     REDIRECT = "redirect"
     WRONG_NODE = "wrong-node"
     WRONG_ENV = "wrong-env"
@@ -201,11 +200,6 @@ async def _answer(request: Request, document: dict[str, Any], fault: Fault | Non
             return HTMLResponse(_HTML)
         case Fault.TRUNCATED_JSON:
             return Response(body[: len(body) // 2], media_type="application/json")
-        case Fault.CUT_OFF:
-            # The length promises more than comes.
-            return StreamingResponse(
-                _half(body), media_type="application/json", headers={"content-length": str(len(body))}
-            )
         case Fault.REDIRECT:
             return RedirectResponse(_ELSEWHERE)
         case _:
@@ -237,10 +231,6 @@ async def _drops() -> AsyncIterator[bytes]:
     for _ in range(int(_LONGEST_HANG_SECONDS / _POLL_SECONDS)):
         yield b" "
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _half(body: bytes) -> AsyncIterator[bytes]:
-    yield body[: len(body) // 2]
 
 
 def _instant(text: str | None) -> datetime | None:
