@@ -64,7 +64,9 @@ def _identifiers(ends: _Places, data: _Bytes) -> Mask:
     lengths = np.diff(ends)
     fits: Mask = (lengths >= 1) & (lengths <= _LONGEST_IDENTIFIER)
     if len(data):
-        fits &= _IDENTIFIER_STARTS[_firsts(ends, data)]
+        firsts = _firsts(ends, data)
+        for byte in _NO_IDENTIFIER_STARTS:
+            fits &= firsts != byte
     fits[_rows_at(ends, _others(data, ord("-"), ord("-"), _IDENTIFIER_BYTES))] = False
     return fits
 
@@ -145,7 +147,7 @@ def _matching(pattern: str) -> Mask:
 
 
 # The patterns of the rule begin with one set of characters and go on with another.
-_IDENTIFIER_STARTS = _matching(IDENTIFIER[: IDENTIFIER.index("]") + 1])
 _IDENTIFIER_BYTES = _matching(IDENTIFIER[IDENTIFIER.rindex("[") : IDENTIFIER.rindex("]") + 1])
+_NO_IDENTIFIER_STARTS = np.flatnonzero(_IDENTIFIER_BYTES & ~_matching(IDENTIFIER[: IDENTIFIER.index("]") + 1]))
 _PATH_BYTES = _matching(PLAIN_PATH[1:-1])
 _CHECKS = {TextCheck.IDENTIFIER: _identifiers, TextCheck.PATH: _paths, TextCheck.INSTANT: _instants}

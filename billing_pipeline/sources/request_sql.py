@@ -243,8 +243,7 @@ typed as (
     from fields
 ),
 routed as (
-    select *{_rests(profile)}
-    from typed
+    {_routed(profile)}
 )
 select
     line_number, in_scope, event_id, event_at, client_id, method,
@@ -280,20 +279,18 @@ def _plain(target: str) -> str:
     return f"case when strlen({target}) <= {MAX_TARGET_LENGTH} then {path} end"
 
 
-def _rests(profile: SourceProfile) -> str:
-    """Columns rest_<n> for each text that stands before a single parameter: the rest of a path that begins with it, from the
-    end of the parameter on; null where there is no such parameter in the path."""
-    columns = []
+def _routed(profile: SourceProfile) -> str:
+    """For each text that stands before a single parameter, take out of `typed` the rest of a path that begins with it, from the
+    end of the parameter on (rest_<n>; null where the path has no such parameter). Step by step: nothing is found twice."""
+    inside, slashes, rests = "", "", ""
     for number, before in enumerate(_befores(profile)):
-        rest = f"substring(path, {len(before) + 1})"
-        slash = f"instr({rest}, '/')"
-        columns.append(
-            f""",
-        case when starts_with(path, {_text(before)}) then
-            case when {slash} > 1 then substring({rest}, {slash}) when {slash} = 0 and {rest} <> '' then '' end
-        end as rest_{number}"""
+        inside += f", case when starts_with(path, {_text(before)}) then substring(path, {len(before) + 1}) end as inside_{number}"
+        slashes += f", instr(inside_{number}, '/') as slash_{number}"
+        rests += (
+            f", case when slash_{number} > 1 then substring(inside_{number}, slash_{number})"
+            f" when slash_{number} = 0 and inside_{number} <> '' then '' end as rest_{number}"
         )
-    return "".join(columns)
+    return f"select *{rests} from (select *{slashes} from (select *{inside} from typed))"
 
 
 def _befores(profile: SourceProfile) -> list[str]:
