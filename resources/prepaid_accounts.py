@@ -16,7 +16,7 @@ from billing_pipeline.amounts import to_money
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.periods import RequestedDays
 from billing_pipeline.prepaid import Bucket, adjustment_id, balance_terms, opening_bucket, opening_postings
-from resources.prepaid_usage import RatedBalances, is_prepaid
+from resources.prepaid_usage import RatedBalances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def _openings(balances: RatedBalances, run: BookingRun) -> Mapping[str, _Opening
                 (subscription.starts_at, subscription.subscription_id, subscription, price)
                 for subscription in run.catalog.subscriptions_by_account[account_id]
                 for price in run.catalog.prices_of(subscription)
-                if is_prepaid(price)
+                if price.is_prepaid
             ),
             key=lambda one: one[:2],
         )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.catalog import BillingMode, Catalog, Meter, Price, PriceVersion, Subscription
+from billing_pipeline.catalog import Catalog, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey
 from billing_pipeline.periods import BillingPeriod, RequestedDays, Window, billing_periods
 from billing_pipeline.prepaid import balance_terms, hour_multiplier, price_of_byte
@@ -112,7 +112,7 @@ def rate_balances(connection: psycopg.Connection, catalog: Catalog, days: Reques
 
 def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[BalanceSlot]:
     for subscription in catalog.subscriptions.values():
-        prices = [price for price in catalog.prices_of(subscription) if is_prepaid(price)]
+        prices = [price for price in catalog.prices_of(subscription) if price.is_prepaid]
         if not prices:
             continue
         for period in billing_periods(subscription, days.span):
@@ -121,11 +121,6 @@ def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[BalanceSlot]:
                     meter = catalog.meters[price.meter_id or ""]
                     versions = tuple(versions_in(price, period.window))
                     yield BalanceSlot(subscription, price, meter, period, versions)
-
-
-def is_prepaid(price: Price) -> bool:
-    """Tell whether a balance pays for what `price` asks: rated here, and nowhere else."""
-    return price.billing_mode is BillingMode.PREPAID_BALANCE
 
 
 def _gone(

@@ -208,6 +208,11 @@ class Price:
     prorate: Prorate = Prorate.SECOND
     billing_mode: BillingMode = BillingMode.INVOICE_ITEMS
 
+    @property
+    def is_prepaid(self) -> bool:
+        """Tell whether it takes from the account's balance, minute by minute."""
+        return self.billing_mode is BillingMode.PREPAID_BALANCE
+
     def version_at(self, instant: datetime) -> PriceVersion | None:
         """Return the version in force at `instant`, None before the first and after the last."""
         for version in reversed(self.versions):

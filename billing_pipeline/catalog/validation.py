@@ -246,10 +246,8 @@ def _balance_problems(table: PriceTable, version: PriceVersion, model: MeteredBa
 
 
 def _places_problem(amount: Decimal, currency: str) -> str | None:
-    """Return why an amount cannot be posted to the ledger, None where it can."""
-    if _currency_problem(currency) is not None or to_money(amount, currency).major == amount:
-        return None
-    return f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
+    is_fine = _currency_problem(currency) is not None or to_money(amount, currency).major == amount
+    return None if is_fine else f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
 
 
 def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
@@ -269,7 +267,7 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
             if len(price_ids) > 1:
                 names = ", ".join(sorted(price_ids))
                 yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{names} would bill meter {meter_id!r} twice")
-        prepaid = sorted({price.price_id for price in known if price.billing_mode is BillingMode.PREPAID_BALANCE})
+        prepaid = sorted({price.price_id for price in known if price.is_prepaid})
         if len(prepaid) > 1:
             message = f"{', '.join(prepaid)} would spend one balance by two quotas: keep one prepaid price in a plan"
             yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
@@ -339,8 +337,8 @@ def _one_subscription(
     if subscription.initial_balance is not None and account is not None:
         if plan is not None and not _is_prepaid(catalog, subscription):
             yield finding("initial_balance", f"plan {plan.plan_id!r} has no prepaid price: leave it out")
-        if (problem := _places_problem(subscription.initial_balance, account.currency)) is not None:
-            yield finding("initial_balance", problem)
+        if (places := _places_problem(subscription.initial_balance, account.currency)) is not None:
+            yield finding("initial_balance", places)
     for price_id in plan.prices if plan else ():
         price = catalog.prices.get(price_id)
         if price is None:
@@ -376,7 +374,7 @@ def _meters_of(catalog: Catalog, subscription: Subscription) -> set[str]:
 
 def _is_prepaid(catalog: Catalog, subscription: Subscription) -> bool:
     prices = _known_prices(catalog, subscription)
-    return any(price.billing_mode is BillingMode.PREPAID_BALANCE for price in prices)
+    return any(price.is_prepaid for price in prices)
 
 
 def _known_prices(catalog: Catalog, subscription: Subscription) -> list[Price]:

@@ -117,8 +117,8 @@ create table billing.payment_arrears_state (
 
 -- When an account was found suspended, or active again, by a sweep or a payment. Append-only; the newest counts.
 create table billing.suspension_change (
-    change_id bigint generated always as identity primary key,
     account_id text not null,
+    change_id bigint generated always as identity primary key,
     suspend_state text not null check (suspend_state in ('active', 'suspended')),
     cause text not null,
     changed_at timestamptz not null
