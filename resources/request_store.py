@@ -160,10 +160,14 @@ class RequestStore:
         read: set[date] = set()
 
         def told(day: date) -> None:
-            if on_progress is not None:
-                on_progress(f"reading deliveries of {day}", len(read), len(wanted))
             read.add(day)
+            tell(len(read))
 
+        def tell(done: int) -> None:
+            if on_progress is not None:
+                on_progress("delivery days", done, len(wanted))
+
+        tell(0)
         delivery_days = DeliveryDays(self._lake, self._sources)
         with (
             disk_failures_explained(self._scratch_dir),

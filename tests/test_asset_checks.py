@@ -4,12 +4,17 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionResolvedStatus as Status
 from dagster._core.storage.asset_check_state import AssetCheckState, bulk_update_asset_check_state
+from dagster._core.storage.event_log import EventLogStorage
+from dagster_postgres.event_log.event_log import PostgresEventLogStorage
 
 from assets.asset_checks import ALL_GUARDS, GUARDS, JUDGED_AS, StoredVerdicts
 from assets.definitions import defs_of
@@ -240,3 +245,48 @@ class TestPooledPostgresStorage:
                 waits.add(connection.exec_driver_sql("show synchronous_commit").scalar())
         assert len(pids) == 1
         assert waits == {"off"}
+
+    def test_stores_what_a_run_plans_as_dagster_does(self, postgres_instance: dg.DagsterInstance) -> None:
+        chosen = DAYS.subset_with_partition_keys([f"2026-03-{day:02}" for day in range(1, 31)]).to_serializable_subset()
+        plans: list[tuple[DagsterEventType, object]] = [
+            (DagsterEventType.ASSET_MATERIALIZATION_PLANNED, AssetMaterializationPlannedData(key, partition=day))
+            for key in (USAGE, dg.AssetKey("other"))
+            for day in chosen.get_partition_keys()
+        ]
+        plans.append(
+            (
+                DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+                AssetCheckEvaluationPlanned(
+                    asset_key=USAGE, check_name=HOURS.name, partitions_subset=chosen.to_serializable_subset()
+                ),
+            )
+        )
+        events = [
+            dg.EventLogEntry(
+                error_info=None,
+                level=10,
+                user_message="",
+                run_id="",
+                timestamp=1_772_323_200.0 + number,
+                dagster_event=DagsterEvent(event_type_value=kind.value, job_name="job", event_specific_data=data),  # type: ignore[arg-type]
+            )
+            for number, (kind, data) in enumerate(plans)
+        ]
+        storage = postgres_instance.event_log_storage
+        assert isinstance(storage, PostgresEventLogStorage)
+        columns = "dagster_event_type, asset_key, partition, timestamp, step_key, replace(event, '{0}', '')"
+        asset = "asset_key, replace(last_run_id, '{0}', ''), last_materialization_timestamp"
+        check = "asset_key, check_name, partition, execution_status, evaluation_event_timestamp"
+        queries = [
+            f"select {columns} from event_logs where run_id = '{{0}}' order by id",
+            f"select {asset} from asset_keys order by 1",
+            f"select {check} from asset_check_executions where run_id = '{{0}}' order by partition",
+        ]
+        stored = []
+        as_dagster_does = partial(EventLogStorage.store_event_batch, storage)
+        for run_id, store in (("bulk", storage.store_event_batch), ("plain", as_dagster_does)):
+            store([event._replace(run_id=run_id) for event in events])
+            with storage.index_connection() as connection:
+                stored.append([[*map(tuple, connection.exec_driver_sql(one.format(run_id)))] for one in queries])
+        assert stored[0] == stored[1]
+        assert [len(rows) for rows in stored[0]] == [61, 2, 30]
