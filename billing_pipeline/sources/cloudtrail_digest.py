@@ -25,6 +25,8 @@ SLOT = timedelta(minutes=10)
 
 _DIGEST_KEY = re.compile(r"(?:^|/)CloudTrail-Digest/.*\.json\.gz$")
 _LOG_TIME = re.compile(r"_CloudTrail_[a-z0-9-]+_(\d{8}T\d{4})Z_")
+_CHAIN = re.compile(r"(\d+_CloudTrail-Digest_([a-z0-9-]+)_.+)_\d{8}T\d{6}Z(?:_backfill)?\.json\.gz$")
+_LOG_STREAM = re.compile(r"(\d+)_CloudTrail_([a-z0-9-]+)_\d{8}T\d{4}Z_")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -81,6 +83,26 @@ class ChainFinding:
 def is_digest_key(key: str) -> bool:
     """Return whether an object of this key is a digest."""
     return _DIGEST_KEY.search(key) is not None
+
+
+def canonical_key(key: str) -> str:
+    """Return a key from `AWSLogs/` on: the same file has other folders before it where it is kept and where it came from."""
+    return key[max(key.find("AWSLogs/"), 0) :]
+
+
+def chain_of(digest_key: str) -> str:
+    """Return account, region and trail of a digest: those of one chain follow each other."""
+    match = _CHAIN.search(digest_key)
+    return match[1] if match else digest_key.rpartition("/")[0]
+
+
+def stream_of(key: str) -> str | None:
+    """Return account and region, of a log file or a digest; None when the name does not say."""
+    match = _LOG_STREAM.search(key)
+    if match is not None:
+        return f"{match[1]} {match[2]}"
+    match = _CHAIN.search(key)
+    return None if match is None else f"{match[1].partition('_')[0]} {match[2]}"
 
 
 def delivered_at(log_key: str) -> datetime | None:

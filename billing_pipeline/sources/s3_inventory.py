@@ -2,7 +2,7 @@
 
 `read_manifest` is over manifest.json with its checksum, `ObjectRow` one listed version. CSV has no header: columns go by the
 manifest's fileSchema, keys are URL-encoded (those of Parquet and ORC are not). Not here: files and formats (inventory_reader), sums
-(sql/storage_snapshot).
+(sql/listed_repositories).
 """
 
 import hashlib

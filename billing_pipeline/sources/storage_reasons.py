@@ -1,4 +1,4 @@
-"""Why a record, a row or a whole file about storage is refused or held. Pure values; reasons shared with request logs are in records."""
+"""Why a record, a row or a whole file about storage is refused or held. Values; reasons of every source are in records."""
 
 from dataclasses import dataclass
 from enum import StrEnum

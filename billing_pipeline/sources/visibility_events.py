@@ -1,7 +1,7 @@
 """Who may see a repository and who owns it: lines of JSON or rows of a table -> visibility events. Pure.
 
 A line is an object with `repository`, `at` (RFC 3339), and `visibility` ("public" or "private") or `owner`, or both; `event_id`
-where the source has one, else its content is its identity. Not here: files (storage_files), timelines.
+where the source has one, else its content is its identity. Not here: files (table_reader), timelines.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from billing_pipeline.sources.storage_profile import is_name
 from billing_pipeline.sources.timestamps import in_range, parse_instant
 
 MAX_LINE_BYTES = 65_536
-FIELDS = ("event_id", "at", "repository", "visibility", "owner")
 VISIBILITIES = ("public", "private")
 
 
@@ -44,8 +43,8 @@ class RepositoryEvent:
 Refusal = tuple[str, str | None]
 
 
-def read_line(line: bytes, *, as_of: datetime) -> tuple[RepositoryEvent, ...] | Refusal:
-    """Return the events of one line, at least one, or why it is refused. `as_of`: when the file was first seen."""
+def json_fields(line: bytes) -> Mapping[str, Any] | Refusal:
+    """Return the object that one line of JSON lines holds, or why it holds none."""
     if len(line) > MAX_LINE_BYTES:
         return Reason.TOO_LONG, None
     try:
@@ -56,9 +55,7 @@ def read_line(line: bytes, *, as_of: datetime) -> tuple[RepositoryEvent, ...] | 
         return Reason.DUPLICATE_KEY, None
     except (ValueError, RecursionError):
         return Reason.BAD_JSON, None
-    if not isinstance(fields, dict):
-        return Reason.NOT_AN_OBJECT, None
-    return read_fields(fields, as_of=as_of)
+    return fields if isinstance(fields, dict) else (Reason.NOT_AN_OBJECT, None)
 
 
 def read_fields(fields: Mapping[str, Any], *, as_of: datetime) -> tuple[RepositoryEvent, ...] | Refusal:
@@ -66,17 +63,18 @@ def read_fields(fields: Mapping[str, Any], *, as_of: datetime) -> tuple[Reposito
     repository = fields.get("repository")
     if not isinstance(repository, str) or not is_name(repository):
         return Reason.MISSING_FIELD if repository is None else Reason.BAD_VALUE, "repository"
-    event_at = _instant(fields.get("at"), as_of=as_of)
+    event_at = instant_of(fields.get("at"), as_of=as_of)
     if isinstance(event_at, Reason):
         return event_at, "at"
-    visibility, owner = fields.get("visibility"), fields.get("owner")
+    # CSV knows no null: empty text says nothing.
+    visibility, owner = fields.get("visibility") or None, fields.get("owner") or None
     if visibility is None and owner is None:
         return Reason.MISSING_FIELD, "visibility"
     if visibility is not None and visibility not in VISIBILITIES:
         return Reason.BAD_VALUE, "visibility"
     if owner is not None and not (isinstance(owner, str) and is_name(owner)):
         return Reason.BAD_VALUE, "owner"
-    event_id = fields.get("event_id")
+    event_id = fields.get("event_id") or None
     if event_id is not None and not (isinstance(event_id, str) and is_name(event_id)):
         return Reason.BAD_VALUE, "event_id"
     said = {kind: value for kind, value in ((Kind.VISIBILITY, visibility), (Kind.OWNER, owner)) if value is not None}
@@ -98,7 +96,8 @@ def _identity(event_id: str | None, kind: Kind, count: int, content: str) -> str
     return event_id if count == 1 else f"{event_id}/{kind}"
 
 
-def _instant(value: object, *, as_of: datetime) -> datetime | Reason:
+def instant_of(value: object, *, as_of: datetime) -> datetime | Reason:
+    """Return the UTC instant of RFC 3339 text or of a table's own type, or why it is none."""
     if value is None:
         return Reason.MISSING_FIELD
     if isinstance(value, datetime):

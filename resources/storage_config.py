@@ -1,0 +1,176 @@
+"""The storage sources of this installation: `storage.toml` in the catalog folder, each with its profile. Read once, checked.
+
+No file: no sources. Not here: what a profile says (billing_pipeline/sources/storage_profile), files (landing).
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from itertools import permutations
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from billing_pipeline.errors import BillingError
+from billing_pipeline.sources.storage_profile import StorageProfile, load_storage_profile
+from resources.landing import LandingFile
+from resources.source_config import SOURCES_FILE
+
+STORAGE_FILE = "storage.toml"
+SNAPSHOTS = "core/storage_snapshots"
+OBJECTS = "core/storage_objects"
+OBJECT_EVENTS = "core/object_events"
+VISIBILITY_EVENTS = "core/visibility_events"
+DATASETS = (SNAPSHOTS, OBJECT_EVENTS, VISIBILITY_EVENTS)
+
+_DAY = re.compile(r"(?:^|/)(\d{4})[-/](\d\d)[-/](\d\d)(?:T\d\d-\d\dZ)?(?=/)")
+
+
+class StorageConfigError(BillingError):
+    """storage.toml says what cannot be."""
+
+
+class Kind(StrEnum):
+    """What a source delivers. `listing`: we list the bucket or folder ourselves."""
+
+    INVENTORY = "inventory"
+    LISTING = "listing"
+    TABLE = "table"
+    CLOUDTRAIL = "cloudtrail"
+    VISIBILITY = "visibility"
+
+
+DATASET_OF = {
+    Kind.INVENTORY: SNAPSHOTS,
+    Kind.LISTING: SNAPSHOTS,
+    Kind.TABLE: SNAPSHOTS,
+    Kind.CLOUDTRAIL: OBJECT_EVENTS,
+    Kind.VISIBILITY: VISIBILITY_EVENTS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSource:
+    """One source. `landing`: folder below the landing URL. `place`: what a listing lists, a folder or `s3://bucket/prefix`.
+
+    `bucket`: the name under which a listed place's objects are kept, so that CloudTrail's events of it join. `buckets`: those whose
+    events count, all when empty. `objects`: keep an index of each snapshot's objects. `public_keys`: file with the answer of
+    `aws cloudtrail list-public-keys`.
+    """
+
+    name: str
+    kind: Kind
+    landing: str
+    profile: StorageProfile
+    place: str = ""
+    bucket: str = ""
+    buckets: frozenset[str] = frozenset()
+    objects: bool = False
+    digests: Literal["required", "when_there", "ignored"] = "when_there"
+    public_keys: Path | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Return the lake dataset that this source fills."""
+        return DATASET_OF[self.kind]
+
+    def owns(self, file: LandingFile) -> bool:
+        """Return whether `file` lies in this source's folder, or is the one file that it names."""
+        return file.key == self.landing or file.key.startswith(f"{self.landing}/")
+
+
+def delivery_day_of(file: LandingFile) -> date:
+    """Return the UTC day that the file's path names (YYYY-MM-DD, YYYY/MM/DD, YYYY-MM-DDTHH-MMZ), else of its modification time."""
+    match = _DAY.search(file.key)
+    try:
+        return file.modified_at.date() if match is None else date(int(match[1]), int(match[2]), int(match[3]))
+    except ValueError:
+        return file.modified_at.date()
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+    kind: Kind
+    landing: str = Field(min_length=1)
+    profile: str = "storage_owner_repository"
+    place: str = ""
+    bucket: str = ""
+    buckets: tuple[str, ...] = ()
+    objects: bool = False
+    digests: Literal["required", "when_there", "ignored"] = "when_there"
+    public_keys: str = ""
+
+    @model_validator(mode="after")
+    def _fields_fit_the_kind(self) -> "_Entry":
+        if (self.kind is Kind.LISTING) != bool(self.place):
+            raise ValueError(f"source {self.name}: a listing has a `place`, and nothing else has")
+        if self.kind is Kind.CLOUDTRAIL and self.digests == "required" and not self.public_keys:
+            raise ValueError(f"source {self.name}: required digests cannot be verified without `public_keys`")
+        if not self.landing.strip("/"):
+            raise ValueError(f"source {self.name}: landing must be a folder of its own")
+        return self
+
+
+class _StorageFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: tuple[_Entry, ...] = ()
+
+
+def load_storage_sources(folder: Path) -> tuple[StorageSource, ...]:
+    """Return the sources that `folder`/storage.toml lists, none without the file; own profiles are in `folder`/profiles.
+
+    Raises:
+        StorageConfigError: the file is not valid.
+        StorageProfileError: a profile is missing or not valid.
+    """
+    path = folder / STORAGE_FILE
+    try:
+        entries = _StorageFile(**tomllib.loads(path.read_text(encoding="utf-8"))).source
+    except FileNotFoundError:
+        return ()
+    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+        raise _refused(f"{path} is not valid: {error}") from error
+    names = [entry.name for entry in entries]
+    taken = _names_in(folder / SOURCES_FILE) | _names_in(folder / "traffic.toml")
+    for name in names:
+        if names.count(name) > 1 or name in taken:
+            raise _refused(f"{path}: two sources are named {name}")
+    for inner, outer in permutations(entries, 2):
+        if f"{inner.landing.strip('/')}/".startswith(f"{outer.landing.strip('/')}/"):
+            raise _refused(f"{path}: the files of source {inner.name} would be read as those of {outer.name} too")
+    return tuple(
+        StorageSource(
+            name=entry.name,
+            kind=entry.kind,
+            landing=entry.landing.strip("/"),
+            profile=load_storage_profile(entry.profile, (folder, folder / "profiles")),
+            place=entry.place,
+            bucket=entry.bucket,
+            buckets=frozenset(entry.buckets),
+            objects=entry.objects,
+            digests=entry.digests,
+            public_keys=folder / entry.public_keys if entry.public_keys else None,
+        )
+        for entry in entries
+    )
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    """Return the names of the sources in another file; one that cannot be read is refused by its own reader."""
+    try:
+        listed = tomllib.loads(path.read_text(encoding="utf-8")).get("source", [])
+    except (FileNotFoundError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return frozenset()
+    return frozenset(str(entry.get("name")) for entry in listed if isinstance(entry, dict))
+
+
+def _refused(what: str) -> StorageConfigError:
+    return StorageConfigError(
+        what,
+        bill="no storage is read, so none is billed",
+        fix="write [[source]] blocks with name, kind, landing (a folder of its own) and profile, as catalog/storage.toml shows",
+    )
