@@ -1,0 +1,453 @@
+"""Storage of event days from the lake in DuckDB, one day after the other: what a day leaves is what the next begins with.
+
+The SQL is `billing_pipeline/sql/storage_*.sql`; here its inputs are bound and its results collected. Memory follows one day's
+repositories and events; what does not fit is spilled. Not here: PostgreSQL (storage_usage_store), what counts (the SQL).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+
+from billing_pipeline.timelines import UPLOAD_DAYS, StoragePolicy
+from resources import duck
+from resources.storage_inputs import Base
+from resources.usage_rules import UsageRules
+
+BATCH_ROWS = 65_536
+LISTED = 10
+UNIT = "byte-second"
+_TEXT, _BIG, _INSTANT = pa.string(), pa.int64(), pa.timestamp("us")
+SCHEMAS = {
+    "snapshots": pa.schema(
+        [("source", _TEXT), ("snapshot_id", _TEXT), ("snapshot_at", _INSTANT), ("repository", _TEXT), ("owner", _TEXT),
+         ("visibility", _TEXT), ("bytes", _BIG)]
+    ),
+    "listed_objects": pa.schema(
+        [("source", _TEXT), ("snapshot_id", _TEXT), ("repository", _TEXT), ("object_id", _TEXT), ("version_id", _TEXT),
+         ("bytes", _BIG)]
+    ),
+    "object_events": pa.schema(
+        [("source", _TEXT), ("event_id", _TEXT), ("shared_event_id", _TEXT), ("event_at", _INSTANT), ("repository", _TEXT),
+         ("owner", _TEXT), ("object_id", _TEXT), ("event_name", _TEXT), ("action", _TEXT), ("bytes", _BIG),
+         ("upload_id", _TEXT), ("part_number", _BIG), ("version_id", _TEXT), ("original_event_id", _TEXT)]
+    ),
+    "visibility_events": pa.schema(
+        [("event_id", _TEXT), ("event_at", _INSTANT), ("repository", _TEXT), ("kind", _TEXT), ("value", _TEXT)]
+    ),
+}  # fmt: skip
+_TAIL_TABLES = """
+    create or replace temp table tail_repositories as
+    select
+        repository, bytes as raw_bytes, is_anchored, has_changed, visibility, owner, unsized, began_on, step_at as snapshot_at,
+        snapshot_source, snapshot_id,
+    from tail_rows
+    where kind = 'repository';
+    create or replace temp table tail_objects as
+    select repository, step_at as epoch_at, item_id as object_id, bytes, version_id from tail_rows where kind = 'object';
+    create or replace temp table tail_parts as
+    select repository, item_id as upload_id, part_number, step_at as event_at, version_id as action_id, bytes
+    from tail_rows
+    where kind = 'part'
+"""
+_RESULTS = {
+    "states": "event_day date, repository varchar, segment_start timestamp, segment_end timestamp, bytes bigint, "
+    "visibility varchar, owner varchar, account_id varchar, byte_seconds decimal(38, 6), basis varchar",
+    "usage": "event_day date, account_id varchar, meter_id varchar, period_start timestamp, period_end timestamp, "
+    "quantity decimal(38, 9), unit varchar, repository_count bigint",
+    "drifts": "event_day date, repository varchar, snapshot_at timestamp, derived_bytes bigint, snapshot_bytes bigint, "
+    "drift_bytes bigint, derived_visibility varchar, snapshot_visibility varchar, visibility_mismatch boolean, "
+    "unsized_events bigint, is_missing boolean",
+    "bases": "event_day date, repository varchar, began_on date, base_bytes bigint, base_visibility varchar, "
+    "base_owner varchar",
+}
+_STEPS = (
+    "snapshots", "owners", "actions", "uploads", "held", "deltas", "steps", "bases", "segments", "hours", "drifts",
+)  # fmt: skip
+# A HUGEINT of byte-microseconds in byte-seconds: by whole seconds and the rest, as a division would be a float.
+_SECONDS = "(({0}) // 1000000)::decimal(38, {1}) + (({0}) % 1000000)::decimal(12, 0) * 0.000001::decimal(7, 6)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaySources:
+    """The lake files of a day, and what later days know of its beginning. `end` is its midnight, or an instant before it."""
+
+    day: date
+    end: datetime
+    snapshots: Sequence[Path]
+    listings: Sequence[Path]
+    object_events: Sequence[Path]
+    repository_events: Sequence[Path]
+    later_bases: Sequence[Base]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftFailure:
+    """A snapshot that a check fails for."""
+
+    repository: str
+    snapshot_at: datetime
+    derived_bytes: int | None
+    snapshot_bytes: int
+    drift_bytes: int
+    derived_visibility: str | None
+    snapshot_visibility: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFacts:
+    """What a day's guards compare. Integrals are bytes x microseconds, exact.
+
+    `carried_too_far`: repositories whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
+    microseconds of private bytes that nobody pays for).
+    """
+
+    day: date
+    object_events: int
+    repository_events: int
+    snapshots: int
+    applied: int
+    unsized_today: int
+    unsized_waiting: int
+    repositories_waiting: int
+    repositories: int
+    segments: int
+    of_segments: int
+    of_changes: int
+    of_accounts: int
+    of_hours: int
+    private_of_accounts: int
+    private_of_hours: int
+    private_of_nobody: int
+    private: int
+    public: int
+    of_unknown_visibility: int
+    drifts: tuple[DriftFailure, ...]
+    drift_failures: int
+    mismatches: tuple[DriftFailure, ...]
+    mismatch_failures: int
+    carried_too_far: tuple[str, ...]
+    repositories_carried_too_far: int
+    unknown_owners: tuple[tuple[str, int], ...]
+    top_accounts: tuple[tuple[str, Decimal], ...]
+    usage_rows: int
+
+    @property
+    def records_read(self) -> int:
+        """Return events and snapshots of the day in the lake."""
+        return self.object_events + self.repository_events + self.snapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailContent:
+    """What a day leaves: the digest of its content (order does not matter) and the days of the snapshots it refers to."""
+
+    digest: str
+    index_days: tuple[date, ...]
+    rows: int
+    repositories: int
+
+
+class StorageScan:
+    """A run over days in order. Use it in a `with`, which frees its memory and spill folder."""
+
+    def __init__(
+        self,
+        rules: UsageRules,
+        policy: StoragePolicy,
+        *,
+        opening: Path | None,
+        scratch_dir: Path,
+        memory_limit: str = "1GB",
+        threads: int = 2,
+    ) -> None:
+        self._rules = rules
+        self._policy = policy
+        self._connection = duck.connect(scratch_dir, memory_limit, threads)
+        try:
+            self._bind_rules()
+            self._open(opening)
+            self.forget_results()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> "StorageScan":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+
+    def scan(self, sources: DaySources) -> StorageFacts:
+        """Work out the day that follows the one before, and keep its rows until `forget_results`."""
+        self._bind_day(sources)
+        for name in (
+            "snapshots",
+            "owners",
+            "actions",
+            "uploads",
+            "held",
+            "deltas",
+            "steps",
+            "bases",
+            "segments",
+            "hours",
+            "drifts",
+        ):
+            self._connection.execute(duck.sql(f"storage_{name}"))
+        self._keep_results(sources.day)
+        self._connection.execute(duck.sql("storage_tails"))
+        return self._facts(sources.day)
+
+    def write_tail(self, path: Path) -> TailContent:
+        """Write what the last day leaves as a Parquet file, and return what is in it."""
+        rows = duck.sql("storage_tail_rows")
+        ((digest, count, repositories),) = self._connection.execute(
+            f"""
+            select
+                sum(md5_number_lower(to_json(tail_row)::varchar)::hugeint)::varchar,
+                count(*),
+                count(*) filter (where kind = 'repository'),
+            from (select tail_row, tail_row.kind as kind from ({rows}) as tail_row)
+            """
+        ).fetchall()
+        days = self._connection.execute(
+            "select distinct snapshot_at::date from tail_repositories where snapshot_at is not null order by 1"
+        ).fetchall()
+        self._connection.execute(
+            f"copy ({rows} order by kind, repository, item_id, part_number) to '{path}' (format parquet, compression zstd)"
+        )
+        return TailContent(
+            digest=hashlib.sha256(f"{digest}|{count}".encode()).hexdigest(),
+            index_days=tuple(day for (day,) in days),
+            rows=count,
+            repositories=repositories,
+        )
+
+    def rows(self, name: str, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of `days` for usage.storage_state (`states`), storage (`usage`), storage_drift or storage_base."""
+        query = f"select * from result_{name} where list_contains($days, event_day) order by all"
+        yield from self._connection.sql(query, params={"days": list(days)}).to_arrow_reader(BATCH_ROWS)
+
+    def forget_results(self) -> None:
+        """Drop the rows of the days so far: they are written."""
+        for name, columns in _RESULTS.items():
+            self._connection.execute(f"create or replace temp table result_{name} ({columns})")
+
+    def _bind_rules(self) -> None:
+        self._table(
+            "client_accounts",
+            pa.schema([("client_id", _TEXT), ("account_id", _TEXT), ("valid_from", _INSTANT), ("valid_to", _INSTANT)]),
+            [
+                (one.client_id, one.account_id, _naive(one.valid_from), _naive(one.valid_to))
+                for one in self._rules.client_accounts
+            ],
+        )
+        accounts: dict[str, set[str]] = {}
+        for link in self._rules.client_accounts:
+            accounts.setdefault(link.client_id, set()).add(link.account_id)
+        cuts = {
+            (account_id, _naive(window.start))
+            for window in self._rules.client_windows
+            if window.start != window.hour_start
+            for account_id in accounts.get(window.client_id, ())
+        }
+        self._table("account_cuts", pa.schema([("account_id", _TEXT), ("step_at", _INSTANT)]), sorted(cuts))
+        self._table(
+            "complete_sources", pa.schema([("source", _TEXT)]), [(name,) for name in sorted(self._policy.complete)]
+        )
+        self._set("upload_days", UPLOAD_DAYS)
+        self._set("drift_millionths", int(self._policy.drift_percent * 10_000))
+        self._set("max_age_us", self._policy.max_snapshot_age // timedelta(microseconds=1))
+
+    def _open(self, opening: Path | None) -> None:
+        if opening is None:
+            self._connection.execute(
+                """
+                create or replace temp table tail_rows (
+                    kind varchar, repository varchar, bytes bigint, is_anchored boolean, has_changed boolean, visibility varchar,
+                    owner varchar, unsized bigint, began_on date, step_at timestamp, snapshot_source varchar, snapshot_id varchar,
+                    item_id varchar, version_id varchar, part_number bigint
+                )
+                """
+            )
+        else:
+            self._connection.execute(
+                f"create or replace temp view tail_rows as from read_parquet('{opening}', hive_partitioning = false)"
+            )
+        self._connection.execute(_TAIL_TABLES)
+
+    def _bind_day(self, sources: DaySources) -> None:
+        self._set("day_start", datetime(sources.day.year, sources.day.month, sources.day.day))  # noqa: DTZ001 - the lake's UTC
+        self._set("day_end", _naive(sources.end))
+        files = {
+            "snapshots": sources.snapshots,
+            "listed_objects": sources.listings,
+            "object_events": sources.object_events,
+            "visibility_events": sources.repository_events,
+        }
+        for name, paths in files.items():
+            self._lake_view(name, paths)
+        self._table(
+            "later_bases",
+            pa.schema([("repository", _TEXT), ("base_bytes", _BIG), ("base_visibility", _TEXT), ("base_owner", _TEXT)]),
+            [(one.repository, one.base_bytes, one.base_visibility, one.base_owner) for one in sources.later_bases],
+        )
+
+    def _lake_view(self, name: str, paths: Sequence[Path]) -> None:
+        schema = SCHEMAS[name]
+        if not paths:
+            self._table(f"{name}_table", schema, [])
+            query = f"from {name}_table"
+        else:
+            listed = ", ".join(f"'{path}'" for path in paths)
+            query = f"select {', '.join(schema.names)} from read_parquet([{listed}], hive_partitioning = false)"
+        self._connection.execute(f"create or replace temp view {name} as {query}")
+
+    def _keep_results(self, day: date) -> None:
+        parameters = {"day": day}
+        self._connection.execute(
+            f"""
+            insert into result_states by name
+            select
+                $day as event_day, repository, segment_start, segment_end, bytes, visibility, owner, account_id, basis,
+                {_SECONDS.format("byte_microseconds", 6)} as byte_seconds,
+            from storage_segments
+            """,
+            parameters,
+        )
+        for meter in self._rules.meters:
+            count = {"private_bytes": "private_count", "public_bytes": "public_count"}.get(
+                meter.field or "", "repository_count"
+            )
+            self._connection.execute(
+                f"""
+                insert into result_usage by name
+                select
+                    $day as event_day, account_id, $meter as meter_id, period_start, period_end,
+                    {_SECONDS.format(meter.field, 9)} as quantity, $unit as unit, {count} as repository_count,
+                from storage_hours
+                where {meter.field} > 0
+                """,
+                parameters | {"meter": meter.meter_id, "unit": UNIT},
+            )
+        self._connection.execute(
+            "insert into result_drifts by name select $day as event_day, * exclude (is_failure) from storage_drifts",
+            parameters,
+        )
+        self._connection.execute(
+            """
+            insert into result_bases by name
+            select
+                $day as event_day, repository, tail.began_on, found_bytes as base_bytes, found_visibility as base_visibility,
+                found_owner as base_owner,
+            from storage_bases
+            join tail_repositories as tail using (repository)
+            where coalesce(found_bytes::varchar, found_visibility, found_owner) is not null and tail.began_on < $day
+            """,
+            parameters,
+        )
+
+    def _facts(self, day: date) -> StorageFacts:
+        cursor = self._connection.execute(duck.sql("storage_facts"))
+        names = [column[0] for column in cursor.description]
+        (values,) = cursor.fetchall()
+        row = dict(zip(names, values, strict=True))
+        drifts, drift_failures = self._failures("is_failure")
+        mismatches, mismatch_failures = self._failures("visibility_mismatch")
+        too_far = self._connection.execute(
+            """
+            select distinct repository
+            from tail_repositories as tail
+            semi join storage_states as states using (repository)
+            where
+                raw_bytes > 0
+                and epoch_us(getvariable('day_end')) - epoch_us(coalesce(snapshot_at, began_on::timestamp))
+                    > getvariable('max_age_us')
+            order by repository
+            """
+        ).fetchall()
+        unknown = self._connection.execute(
+            f"""
+            select coalesce(owner, ''), sum(byte_microseconds) as held
+            from storage_segments
+            where account_id is null and visibility = 'private' and bytes > 0
+            group by 1
+            order by held desc, 1
+            limit {LISTED}
+            """
+        ).fetchall()
+        top = self._connection.execute(
+            f"""
+            select account_id, {_SECONDS.format("sum(private_bytes)", 6)} as private
+            from storage_hours
+            group by account_id
+            having sum(private_bytes) > 0
+            order by private desc, account_id
+            limit {LISTED}
+            """
+        ).fetchall()
+        ((usage_rows,),) = self._connection.execute(
+            "select count(*) from result_usage where event_day = $day", {"day": day}
+        ).fetchall()
+        applied = row.pop("actions") + row.pop("repository_actions") + row.pop("repository_snapshots")
+        return StorageFacts(
+            day=day,
+            **{name: int(value) for name, value in row.items()},
+            applied=applied,
+            drifts=drifts,
+            drift_failures=drift_failures,
+            mismatches=mismatches,
+            mismatch_failures=mismatch_failures,
+            carried_too_far=tuple(repository for (repository,) in too_far[:LISTED]),
+            repositories_carried_too_far=len(too_far),
+            unknown_owners=tuple((owner, int(held)) for owner, held in unknown),
+            top_accounts=tuple(top),
+            usage_rows=usage_rows,
+        )
+
+    def _failures(self, condition: str) -> tuple[tuple[DriftFailure, ...], int]:
+        """Return the worst snapshots of which `condition` holds, and how many there are."""
+        rows = self._connection.execute(
+            f"""
+            select
+                repository, snapshot_at, derived_bytes, snapshot_bytes, drift_bytes, derived_visibility, snapshot_visibility,
+                count(*) over () as failures,
+            from storage_drifts
+            where {condition}
+            order by abs(drift_bytes) desc, repository, snapshot_at
+            limit {LISTED}
+            """
+        ).fetchall()
+        failures = tuple(
+            DriftFailure(
+                repository=repository,
+                snapshot_at=at.replace(tzinfo=UTC),
+                derived_bytes=derived,
+                snapshot_bytes=snapshot,
+                drift_bytes=drift,
+                derived_visibility=derived_visibility,
+                snapshot_visibility=snapshot_visibility,
+            )
+            for repository, at, derived, snapshot, drift, derived_visibility, snapshot_visibility, _ in rows
+        )
+        return failures, rows[0][-1] if rows else 0
+
+    def _set(self, name: str, value: object) -> None:
+        self._connection.execute(f"set variable {name} = $value", {"value": value})
+
+    def _table(self, name: str, schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> None:
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema.names)
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
+        self._connection.register("bound_table", pa.Table.from_arrays(arrays, schema=schema))
+        self._connection.execute(f"create or replace temp table {name} as select * from bound_table")
+        self._connection.unregister("bound_table")
+
+
+def _naive(instant: datetime) -> datetime:
+    """Return UTC without its zone, as the lake has it."""
+    return instant.astimezone(UTC).replace(tzinfo=None)

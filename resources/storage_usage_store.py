@@ -1,0 +1,446 @@
+"""Storage of event days in PostgreSQL: which days are stale, and building them from the lake, one after the other.
+
+A day begins with what the day before has left (lake dataset usage/storage_tails), never with history. It is replaced in one
+transaction with its tail, its build row and its verdicts; only rows that differ are rewritten. A day that a guard holds keeps its
+last good usage; its tail and its drifts are written all the same. Not here: what counts (billing_pipeline/sql/storage_*), when to build.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+import psycopg
+
+from billing_pipeline import checks
+from billing_pipeline.catalog import Catalog
+from billing_pipeline.checks import Verdict
+from billing_pipeline.errors import BillingError
+from billing_pipeline.meters import MeterSource
+from billing_pipeline.timelines import StoragePolicy
+from resources import guard_store
+from resources.catalog_store import CatalogStore
+from resources.database import Database
+from resources.delivery_manifest import write_generation
+from resources.disk import disk_failures_explained
+from resources.lake import Lake, LakeFile
+from resources.storage_inputs import (
+    ASSET,
+    DAY,
+    OBJECT_EVENTS,
+    REPOSITORY_EVENTS,
+    SNAPSHOTS,
+    TAILS,
+    StorageInputs,
+    Tail,
+    day_end,
+    read_inputs,
+    read_later_bases,
+)
+from resources.storage_rows import BASES, DRIFTS, STATES, USAGE, replace_days
+from resources.storage_scan import DaySources, StorageFacts, StorageScan, TailContent
+from resources.storage_verdicts import judge
+from resources.usage_rules import UsageRules, usage_rules
+
+# Days of one transaction: few enough that a crash loses little and the rows that wait for it fit into memory.
+DAYS_PER_TRANSACTION = 8
+ATTEMPTS = 5
+
+Progress = Callable[[str, int, int], None]
+
+
+class StorageInputsKeepChangingError(BillingError):
+    """What a day is made of was replaced each time that it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageDayBuild:
+    """What a build of an event day did. `state`: `built`, or `held`: the last good rows stay.
+
+    Byte-seconds are over all repositories, whoever pays; `unbilled_byte_seconds`: private ones that nobody pays for.
+    `top_accounts`: (account, private byte-seconds).
+    """
+
+    day: date
+    state: str
+    repositories: int
+    events_read: int
+    snapshots_read: int
+    duplicates: int
+    unsized_waiting: int
+    drift_failures: int
+    visibility_mismatches: int
+    usage_rows: int
+    private_byte_seconds: Decimal
+    public_byte_seconds: Decimal
+    unbilled_byte_seconds: Decimal
+    top_accounts: tuple[tuple[str, Decimal], ...]
+    inputs_digest: str
+    verdicts: tuple[Verdict, ...]
+
+
+class _InputsChanged(Exception):
+    """A day's inputs are other than what was scanned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageUsageStore:
+    """Builds usage.storage and what is behind it. `sources`: names of the storage sources, as core.source_file has them.
+
+    `memory_limit` (DuckDB's spelling) and `threads` bound the scan; what does not fit is spilled below `scratch_dir`.
+    """
+
+    database: Database
+    lake: Lake
+    scratch_dir: Path
+    sources: frozenset[str]
+    policy: StoragePolicy = field(default_factory=StoragePolicy)
+    memory_limit: str = "1GB"
+    threads: int = 2
+
+    def stale_days(self, now: datetime | None = None) -> tuple[date, ...]:
+        """Return the days whose inputs or rules differ from what they were last built from, ascending.
+
+        From the first evidence to the last; with `now`, to the last day that has ended by then, also without any evidence, and no
+        further. Among them: held days that a person has released since. Building a day may make the next one stale.
+
+        Raises:
+            CatalogNotLoadedError: there are no rules to compare with.
+        """
+        catalog = CatalogStore(self.database).current()
+        last_day = None if now is None else now.astimezone(UTC).date() - DAY
+        with self.database.reading() as connection:
+            inputs = read_inputs(connection, sorted(self.sources), last_day)
+            held = {
+                day.isoformat(): inputs.digest(day, inputs.opening(day))
+                for day, one in inputs.days.items()
+                if one.is_held
+            }
+            released = guard_store.released_guards(connection, ASSET, held)
+            holding = guard_store.held_partitions(connection, ASSET, list(held))
+        days = [day for day in inputs.days if last_day is None or day <= last_day]
+        digests = self._rules(catalog, days).digests
+        return tuple(
+            day
+            for day in days
+            if inputs.days[day].built_inputs_digest != inputs.digest(day, inputs.opening(day))
+            or inputs.days[day].built_rules_digest != digests[day]
+            or _is_let_through(day.isoformat(), holding, released)
+        )
+
+    def build_days(
+        self,
+        days: Sequence[date],
+        *,
+        run_id: str,
+        code_version: str,
+        as_of: datetime | None = None,
+        on_progress: Progress | None = None,
+    ) -> tuple[StorageDayBuild, ...]:
+        """Build `days`, and the days before them that were never built, and return what became of each, by day.
+
+        `as_of` inside a day: its states reach to there. A day is built again when a later one of `days` has found out how its
+        repositories began, or when its files have changed meanwhile.
+
+        Raises:
+            CatalogNotLoadedError: there are no rules yet.
+            LakeFileMissingError: PostgreSQL points at a lake file that is not there.
+            StorageInputsKeepChangingError: a day changed during each of several attempts.
+            DiskError: the scratch folder cannot be written.
+        """
+        rules_of = CatalogStore(self.database).current()
+        builds: dict[date, StorageDayBuild] = {}
+        wanted: list[date] = sorted(set(days))
+        for _ in range(ATTEMPTS):
+            with self.database.reading() as connection:
+                inputs = read_inputs(connection, sorted(self.sources), max(wanted, default=None))
+            wanted = sorted({*wanted, *_never_built(inputs, wanted)})
+            remaining = [
+                day
+                for day in wanted
+                if day not in builds or builds[day].inputs_digest != inputs.digest(day, inputs.opening(day), as_of)
+            ]
+            if not remaining:
+                break
+            rules = self._rules(rules_of, remaining)
+            for run in _runs(remaining):
+                builder = _Builder(self, inputs, rules, run_id=run_id, code_version=code_version, as_of=as_of)
+                for build in builder.build(run):
+                    builds[build.day] = build
+                    if on_progress:
+                        on_progress("event days", len(builds), len(wanted))
+        else:
+            raise StorageInputsKeepChangingError(
+                f"Storage of {remaining[0]} to {remaining[-1]} was not built: inputs changed during each of {ATTEMPTS} attempts.",
+                bill="These days keep their last good usage, or none; other days of this run are built.",
+                fix="Wait until the delivery is ingested, then build the days again.",
+            )
+        return tuple(builds[day] for day in wanted)
+
+    def _rules(self, catalog: Catalog, days: Sequence[date]) -> UsageRules:
+        return usage_rules(catalog, days, MeterSource.STORAGE)
+
+
+class _Builder:
+    """Builds a run of days that follow each other."""
+
+    def __init__(
+        self,
+        store: StorageUsageStore,
+        inputs: StorageInputs,
+        rules: UsageRules,
+        *,
+        run_id: str,
+        code_version: str,
+        as_of: datetime | None,
+    ) -> None:
+        self._store = store
+        self._inputs = inputs
+        self._rules = rules
+        self._run_id = run_id
+        self._code_version = code_version
+        self._as_of = as_of
+
+    def build(self, days: Sequence[date]) -> Iterator[StorageDayBuild]:
+        """Yield the builds of `days`; ends early when inputs have changed, which the caller sees in their digests."""
+        store = self._store
+        opening = self._inputs.opening(days[0])
+        with (
+            disk_failures_explained(store.scratch_dir),
+            StorageScan(
+                self._rules,
+                store.policy,
+                opening=None if opening is None else store.lake.fetch(opening.uri),
+                scratch_dir=store.scratch_dir,
+                memory_limit=store.memory_limit,
+                threads=store.threads,
+            ) as scan,
+        ):
+            for group in _groups(days):
+                scanned = []
+                for day in group:
+                    scanned.append(self._scan_day(scan, day, opening))
+                    opening = scanned[-1].tail
+                try:
+                    yield from self._write(scan, scanned)
+                except _InputsChanged:
+                    return
+                scan.forget_results()
+
+    def _scan_day(self, scan: StorageScan, day: date, opening: Tail | None) -> "_ScannedDay":
+        own, fetch = self._inputs.days[day], self._store.lake.fetch
+        with self._store.database.reading() as connection:
+            bases = read_later_bases(connection, day)
+        facts = scan.scan(
+            DaySources(
+                day=day,
+                end=min(day_end(day), self._as_of or day_end(day)),
+                snapshots=[fetch(uri) for uri in own.uris(SNAPSHOTS)],
+                listings=[fetch(uri) for uri in self._inputs.listing_uris(day, opening)],
+                object_events=[fetch(uri) for uri in own.uris(OBJECT_EVENTS)],
+                repository_events=[fetch(uri) for uri in own.uris(REPOSITORY_EVENTS)],
+                later_bases=bases,
+            )
+        )
+        draft = self._store.scratch_dir / f"ingest-tail-{secrets.token_hex(8)}.parquet"
+        try:
+            content = scan.write_tail(draft)
+            file = None
+            if content.digest == own.tail_digest and own.tail_uri is not None:
+                uri, generation = own.tail_uri, ""
+            else:
+                generation = secrets.token_hex(16)
+                file = self._store.lake.publish(draft, dataset=TAILS, partition=day, generation=generation)
+                uri = file.uri
+        finally:
+            draft.unlink(missing_ok=True)
+        return _ScannedDay(
+            day=day,
+            facts=facts,
+            inputs_digest=self._inputs.digest(day, opening, self._as_of),
+            content=content,
+            tail=Tail(digest=content.digest, uri=uri, index_days=content.index_days),
+            generation=generation,
+            file=file,
+        )
+
+    def _write(self, scan: StorageScan, scanned: Sequence["_ScannedDay"]) -> list[StorageDayBuild]:
+        database, days = self._store.database, [one.day for one in scanned]
+        with database.transaction(*(f"{ASSET}|{day.isoformat()}" for day in days)) as connection:
+            now = read_inputs(connection, sorted(self._store.sources), days[-1])
+            opening = now.opening(days[0])
+            for one in scanned:
+                if now.digest(one.day, opening, self._as_of) != one.inputs_digest:
+                    raise _InputsChanged
+                opening = one.tail
+            verdicts = self._verdicts(connection, scanned)
+            held = {day for day in days if checks.holds(verdicts[day])}
+            built = [day for day in days if day not in held]
+            for table, name in ((STATES, "states"), (USAGE, "usage")):
+                replace_days(connection, table, built, scan.rows(name, built))
+            # a person who looks at a held day wants to see why, and the next day begins from what is true
+            for table, name in ((DRIFTS, "drifts"), (BASES, "bases")):
+                replace_days(connection, table, days, scan.rows(name, days))
+            self._write_builds(connection, scanned, held)
+            self._write_tails(connection, scanned)
+            guard_store.record(connection, (one for day in days for one in verdicts[day]), run_id=self._run_id)
+        return [_build(one, "held" if one.day in held else "built", verdicts[one.day]) for one in scanned]
+
+    def _verdicts(
+        self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"]
+    ) -> Mapping[date, tuple[Verdict, ...]]:
+        digests = {one.day.isoformat(): one.inputs_digest for one in scanned}
+        released = guard_store.released_guards(connection, ASSET, digests)
+        found = {}
+        for one in scanned:
+            in_lake = self._inputs.days[one.day].lake_rows(SNAPSHOTS, OBJECT_EVENTS, REPOSITORY_EVENTS)
+            ends_early = self._as_of is not None and self._as_of < day_end(one.day)
+            verdicts = judge(
+                one.facts,
+                inputs_digest=one.inputs_digest,
+                in_lake=one.facts.records_read if ends_early else in_lake,
+                policy=self._store.policy,
+            )
+            found[one.day] = checks.with_releases(verdicts, released.get(one.day.isoformat(), frozenset()))
+        return found
+
+    def _write_builds(self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"], held: set[date]) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                """
+                insert into usage.build (
+                    asset, partition_key, state, inputs_digest, rules_digest, generations, records_read,
+                    billable_records, not_billable_records, duplicate_records, conflict_records, usage_rows,
+                    code_version, run_id
+                )
+                values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s)
+                on conflict (asset, partition_key) do update set
+                    state = excluded.state,
+                    inputs_digest = excluded.inputs_digest,
+                    rules_digest = excluded.rules_digest,
+                    generations = excluded.generations,
+                    records_read = excluded.records_read,
+                    billable_records = excluded.billable_records,
+                    not_billable_records = excluded.not_billable_records,
+                    duplicate_records = excluded.duplicate_records,
+                    usage_rows = excluded.usage_rows,
+                    code_version = excluded.code_version,
+                    run_id = excluded.run_id,
+                    built_at = now()
+                """,
+                [self._build_row(one, "held" if one.day in held else "built") for one in scanned],
+            )
+
+    def _build_row(self, one: "_ScannedDay", state: str) -> tuple[object, ...]:
+        # Counted once is what has an effect, or waits for a snapshot to have one.
+        unsized = one.facts.unsized_today
+        return (
+            ASSET,
+            one.day,
+            state,
+            one.inputs_digest,
+            self._rules.digests[one.day],
+            json.dumps(list(self._inputs.days[one.day].generations)),
+            one.facts.records_read,
+            one.facts.applied - unsized,
+            unsized,
+            one.facts.records_read - one.facts.applied,
+            one.facts.usage_rows,
+            self._code_version,
+            self._run_id,
+        )
+
+    def _write_tails(self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"]) -> None:
+        for one in scanned:
+            if one.file is None:
+                continue
+            write_generation(
+                connection,
+                TAILS,
+                one.day,
+                one.generation,
+                one.file,
+                rows=one.content.rows,
+                event_days={one.day: one.content.rows},
+                inputs_digest=one.inputs_digest,
+                code_version=self._code_version,
+                run_id=self._run_id,
+            )
+            connection.execute(
+                """
+                insert into usage.storage_tail (event_day, tail_digest, index_days, repositories) values (%s, %s, %s, %s)
+                on conflict (event_day) do update set
+                    tail_digest = excluded.tail_digest,
+                    index_days = excluded.index_days,
+                    repositories = excluded.repositories
+                """,
+                [one.day, one.content.digest, list(one.content.index_days), one.content.repositories],
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ScannedDay:
+    """A day that is worked out and not yet written. `file` None: its tail is the one that the lake has already."""
+
+    day: date
+    facts: StorageFacts
+    inputs_digest: str
+    content: TailContent
+    tail: Tail
+    generation: str
+    file: LakeFile | None
+
+
+def _build(one: _ScannedDay, state: str, verdicts: tuple[Verdict, ...]) -> StorageDayBuild:
+    facts = one.facts
+    return StorageDayBuild(
+        day=one.day,
+        state=state,
+        repositories=facts.repositories,
+        events_read=facts.object_events + facts.repository_events,
+        snapshots_read=facts.snapshots,
+        duplicates=facts.records_read - facts.applied,
+        unsized_waiting=facts.unsized_waiting,
+        drift_failures=facts.drift_failures,
+        visibility_mismatches=facts.mismatch_failures,
+        usage_rows=facts.usage_rows,
+        private_byte_seconds=Decimal(facts.private).scaleb(-6),
+        public_byte_seconds=Decimal(facts.public).scaleb(-6),
+        unbilled_byte_seconds=Decimal(facts.private_of_nobody).scaleb(-6),
+        top_accounts=facts.top_accounts,
+        inputs_digest=one.inputs_digest,
+        verdicts=verdicts,
+    )
+
+
+def _never_built(inputs: StorageInputs, days: Sequence[date]) -> list[date]:
+    """Return the days up to the last of `days` that have no tail: without them the chain of days has a hole."""
+    last = max(days, default=None)
+    return [day for day, one in inputs.days.items() if last is not None and day <= last and one.tail is None]
+
+
+def _runs(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
+    """Yield runs of days that follow each other."""
+    run: list[date] = []
+    for day in days:
+        if run and day != run[-1] + DAY:
+            yield tuple(run)
+            run = []
+        run.append(day)
+    if run:
+        yield tuple(run)
+
+
+def _groups(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
+    rest = iter(days)
+    while group := tuple(islice(rest, DAYS_PER_TRANSACTION)):
+        yield group
+
+
+def _is_let_through(key: str, holding: Mapping[str, tuple[str, ...]], released: Mapping[str, frozenset[str]]) -> bool:
+    """Tell whether every guard that holds the day has been released for its inputs since."""
+    return key in holding and released.get(key, frozenset()).issuperset(holding[key])

@@ -1,0 +1,221 @@
+"""The storage SQL against the short reference, over random histories of repositories, cut into days."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from billing_pipeline.timelines import (
+    COMPLETION,
+    ObjectEvent,
+    RepositoryEvent,
+    Segment,
+    Snapshot,
+    StoragePolicy,
+    timeline,
+)
+from resources.storage_inputs import Base
+from resources.storage_scan import DaySources, StorageScan
+from resources.usage_rules import UsageRules
+from tests.storage_chain import Facts, write_rows
+
+FIRST_DAY = date(2026, 6, 1)
+DAYS = [FIRST_DAY + timedelta(days=number) for number in range(3)]
+MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
+END = MIDNIGHT + timedelta(days=3)
+NO_RULES = UsageRules(
+    billable_rule=None,  # type: ignore[arg-type] - requests alone ask for it
+    meters=(),
+    client_accounts=(),
+    client_windows=(),
+    digests={},
+)
+# Few instants, objects and ids, so that histories collide: events at a snapshot's very instant, flips inside a second.
+INSTANTS = st.builds(
+    lambda half_days, hours, us: MIDNIGHT + half_days * timedelta(hours=12) + timedelta(hours=hours, microseconds=us),
+    st.integers(0, 5),
+    st.sampled_from([0, 1, 7]),
+    st.sampled_from([0, 1, 500_000]),
+)
+SIZES = st.sampled_from([0, 1, 2_000_000_000, 10**15])
+OWNERS = st.sampled_from([None, "ann", "bob"])
+VERSIONS = st.sampled_from([None, "v1", "v2"])
+OBJECTS = st.sampled_from(["a", "b", "c"])
+SNAPSHOTS = st.builds(
+    Snapshot,
+    at=INSTANTS,
+    size_bytes=SIZES,
+    visibility=st.sampled_from([None, "public", "private"]),
+    owner=OWNERS,
+    objects=st.dictionaries(OBJECTS, st.tuples(SIZES, VERSIONS), max_size=2),
+)
+
+
+@st.composite
+def object_events(draw: st.DrawFn) -> ObjectEvent:
+    kind = draw(
+        st.sampled_from(["put", "put", "delete", "delete_version", "unsized", "part", "copied part", "completed"])
+    )
+    fields: dict[str, Any] = {
+        "event_id": draw(st.uuids()).hex,
+        "at": draw(INSTANTS),
+        "object_id": draw(OBJECTS),
+        "owner": draw(OWNERS),
+        "version_id": draw(VERSIONS),
+    }
+    match kind:
+        case "put":
+            return ObjectEvent(action="put", event_name="PutObject", size_bytes=draw(SIZES), **fields)
+        case "part" | "copied part":
+            is_copy = kind == "copied part"
+            return ObjectEvent(
+                action="part",
+                event_name="UploadPartCopy" if is_copy else "UploadPart",
+                size_bytes=None if is_copy else draw(SIZES),
+                upload_id="upload",
+                part_number=draw(st.integers(1, 3)),
+                **fields,
+            )
+        case "completed":
+            return ObjectEvent(action="unsized", event_name=COMPLETION, upload_id="upload", **fields)
+        case action:
+            return ObjectEvent(action=action, event_name="Other", **fields)
+
+
+REPOSITORY_EVENTS = st.builds(
+    lambda event_id, at, change: RepositoryEvent(event_id=event_id.hex, at=at, kind=change[0], value=change[1]),
+    st.uuids(),
+    INSTANTS,
+    st.sampled_from([("visibility", "public"), ("visibility", "private"), ("owner", "ann"), ("owner", "bob")]),
+)
+HISTORIES = st.builds(
+    lambda snapshots, events, changes: (snapshots, events, changes),
+    st.lists(SNAPSHOTS, max_size=3, unique_by=lambda one: one.at),
+    st.lists(object_events(), max_size=8),
+    st.lists(REPOSITORY_EVENTS, max_size=3),
+)
+
+
+def facts_of(histories: Mapping[str, tuple[Any, Any, Any]]) -> Facts:
+    return Facts(
+        snapshots=[(name, one) for name, (snapshots, _, _) in histories.items() for one in snapshots],
+        object_events=[(name, one) for name, (_, events, _) in histories.items() for one in events],
+        repository_events=[(name, one) for name, (_, _, changes) in histories.items() for one in changes],
+    )
+
+
+class Chain:
+    """Runs days through scans, as the store does, without PostgreSQL. `scans`: days of one connection."""
+
+    def __init__(self, folder: Path, facts: Facts, *, days_per_scan: int = 3, rules: UsageRules = NO_RULES) -> None:
+        self.folder, self.facts, self.rules, self.days_per_scan = folder, facts, rules, days_per_scan
+        self.bases: dict[date, dict[str, Base]] = {}
+        self.states: list[tuple[Any, ...]] = []
+        self.results: dict[date, Any] = {}
+        self.drifts: list[tuple[Any, ...]] = []
+        self.run()
+        # what later days have found about how repositories began is known the second time
+        self.run()
+
+    def run(self) -> None:
+        opening: Path | None = None
+        self.states, self.drifts = [], []
+        for start in range(0, len(DAYS), self.days_per_scan):
+            with StorageScan(self.rules, StoragePolicy(), opening=opening, scratch_dir=self.folder) as scan:
+                for day in DAYS[start : start + self.days_per_scan]:
+                    self.results[day] = scan.scan(self.sources(day))
+                    opening = self.folder / f"tail-{day}.parquet"
+                    scan.write_tail(opening)
+                days = DAYS[start : start + self.days_per_scan]
+                self.states += [tuple(row.values()) for batch in scan.rows("states", days) for row in batch.to_pylist()]
+                self.drifts += [tuple(row.values()) for batch in scan.rows("drifts", days) for row in batch.to_pylist()]
+                for batch in scan.rows("bases", days):
+                    for row in batch.to_pylist():
+                        names = ("repository", "base_bytes", "base_visibility", "base_owner")
+                        found = Base(**{name: row[name] for name in names})
+                        self.bases.setdefault(row["event_day"], {})[row["repository"]] = found
+
+    def sources(self, day: date) -> DaySources:
+        paths = {}
+        for dataset, rows in self.facts.rows().items():
+            # a delivery holds other days too: the scan takes the day's
+            paths[dataset] = (
+                [write_rows(self.folder / f"{dataset.replace('/', '-')}.parquet", dataset, rows)] if rows else []
+            )
+        later: dict[str, dict[str, Any]] = {}
+        began = self.began()
+        for found_on in sorted(self.bases):
+            for repository, base in self.bases[found_on].items():
+                if began[repository] <= day < found_on:
+                    for name in ("base_bytes", "base_visibility", "base_owner"):
+                        kept = later.setdefault(repository, {})
+                        kept[name] = kept.get(name) if kept.get(name) is not None else getattr(base, name)
+        return DaySources(
+            day=day,
+            end=datetime.combine(day, time(), UTC) + timedelta(days=1),
+            snapshots=paths["core/storage_snapshots"],
+            listings=paths["core/storage_objects"],
+            object_events=paths["core/object_events"],
+            repository_events=paths["core/visibility_events"],
+            later_bases=[Base(repository=name, **base) for name, base in later.items()],
+        )
+
+    def began(self) -> dict[str, date]:
+        # parts alone are no evidence of a repository
+        known = [(name, one.at) for name, one in self.facts.snapshots]
+        known += [(name, one.at) for name, one in self.facts.object_events if one.action != "part"]
+        known += [(name, one.at) for name, one in self.facts.repository_events]
+        return {name: min(at.date() for other, at in known if other == name) for name, _ in known}
+
+    def segments(self, repository: str) -> list[tuple[Any, ...]]:
+        """Return (start, end, bytes, visibility, owner, basis, byte-seconds) of a repository."""
+        return [
+            (start.replace(tzinfo=UTC), end.replace(tzinfo=UTC), size, visibility, owner, basis, byte_seconds)
+            for _, name, start, end, size, visibility, owner, _, byte_seconds, basis in sorted(
+                self.states, key=lambda row: row[:3]
+            )
+            if name == repository
+        ]
+
+
+def by_day(segments: Sequence[Segment]) -> list[tuple[Any, ...]]:
+    """Return the reference's segments cut at midnight, as the table has them."""
+    cut = []
+    for one in segments:
+        for day in DAYS:
+            start = max(one.start, datetime.combine(day, time(), UTC))
+            end = min(one.end, datetime.combine(day, time(), UTC) + timedelta(days=1))
+            if start < end:
+                part = Segment(start=start, end=end, size_bytes=one.size_bytes, visibility=one.visibility,
+                               owner=one.owner, basis=one.basis)  # fmt: skip
+                cut.append((start, end, one.size_bytes, one.visibility, one.owner, str(one.basis), part.byte_seconds))
+    return cut
+
+
+def assert_as_reference(chain: Chain, histories: Mapping[str, tuple[Any, Any, Any]]) -> None:
+    for name, (snapshots, events, changes) in histories.items():
+        expected = timeline(snapshots, events, changes, end=END)
+        assert chain.segments(name) == by_day(expected.segments)
+        drifts = [
+            (name, drift.at.replace(tzinfo=None), drift.derived_bytes, drift.snapshot_bytes, drift.drift_bytes,
+             drift.derived_visibility, drift.snapshot_visibility, drift.visibility_mismatch, drift.unsized_events)
+            for drift in expected.drifts
+            if drift.drift_bytes or drift.visibility_mismatch
+        ]  # fmt: skip
+        assert [row[1:-1] for row in sorted(chain.drifts, key=lambda row: row[:3]) if row[1] == name] == drifts
+    for facts in chain.results.values():
+        assert facts.of_segments == facts.of_changes
+
+
+class TestAgainstTheReference:
+    @settings(max_examples=60)
+    @given(histories=st.dictionaries(st.sampled_from(["r1", "r2"]), HISTORIES, min_size=1, max_size=2))
+    def test_random_histories_give_the_same_states_and_drifts(
+        self, tmp_path_factory: pytest.TempPathFactory, histories: dict[str, tuple[Any, Any, Any]]
+    ) -> None:
+        chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
+        assert_as_reference(chain, histories)
