@@ -60,8 +60,8 @@ class BalanceUsage:
 
     version: PriceVersion
     multiplier: Decimal
-    quantity: Decimal
-    included: Decimal
+    quantity: Exact
+    included: Exact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
 
     `usage` is in order of versions, each version's part for itself; `unit` is the meter's. Tiers, packages and included
     units go on counting from one version to the next, unless a version restarts them: 0.10 until the 15th and 0.20 from the
-    16th of 30 days at 1 a day is 15 x 0.10 + 15 x 0.20 = 4.50.
+    16th of 30 days at 1 a day is 15 x 0.10 + 15 x 0.20 = 4.50. A prepaid price is rated as if every multiplier were 1.
 
     Raises:
         NegativeQuantityError: a quantity below 0.
@@ -123,6 +123,8 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
                 bill="this charge is not changed; what is booked stays",
                 fix="find the usage rows below 0 in usage.metered and build their days again",
             )
+    if price.is_prepaid:
+        return rate_balance(price=price, unit=unit, usage=list(_by_quota(usage)))
     versions = [part.version for part in usage]
     decimals = [part.quantity for part in usage if isinstance(part.quantity, Decimal)]
     if len(decimals) == len(usage):
@@ -152,7 +154,7 @@ def rate_balance(*, price: Price, unit: str, usage: Sequence[BalanceUsage]) -> R
         share = _ONE if version.conversion is None else version.conversion.share
         priced_unit = unit if version.conversion is None else version.conversion.unit
         quantities.append(exact_product(part.quantity, times=share, over=_ONE))
-        paid = part.quantity - part.included
+        paid = exact_sum([part.quantity, -part.included])
         if paid:
             size = exact_product(paid, times=share, over=_ONE)
             with exact_arithmetic():
@@ -171,6 +173,18 @@ def rate_balance(*, price: Price, unit: str, usage: Sequence[BalanceUsage]) -> R
             )
     total = exact_sum([line.amount for line in lines])
     return Rated(lines=tuple(lines), quantity=exact_sum(quantities), unit=priced_unit, exact=total)
+
+
+def _by_quota(usage: Sequence[VersionUsage]) -> Iterator[BalanceUsage]:
+    used: Exact = _ZERO
+    for part in usage:
+        if not isinstance(part.version.model, MeteredBalance):
+            raise TypeError(f"version {part.version.version} is not prepaid")
+        quota = Decimal(part.version.model.included_quota_bytes)
+        upto = exact_sum([used, part.quantity])
+        included = exact_sum([min(quota, upto), -min(quota, used)])
+        yield BalanceUsage(version=part.version, multiplier=_ONE, quantity=part.quantity, included=included)
+        used = upto
 
 
 def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
@@ -315,7 +329,7 @@ def _steps(
         case FlatFee():
             raise TypeError(f"price {price.price_id!r} version {version.version} has no meter: rate_flat_fee rates it")
         case MeteredBalance():
-            raise TypeError(f"price {price.price_id!r} version {version.version} is prepaid: rate_balance rates it")
+            raise TypeError(f"price {price.price_id!r} version {version.version} is not of a prepaid price")
 
 
 def _graduated(
