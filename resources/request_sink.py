@@ -265,14 +265,16 @@ class _SeenHashes:
 class _HashFile:
     """The hashes of all rows written, on disk: 16 bytes a row that memory need not hold."""
 
-    _PIECE = 1 << 20
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("w+b")
+        # Rows of each batch: its identity hashes lie before its content hashes.
+        self._batches: list[int] = []
 
     def append(self, hashes: _Hashes) -> None:
-        np.column_stack([hashes.identity, hashes.content]).tofile(self._file)
+        hashes.identity.tofile(self._file)
+        hashes.content.tofile(self._file)
+        self._batches.append(len(hashes.identity))
 
     def matching(self, identities: _Words) -> _Hashes:
         """Return the hashes of written rows whose identity is among `identities`."""
@@ -283,15 +285,19 @@ class _HashFile:
             bits *= 2
         table = _BitTable(bits)
         table.put(wanted)
-        found = [np.empty((0, 2), dtype=np.uint64)]
+        nothing = np.empty(0, dtype=np.uint64)
+        found = [_Hashes(nothing, nothing)]
         self._file.seek(0)
-        while len(piece := np.fromfile(self._file, dtype=np.uint64, count=2 * self._PIECE)):
-            pairs = piece.reshape(-1, 2)
-            pairs = pairs[table.has(pairs[:, 0])]
-            place = np.minimum(np.searchsorted(wanted, pairs[:, 0]), len(wanted) - 1)
-            found.append(pairs[wanted[place] == pairs[:, 0]])
-        matched = np.concatenate(found)
-        return _Hashes(matched[:, 0].copy(), matched[:, 1].copy())
+        for rows in self._batches:
+            identity = np.fromfile(self._file, dtype=np.uint64, count=rows)
+            content = np.fromfile(self._file, dtype=np.uint64, count=rows)
+            likely = np.flatnonzero(table.has(identity))
+            place = np.minimum(np.searchsorted(wanted, identity[likely]), len(wanted) - 1)
+            likely = likely[wanted[place] == identity[likely]]
+            found.append(_Hashes(identity[likely], content[likely]))
+        return _Hashes(
+            np.concatenate([hashes.identity for hashes in found]), np.concatenate([hashes.content for hashes in found])
+        )
 
     def close(self) -> None:
         try:

@@ -400,6 +400,16 @@ def run_without_parameters(
         reading.connection.unregister(name)
 
 
+class TestHolds:
+    @pytest.mark.parametrize("key", [b'"bytes"', b'"a"', b'"ab"'])
+    @pytest.mark.parametrize("size", [0, 5, (1 << 18) - 2, (1 << 18) + 9])
+    def test_finds_a_key_wherever_it_is(self, key: bytes, size: int) -> None:
+        for place in {*range(min(size, 9)), *range(max(0, size - 20), size + 1)}:
+            data = b"." * place + key + b"." * (size - place)
+            assert request_reader._holds(data, key)
+            assert not request_reader._holds(data.replace(key, key[:-1] + b"."), key)
+
+
 class TestPrefetch:
     def test_lets_the_error_of_the_consumer_through_while_the_next_block_is_being_made(self) -> None:
         # Found while measuring: closing a generator that a thread is running hid the real error.

@@ -150,11 +150,11 @@ class TestDeduplication:
         assert (done.rows, done.conflicting_identities) == (2, 0)
 
     def test_finds_a_repeat_far_behind_its_first_among_many(
-        self, path: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, connection: duckdb.DuckDBPyConnection
     ) -> None:
-        monkeypatch.setattr(request_sink._HashFile, "_PIECE", 1_000)
         many = [(f"r{number}", 1) for number in range(30_000)]
-        done = written(path, connection, [("api", 1, many), ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
+        parts = [("api", 1, many[start : start + 1_000]) for start in range(0, len(many), 1_000)]
+        done = written(path, connection, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
         assert (done.rows, done.conflicting_identities) == (30_001, 1)
 
     def test_drops_the_right_rows_though_threads_give_hashes_back_in_any_order(self, tmp_path: Path) -> None:
