@@ -2,7 +2,7 @@
 
 What an exporter says is believed only where it can be: the node and environment that the source names, a cursor that moves,
 instants inside the window that was asked for. Not here: HTTP, TLS and credentials (exporter_transport), the words of a
-snapshot (billing_pipeline/sources/traffic_snapshots), what is done with it (traffic_store).
+snapshot or of Xray (billing_pipeline/sources), what is done with it (traffic_store).
 """
 
 import time
@@ -14,6 +14,7 @@ from typing import Self, TypeAlias
 
 from billing_pipeline.periods import as_utc
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.prometheus_text import PrometheusTextError
 from billing_pipeline.sources.traffic_snapshots import (
     BodyUnreadableError,
     Pseudonymise,
@@ -24,6 +25,7 @@ from billing_pipeline.sources.traffic_snapshots import (
     is_name,
     parse_snapshot,
 )
+from billing_pipeline.sources.xray_outputs import XrayFormat, XrayNodeError, XrayOutputError, read_output
 from resources.exporter_transport import (
     ExporterAnswerError,
     ExporterConnection,
@@ -104,11 +106,15 @@ class ExporterClient:
     def latest(self) -> TrafficSnapshot | None:
         """Return the newest snapshot; None while the exporter has none.
 
+        Of a source whose format is an output of Xray: what `base_url` itself says now, dated by the clock.
+
         Raises:
             ExporterIdentityError: it is of another node or environment.
             ExporterAnswerError: it is no snapshot.
             ExporterError: it cannot be reached, or refuses (see exporter_transport).
         """
+        if self._source.format != "snapshots":
+            return self._output(self._source.format)
         try:
             value = self._decoded(self._connection.get(_LATEST, {}))
         except ExporterHttpError as error:
@@ -122,14 +128,6 @@ class ExporterClient:
         if reading.reason is Reason.SENTINEL_TIME:
             return None
         raise self._answer(f"its latest snapshot is refused: {reading.reason}, field {reading.field}")
-
-    def output(self) -> bytes:
-        """Return what `base_url` itself answers: an output of Xray, for a source whose format is not `snapshots`.
-
-        Raises:
-            ExporterError: it cannot be reached, or refuses (see exporter_transport).
-        """
-        return self._connection.get("", {})
 
     def window(self, since: datetime, until: datetime) -> Iterator[WindowPage]:
         """Yield the pages of the snapshots collected in `[since, until]`, both ends included, as they are read.
@@ -162,6 +160,22 @@ class ExporterClient:
                 return
             before = frozenset(key for key, _ in page.readings)
         raise self._answer(f"its window has more than {_MOST_PAGES} pages")
+
+    def _output(self, output_format: XrayFormat) -> TrafficSnapshot:
+        source, body = self._source, self._connection.get("", {})
+        try:
+            return read_output(
+                body,
+                output_format=output_format,
+                env=source.env,
+                node=source.node,
+                collected_at=self._clock(),
+                pseudonymise=self._pseudonymise,
+            )
+        except XrayNodeError as error:
+            raise ExporterIdentityError(source.name, ExporterErrorKind.IDENTITY, error.what, fix=error.fix) from None
+        except (XrayOutputError, BodyUnreadableError, PrometheusTextError) as error:
+            raise self._answer(error.what) from None
 
     def _page(self, since: datetime, until: datetime, cursor: str | None) -> _Page:
         parameters = {"since": _rfc3339(since), "until": _rfc3339(until), "limit": str(self._source.limit)}

@@ -115,7 +115,7 @@ def node_counters(
 def drawn_nodes(seed: int, count: int, *, start: datetime, days: int) -> tuple[SimulatedNode, ...]:
     """Return `count` nodes whose mishaps over `days` are drawn from the seed: restarts, hours away, skewed clocks.
 
-    The first one restarts every day.
+    All of them started an hour before `start`; the first one restarts every day.
     """
     nodes = []
     for number in range(count):
@@ -130,7 +130,8 @@ def drawn_nodes(seed: int, count: int, *, start: datetime, days: int) -> tuple[S
         nodes.append(
             SimulatedNode(
                 name=f"node-{number + 1}.example",
-                booted_at=start,
+                # Counters are not at zero when the first snapshot is read.
+                booted_at=start - timedelta(hours=1),
                 restarts=tuple(restarts),
                 away=tuple(Window(begin, begin + timedelta(hours=choice.randrange(1, 4))) for begin in away),
                 clock_skew_seconds=choice.choice((0, 0, -20, 45)),

@@ -41,9 +41,9 @@ def environment(certificates: ExporterCertificates) -> Mapping[str, str]:
     }
 
 
-def source_at(base_url: str, *, names: str = "token_env ca_env", **changes: Any) -> TrafficSource:
-    """Return the source of the first node; `names`: which variables it names."""
-    given = {"name": "node-1", "env": "prod", "node": NODE, "base_url": f"{base_url}/{NODE}", "timeout_seconds": 10}
+def source_at(server: str, /, *, names: str = "token_env ca_env", **changes: Any) -> TrafficSource:
+    """Return the source of the first node at a server's URL; `names`: which variables it names."""
+    given = {"name": "node-1", "env": "prod", "node": NODE, "base_url": f"{server}/{NODE}", "timeout_seconds": 10}
     return TrafficSource(**{**given, **{name: VARIABLES[name] for name in names.split()}, **changes})
 
 
@@ -53,11 +53,12 @@ def no_pause(seconds: float) -> None:
 
 def client_at(
     certificates: ExporterCertificates,
-    base_url: str,
+    server: str,
+    /,
     *,
     pause: Callable[[float], None] = no_pause,
     environ: Mapping[str, str] | None = None,
     **source: Any,
 ) -> ExporterClient:
     """Return a client of the first node that never waits between attempts."""
-    return ExporterClient(source_at(base_url, **source), environ or environment(certificates), pause=pause)
+    return ExporterClient(source_at(server, **source), environ or environment(certificates), pause=pause)
