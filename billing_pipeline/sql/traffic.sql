@@ -1,0 +1,27 @@
+-- traffic. Grain: event_day, account_id, meter_id, period_start, env, node, inbound_tag. From: traffic_hours, traffic_streams,
+-- meters. Sums are exact: HUGEINT, then DECIMAL(38, 9).
+create or replace temp table traffic as
+select
+    hours.event_day,
+    hours.account_id,
+    meters.meter_id,
+    hours.period_start,
+    hours.period_end,
+    streams.env,
+    streams.node,
+    streams.inbound_tag,
+    sum(
+        case meters.field
+            when 'uplink_bytes' then hours.uplink_bytes
+            when 'downlink_bytes' then hours.downlink_bytes
+            else hours.uplink_bytes + hours.downlink_bytes
+        end
+    )::decimal(38, 9) as quantity,
+    meters.unit,
+    sum(hours.bucket_count)::bigint as bucket_count,
+from traffic_hours as hours
+join traffic_streams as streams using (stream_key)
+join meters on list_contains(meters.envs, streams.env)
+where hours.account_id is not null and not hours.is_held
+group by all
+having quantity > 0

@@ -1,0 +1,348 @@
+"""The traffic SQL against the short reference, over generated histories: restarts, resets, two writers, any split in days."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from billing_pipeline.catalog import BillableRule
+from billing_pipeline.counters import Basis, StreamDay
+from billing_pipeline.meters import Aggregation, Meter, MeterSource
+from resources.traffic_config import TrafficSource
+from resources.traffic_facts import TrafficFacts
+from resources.traffic_inputs import FirstSnapshot
+from resources.traffic_scan import TrafficScan, TrafficScanInputs
+from resources.usage_rules import BEGINNING, END, ClientAccount, ClientWindow, UsageRules
+from tests.traffic_chain import ACME, DAY, OTHER, Reading, Reference, Stream, at, kept, readings, source, write_samples
+
+DAYS = tuple(DAY + timedelta(days=number) for number in range(3))
+HOUR = timedelta(hours=1)
+# The second of the two belongs to an account from the middle of a minute on; the third to nobody.
+MOVED_AT = at("00:30:20", DAYS[1])
+CUT_AT = at("00:15:30")
+UNKNOWN = "33333333-3333-3333-3333-333333333333"
+METERS = tuple(
+    Meter(
+        meter_id=name,
+        version=1,
+        aggregation=Aggregation.SUM,
+        unit="byte",
+        field=f"{name}_bytes",
+        source=MeterSource.TRAFFIC,
+        envs=frozenset(envs),
+    )
+    for name, envs in (("uplink", {"prod"}), ("downlink", {"prod"}), ("total", {"prod", "preview"}))
+)
+RULES = UsageRules(
+    billable_rule=BillableRule(version=1, success_statuses=((200, 299),), endpoints=frozenset()),
+    meters=METERS,
+    client_accounts=(
+        ClientAccount(client_id=ACME, account_id="acme", valid_from=BEGINNING, valid_to=END),
+        ClientAccount(client_id=OTHER, account_id="other", valid_from=MOVED_AT, valid_to=END),
+    ),
+    client_windows=(
+        ClientWindow(client_id=ACME, hour_start=at("00:00"), start=at("00:00"), end=CUT_AT),
+        ClientWindow(client_id=ACME, hour_start=at("00:00"), start=CUT_AT, end=at("01:00")),
+        ClientWindow(client_id=OTHER, hour_start=at("00:00", DAYS[1]), start=at("00:00", DAYS[1]), end=MOVED_AT),
+        ClientWindow(client_id=OTHER, hour_start=at("00:00", DAYS[1]), start=MOVED_AT, end=at("01:00", DAYS[1])),
+    ),
+    digests={},
+)
+SOURCES = (
+    source(on_first="full", on_reset="from_zero", region="asia", line="cn2"),
+    *(
+        policies
+        for number in range(30)
+        for policies in (
+            source(f"jp-{number}", on_first="full", on_reset="from_zero", region="asia", line="cn2"),
+            source(f"de-{number}", max_resets_per_hour=1),
+            source(f"jp-{number}", "preview"),
+        )
+    ),
+)
+STREAMS = [(account_uuid, inbound) for account_uuid in (ACME, OTHER, UNKNOWN) for inbound in ("xhttp", "tcp", "")]
+Minutes = dict[tuple[object, ...], tuple[object, ...]]
+
+
+def account(account_uuid: str, bucket_start: datetime) -> str | None:
+    if account_uuid == ACME:
+        return "acme"
+    return "other" if account_uuid == OTHER and bucket_start >= MOVED_AT else None
+
+
+def first_snapshots(samples: Iterable[Reading]) -> dict[tuple[str, str], datetime]:
+    found: dict[tuple[str, str], datetime] = {}
+    for one in samples:
+        node = (one.env, one.node)
+        found[node] = min(found.get(node, one.collected_at), one.collected_at)
+    return found
+
+
+def scan(
+    folder: Path,
+    samples: Sequence[Reading],
+    *,
+    days: Sequence[date] = DAYS,
+    tail: Path | None = None,
+    firsts: dict[tuple[str, str], datetime] | None = None,
+    sources: Sequence[TrafficSource] = SOURCES,
+    row_group_size: int = 100_000,
+    first_snapshots_seen: tuple[FirstSnapshot, ...] | None = None,
+) -> TrafficScan:
+    """Scan the samples, one file per day, in the order given."""
+    files = []
+    for day in days:
+        own = [one for one in samples if one.day == day]
+        if own:
+            files.append(write_samples(folder / f"{day}.parquet", own, row_group_size=row_group_size))
+    inputs = TrafficScanInputs(
+        days=tuple(days),
+        sample_files=tuple(files),
+        tail_file=tail,
+        first_snapshots=first_snapshots_seen
+        or tuple(
+            FirstSnapshot(env=env, node=node, collected_at=when, conflicting_streams=())
+            for (env, node), when in (first_snapshots(samples) if firsts is None else firsts).items()
+        ),
+        policies={(one.env, one.node): one for one in sources},
+        rules=RULES,
+    )
+    return TrafficScan(inputs, scratch_dir=folder / "scratch", memory_limit="256MB", threads=1)
+
+
+def minutes_of(result: TrafficScan, days: Sequence[date] = DAYS) -> Minutes:
+    """Return (account, env, node, uuid, inbound, minute) -> (uplink, downlink, basis, epoch, loss)."""
+    return {
+        (
+            *(row[name] for name in ("account_id", "env", "node", "account_uuid", "inbound_tag")),
+            utc(row["bucket_start"]),
+        ): (
+            *(row[name] for name in ("uplink_bytes", "downlink_bytes", "basis", "epoch")),
+            int(row["suspected_loss_bytes"]),
+        )
+        for batch in result.minute_rows(days)
+        for row in batch.to_pylist()
+    }
+
+
+def by_time(result: TrafficScan) -> list[tuple[object, ...]]:
+    """Return the minutes of one stream in order."""
+    return [minute for _, minute in sorted(minutes_of(result).items())]
+
+
+def reference_minutes(found: dict[date, dict[Stream, StreamDay]]) -> Minutes:
+    expected: Minutes = {}
+    for streams in found.values():
+        for stream, one in streams.items():
+            for minute in () if one.is_held else one.minutes:
+                owner = account(stream[2], minute.bucket_start)
+                if owner and (minute.uplink_bytes or minute.downlink_bytes or minute.basis is not Basis.DIFFERENCE):
+                    expected[owner, *stream, minute.bucket_start] = (
+                        minute.uplink_bytes,
+                        minute.downlink_bytes,
+                        minute.basis.name.lower(),
+                        minute.epoch,
+                        minute.suspected_loss_bytes,
+                    )
+    return expected
+
+
+def window_of(owner: str, bucket_start: datetime) -> tuple[datetime, datetime]:
+    hour = bucket_start.replace(minute=0)
+    client = {"acme": ACME, "other": OTHER}[owner]
+    for window in RULES.client_windows:
+        if window.client_id == client and window.start <= bucket_start < window.end:
+            return window.start, window.end
+    return hour, hour + HOUR
+
+
+def reference_usage(expected: Minutes) -> dict[tuple[object, ...], int]:
+    usage: dict[tuple[object, ...], int] = defaultdict(int)
+    for (owner, env, node, _, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
+        for meter in METERS:
+            value = {"uplink_bytes": uplink, "downlink_bytes": downlink}.get(meter.field or "", uplink + downlink)  # type: ignore[operator]
+            if env in meter.envs and value:
+                usage[owner, meter.meter_id, *window_of(owner, bucket_start), env, node, inbound] += value  # type: ignore[operator,arg-type]
+    return dict(usage)
+
+
+def usage_of(result: TrafficScan) -> dict[tuple[object, ...], int]:
+    return {
+        (
+            *(row[name] for name in ("account_id", "meter_id")),
+            *(utc(row[name]) for name in ("period_start", "period_end")),
+            *(row[name] for name in ("env", "node", "inbound_tag")),
+        ): int(row["quantity"])
+        for batch in result.usage_rows(DAYS)
+        for row in batch.to_pylist()
+    }
+
+
+def utc(naive: datetime) -> datetime:
+    return naive.replace(tzinfo=UTC)
+
+
+def assert_conserved(facts: TrafficFacts, streams: dict[Stream, StreamDay]) -> None:
+    """Compare a day's counts with the reference's."""
+    total = sum(minute.uplink_bytes + minute.downlink_bytes for one in streams.values() for minute in one.minutes)
+    assert facts.minute_bytes == facts.conserved_bytes == total
+    assert (
+        facts.samples_read
+        == facts.billable + sum(facts.not_billable_by_reason.values()) + facts.duplicates + facts.conflicts
+    )
+    assert set(facts.held_streams) == {"/".join(stream) for stream, one in streams.items() if one.is_held}
+    assert set(facts.reset_streams) == {
+        "/".join(stream)
+        for stream, one in streams.items()
+        if not one.is_held and (one.resets or any(minute.suspected_loss_bytes for minute in one.minutes))
+    }
+
+
+def histories(seed: int, count: int = 30) -> list[Reading]:
+    """Return what a few streams on each of `count` nodes said over three days; each node is a history of its own."""
+    chance = random.Random(seed)
+    samples = []
+    for number in range(count):
+        env, node = chance.choice([("prod", "jp"), ("prod", "de"), ("prod", "us"), ("preview", "jp")])
+        for account_uuid, inbound in chance.sample(STREAMS, chance.choice([1, 2, 4])):
+            samples += _stream_history(
+                chance, env=env, node=f"{node}-{number}", account_uuid=account_uuid, inbound_tag=inbound
+            )
+    return samples
+
+
+def _stream_history(chance: random.Random, **stream: str) -> list[Reading]:
+    started = at("00:00") + timedelta(minutes=chance.choice([0, 0, 5, 1400, 1435, 2870]))
+    writers = [[0, 0, started], [chance.randrange(10**6), chance.randrange(10**6), started - 10 * HOUR]]
+    tells_uptime, shared = chance.random() < 0.5, chance.random() < 0.25
+    when, found = started, []
+    for _ in range(chance.randrange(1, 25)):
+        writer = writers[chance.randrange(2) if shared else 0]
+        if chance.random() < 0.15:
+            writer[:] = [0, 0, when - timedelta(seconds=chance.randrange(60), microseconds=chance.randrange(10**6))]
+        for direction in (0, 1):
+            writer[direction] += chance.choice([0, 0, 1, 100, 2**40])  # type: ignore[operator]
+            if chance.random() < 0.05:
+                writer[direction] = chance.randrange(50)
+        uptime = (when - writer[2]) // timedelta(seconds=1)  # type: ignore[operator]
+        found.append(
+            Reading(
+                collected_at=when,
+                uplink_bytes=writer[0],  # type: ignore[arg-type]
+                downlink_bytes=writer[1],  # type: ignore[arg-type]
+                uptime_seconds=uptime if tells_uptime and uptime >= 0 else None,
+                **stream,
+            )
+        )
+        when += timedelta(
+            seconds=chance.choice([1, 20, 60, 60, 60, 600, 3600, 40_000]), microseconds=chance.choice([0, 0, 250_000])
+        )
+        if when >= at("00:00", DAYS[-1]) + timedelta(days=1):
+            break
+    return found
+
+
+class TestMinutesOfSamples:
+    @pytest.mark.parametrize("seed", range(12))
+    def test_equal_the_reference(self, tmp_path: Path, seed: int) -> None:
+        samples = histories(seed)
+        found = Reference(first_snapshots(samples), SOURCES).days(samples)
+        expected = reference_minutes(found)
+        with scan(tmp_path, kept(samples)) as result:
+            assert minutes_of(result) == expected
+            assert usage_of(result) == reference_usage(expected)
+            facts = result.facts()
+            for day in DAYS:
+                assert_conserved(facts[day], found.get(day, {}))
+
+    @pytest.mark.parametrize("seed", range(100, 104))
+    def test_do_not_depend_on_order_or_copies(self, tmp_path: Path, seed: int) -> None:
+        samples, chance = histories(seed), random.Random(seed)
+        copies = chance.sample(samples, 20)
+        with scan(tmp_path, kept(samples)) as result:
+            expected, usage = minutes_of(result), usage_of(result)
+        shuffled = [*samples, *copies]
+        chance.shuffle(shuffled)
+        with scan(tmp_path, shuffled) as result:
+            assert (minutes_of(result), usage_of(result)) == (expected, usage)
+            facts = result.facts().values()
+            assert sum(one.duplicates for one in facts) == len(copies)
+            assert sum(one.samples_read for one in facts) == len(samples) + len(copies)
+
+    @pytest.mark.parametrize("seed", range(200, 204))
+    def test_of_days_one_by_one_equal_those_of_all_days_at_once(self, tmp_path: Path, seed: int) -> None:
+        samples = histories(seed)
+        firsts = first_snapshots(samples)
+        with scan(tmp_path, kept(samples)) as result:
+            expected, earlier = minutes_of(result), result.earlier_digests()
+            tails = {day: result.write_tail(day).digest for day in DAYS}
+        one_by_one: Minutes = {}
+        tail: Path | None = None
+        for day in DAYS:
+            with scan(tmp_path, kept(samples), days=(day,), tail=tail, firsts=firsts) as result:
+                one_by_one |= minutes_of(result, [day])
+                written = result.write_tail(day)
+                assert written.digest == tails[day]
+                assert result.earlier_digests().get(day) == earlier.get(day)
+                tail = tmp_path / "tail.parquet"
+                tail.write_bytes(written.file.read_bytes())
+        assert one_by_one == expected
+
+    def test_of_many_samples_in_many_row_groups_equal_the_reference(self, tmp_path: Path) -> None:
+        # DuckDB works in blocks of 2,048 rows and Parquet in groups: a neighbour must be found across both
+        chance = random.Random(7)
+        samples = [
+            Reading(
+                collected_at=at("00:00") + timedelta(seconds=number * 15),
+                uplink_bytes=number * 10 + chance.randrange(10),
+                downlink_bytes=number * 100 if number < 4000 else number,
+                account_uuid=f"{stream:08d}-1111-1111-1111-111111111111" if stream else ACME,
+            )
+            for stream in range(4)
+            for number in range(5_000)
+        ]
+        found = Reference(first_snapshots(samples), SOURCES).days(samples)
+        with scan(tmp_path, kept(samples), row_group_size=3_000) as result:
+            assert minutes_of(result) == reference_minutes(found)
+            assert_conserved(result.facts()[DAY], found[DAY])
+
+    def test_of_no_samples_are_none(self, tmp_path: Path) -> None:
+        with scan(tmp_path, []) as result:
+            assert (minutes_of(result), usage_of(result)) == ({}, {})
+            assert [one.samples_read for one in result.facts().values()] == [0, 0, 0]
+
+    def test_of_totals_as_large_as_they_get_are_exact(self, tmp_path: Path) -> None:
+        largest = 2**63 - 1
+        samples = [
+            Reading(collected_at=at("00:01"), uplink_bytes=0, downlink_bytes=1),
+            Reading(collected_at=at("00:02"), uplink_bytes=largest, downlink_bytes=largest),
+            Reading(
+                collected_at=at("00:03"), uplink_bytes=largest - 1, downlink_bytes=largest - 1, uptime_seconds=2**62
+            ),
+        ]
+        with scan(tmp_path, samples, sources=()) as result:
+            minutes = by_time(result)
+            assert minutes[1] == (largest, largest - 1, "difference", 0, 0)
+            assert minutes[2] == (0, 0, "reset", 1, 2 * largest - 2)
+            assert usage_of(result)["acme", "total", at("00:00"), CUT_AT, "prod", "jp", "premium"] == 2 * largest - 1
+            assert result.facts()[DAY].minute_bytes == result.facts()[DAY].conserved_bytes == 2 * largest - 1
+
+
+class TestConflicts:
+    def test_in_a_file_are_left_out_with_all_their_versions(self, tmp_path: Path) -> None:
+        samples = readings("00:01 100, 00:02 150, 00:02 151, 00:03 180")
+        with scan(tmp_path, samples, sources=()) as result:
+            facts = result.facts()[DAY]
+            assert (facts.samples_read, facts.billable, facts.conflicts) == (4, 2, 2)
+            assert [minute[0] for minute in by_time(result)] == [0, 80]
+
+    def test_in_the_first_snapshot_of_a_node_do_not_make_its_streams_new(self, tmp_path: Path) -> None:
+        samples = readings("00:02 500, 00:03 510")
+        conflicting = FirstSnapshot(
+            env="prod", node="jp", collected_at=at("00:01"), conflicting_streams=((ACME, "premium"),)
+        )
+        with scan(tmp_path, samples, sources=(), first_snapshots_seen=(conflicting,)) as result:
+            assert [minute[0] for minute in by_time(result)] == [0, 10]
