@@ -3,7 +3,17 @@ create view usage.metered as
 select
     event_day, account_id, meter_id, period_start, period_end, endpoint, method, client_id,
     ''::text as node, ''::text as inbound_tag, quantity, unit, request_count as record_count, state
-from usage.api_requests;
+from usage.api_requests
+union all
+select
+    event_day, account_id, meter_id, period_start, period_end, '', '', '', node, inbound_tag, quantity, unit, bucket_count,
+    null::jsonb
+from usage.traffic
+union all
+select
+    event_day, account_id, meter_id, period_start, period_end, '', '', '', '', '', quantity, unit, repository_count,
+    null::jsonb
+from usage.storage;
 
 -- The books of a day rest on the usage of every kind.
 alter table billing.booked_day add column usage_asset text not null default 'usage/api_requests';
