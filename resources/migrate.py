@@ -26,11 +26,19 @@ HISTORY_SCHEMA = "migrations"
 APPEND_ONLY_TABLES = (
     "core.lake_generation",
     "core.request_conflict_decision",
+    "core.traffic_snapshot",
+    "core.traffic_refusal",
+    "core.traffic_gap",
+    "core.traffic_conflict",
+    "usage.traffic_adjustment",
     "guards.release",
     "catalog.release",
     "catalog.entry",
     "billing.charge_revision",
     "billing.ledger_posting",
+    "billing.prepaid_entry",
+    "billing.payment_event",
+    "billing.suspension_change",
 )
 NOTHING_CHANGED = "nothing was read or booked; the database is as it was."
 
