@@ -50,6 +50,88 @@ API_REQUESTS = _schema(
     ("state", "jsonb", "What can be merged, for unique, percentile and latest meters. Null: the quantity is enough."),
 )
 
+TRAFFIC_SAMPLES = _schema(
+    ("env", "varchar", "Environment of the node: only those that a meter names are billed."),
+    ("node", "varchar", "The exporter's node."),
+    ("account_uuid", "varchar", "Whose counter: a uuid in lower case, or a pseudonym."),
+    ("inbound_tag", "varchar", "Inbound of the node, or empty."),
+    ("collected_at", "timestamp", "When the counters were read: UTC, microseconds."),
+    ("uplink_bytes", "bigint", "Bytes up since the counter began, exact."),
+    ("downlink_bytes", "bigint", "Bytes down since the counter began, exact."),
+    ("uptime_seconds", "bigint", "Uptime of the counting process: tells a restart. Null: not given."),
+    ("xray_version", "varchar", "Version of the counting process. Null: not given."),
+    ("source", "varchar", "Source name in traffic.toml."),
+    ("file_id", "bigint", "The pushed or dropped file, core.source_file. Null: pulled."),
+    ("line_number", "bigint", "Place in that file, from 1. Null: pulled."),
+)
+
+TRAFFIC = _schema(
+    ("event_day", "date", "UTC day of the minutes; the partition."),
+    ("account_id", "text", "Who pays."),
+    ("meter_id", "text", "What is measured: bytes up, down, or both."),
+    ("period_start", "timestamptz", "Start of the hour, or of the part up to a subscription's boundary; inside."),
+    ("period_end", "timestamptz", "End of it, outside."),
+    ("env", "text", "Environment of the node."),
+    ("node", "text", "The exporter's node."),
+    ("inbound_tag", "text", "Inbound of the node, or empty."),
+    ("quantity", "numeric(38,9)", "Bytes; they add up over rows."),
+    ("unit", "text", "byte."),
+    ("bucket_count", "bigint", "Minutes with traffic."),
+)
+
+STORAGE_SNAPSHOTS = _schema(
+    ("source", "varchar", "Source name in storage.toml."),
+    ("snapshot_id", "varchar", "Identity of the snapshot within the source."),
+    ("snapshot_at", "timestamp", "The instant that it describes: UTC."),
+    ("repository", "varchar", "Repository, as the profile reads it out of keys."),
+    ("owner", "varchar", "Its owner at that time. Null: the snapshot does not say."),
+    ("visibility", "varchar", "public or private. Null: the snapshot does not say."),
+    ("bytes", "bigint", "Bytes sold: current versions, or all of them, as the profile says."),
+    ("object_count", "bigint", "Objects behind them."),
+    ("file_id", "bigint", "The delivered file, core.source_file."),
+)
+
+OBJECT_EVENTS = _schema(
+    ("source", "varchar", "Source name in storage.toml."),
+    ("event_id", "varchar", "CloudTrail's eventID."),
+    ("shared_event_id", "varchar", "The same action as delivered to another account. Null: none."),
+    ("event_at", "timestamp", "When it happened: UTC, seconds."),
+    ("repository", "varchar", "Repository, as the profile reads it out of the key."),
+    ("owner", "varchar", "Owner that the key names. Null: it does not."),
+    ("object_id", "varchar", "Digest of bucket and key; the key itself is not kept."),
+    ("event_name", "varchar", "S3's name of the call."),
+    ("action", "varchar", "What it does to the size; `unsized` waits for the next snapshot."),
+    ("bytes", "bigint", "Size where the event carries one."),
+    ("upload_id", "varchar", "Multipart upload."),
+    ("part_number", "bigint", "Part of it."),
+    ("version_id", "varchar", "Object version."),
+    ("original_event_id", "varchar", "The event that this one corrects."),
+    ("file_id", "bigint", "The delivered file, core.source_file."),
+    ("line_number", "bigint", "Record in that file, from 1."),
+)
+
+VISIBILITY_EVENTS = _schema(
+    ("source", "varchar", "Source name in storage.toml."),
+    ("event_id", "varchar", "Identity within the source."),
+    ("event_at", "timestamp", "When it happened: UTC."),
+    ("repository", "varchar", "Which repository."),
+    ("kind", "varchar", "visibility or owner."),
+    ("value", "varchar", "public or private; or the new owner."),
+    ("file_id", "bigint", "The delivered file, core.source_file."),
+    ("line_number", "bigint", "Line in that file, from 1."),
+)
+
+STORAGE = _schema(
+    ("event_day", "date", "UTC day; the partition."),
+    ("account_id", "text", "Who pays: the account of the owner at that time."),
+    ("meter_id", "text", "What is measured: private bytes, public bytes, or both."),
+    ("period_start", "timestamptz", "Start of the hour, or of the part up to a subscription's boundary; inside."),
+    ("period_end", "timestamptz", "End of it, outside."),
+    ("quantity", "numeric(38,9)", "Byte-seconds, exact; rating divides by the seconds of the billing period."),
+    ("unit", "text", "byte-second."),
+    ("repository_count", "bigint", "The most repositories held at one time."),
+)
+
 CHARGES = _schema(
     ("charge_id", "uuid", "Identity of (subscription, price, billing period, group)."),
     ("revision", "integer", "From 1; each books the difference to what was booked before."),
@@ -83,10 +165,11 @@ LEDGER = _schema(
     ("account_id", "text", "Whose charge it is."),
     ("amount_minor", "bigint", "Minor units of `currency`; a transaction's postings sum to 0."),
     ("currency", "text", "ISO 4217."),
-    ("charge_id", "uuid", "The charge."),
-    ("revision", "integer", "Its revision."),
+    ("charge_id", "uuid", "The charge. Null: the balance that a prepaid account begins with."),
+    ("revision", "integer", "Its revision. Null: as above."),
     ("event_day", "date", "The day whose run booked it; the partition."),
     ("booked_at", "timestamptz", "When it was booked."),
+    ("prepaid_entry_id", "uuid", "The entry of that beginning balance. Null: a charge's posting."),
 )
 
 PRICES = _schema(

@@ -123,6 +123,8 @@ class TestColumns:
         ("table", "schema"),
         [
             ("usage.api_requests", columns.API_REQUESTS),
+            ("usage.traffic", columns.TRAFFIC),
+            ("usage.storage", columns.STORAGE),
             ("billing.charge_revision", columns.CHARGES),
             ("billing.ledger_posting", columns.LEDGER),
             ("catalog.price", columns.PRICES),
