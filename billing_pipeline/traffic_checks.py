@@ -1,150 +1,133 @@
-"""Guards of collected traffic: what was expected of a day's samples against what is there -> verdicts. Pure.
+"""Guards of traffic: what a day's samples came to against what was expected -> verdicts. Pure.
 
-Everything is about one UTC day of `core/traffic_samples`. Not here: which minutes are missing (traffic_coverage), keeping
-verdicts (guard_store), guards of usage.
+Not here: keeping verdicts (guard_store), the rule of deltas (counters).
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection
 
-from billing_pipeline.checks import CONFLICTS_PER_RECORD_TO_HOLD, LISTED_ITEMS, Subject, Verdict, VerdictStatus, equal
-from billing_pipeline.traffic_coverage import Window
+from billing_pipeline.checks import LISTED_ITEMS, Outcomes, Subject, Verdict, VerdictStatus, equal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GapFact:
-    """A window of a source with missing minutes: still open, or closed by `actor` for `reason`."""
-
-    source: str
-    window: Window
-    missing_minutes: int
-    reason: str
-    actor: str | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.source} {_span(self.window)} {self.missing_minutes} min ({self.reason})"
-        return text if self.actor is None else f"{text}, closed by {self.actor}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleCounts:
-    """Law 1 of a day: samples read = kept + duplicate + conflict + rejected."""
-
-    read: int = 0
-    kept: int = 0
-    duplicate: int = 0
-    conflict: int = 0
-    rejected: int = 0
-
-    @property
-    def accounted(self) -> int:
-        """Return the samples that have an outcome."""
-        return self.kept + self.duplicate + self.conflict + self.rejected
+def samples_complete(subject: Subject, *, held_by: Collection[str]) -> Verdict:
+    """Hold a day whose samples are held: windows are missing that may still come. `held_by`: guards of the samples."""
+    return equal(
+        subject,
+        guard="samples_complete",
+        expected="no guard holds the samples",
+        actual=f"held by {_listed(held_by)}" if held_by else "no guard holds the samples",
+        passed="Nothing holds the day's samples.",
+        held=f"The day's samples are held ({_listed(held_by)}). For the bill: the day keeps its last good usage, or none; "
+        "counters are cumulative, so what is missing is not lost as long as the node counts on. To fix: collect the missing "
+        "windows, or close the gap with a reason, then build the day again.",
+    )
 
 
-def windows_complete(
-    subject: Subject, *, expected: int, open_gaps: Sequence[GapFact], closed_gaps: Sequence[GapFact]
-) -> Verdict:
-    """Hold a day with minutes of which no snapshot is there. `expected`: windows of all sources that have begun.
+def samples_conserved(subject: Subject, outcomes: Outcomes, *, in_lake: int) -> Verdict:
+    """Hold a day of which a sample has no outcome, or more than one."""
+    told = (
+        f"{outcomes.read} read = {outcomes.billable} billable + {outcomes.not_billable} not billable + "
+        f"{outcomes.duplicate} duplicate + {outcomes.conflict} conflict"
+    )
+    return _verdict(
+        subject,
+        "samples_conserved",
+        VerdictStatus.PASSED if in_lake == outcomes.read == outcomes.accounted else VerdictStatus.HELD,
+        f"{in_lake} samples in the lake, each with one outcome",
+        told,
+        "Every sample of the day is billable, not billable, a duplicate or in conflict."
+        if in_lake == outcomes.read == outcomes.accounted
+        else f"{in_lake} samples are in the lake, and {told}. For the bill: the day keeps its last good usage, or none. "
+        "To fix: build the day again; if it stays, the traffic query has a fault.",
+    )
 
-    Gaps that persons have closed let the day through, by name.
+
+def bytes_conserved(subject: Subject, *, conserved: int, in_minutes: int, stored: int) -> Verdict:
+    """Hold a day whose minutes are not what its counters grew by. Bytes of both directions, also of those nobody pays for.
+
+    `conserved`: last less first total of each stream and what restarts add; `in_minutes`: sum of the minutes; `stored`: of the
+    rows in PostgreSQL.
     """
-    if open_gaps:
-        minutes = sum(gap.missing_minutes for gap in open_gaps)
-        message = (
-            f"Snapshots are missing for {minutes} minutes in {len(open_gaps)} windows: {_listed(open_gaps)}. "
-            "For the bill: what was used in these minutes is booked on the minute of the next snapshot, or lost if the node "
-            "was restarted meanwhile, so the day keeps its last good usage. To fix: collect the day again while the exporter "
-            "still has them, or deliver the snapshots as a file; if they are lost, close the gap with your name and a reason."
-        )
-        status = VerdictStatus.HELD
-    elif closed_gaps:
-        message = f"Every window is complete, or was closed by a person: {_listed(closed_gaps)}."
-        status = VerdictStatus.RELEASED
-    else:
-        message = "Every minute that has passed has a snapshot of every source."
-        status = VerdictStatus.PASSED
+    return equal(
+        subject,
+        guard="bytes_conserved",
+        expected=f"{conserved} bytes",
+        actual=f"{conserved} bytes"
+        if conserved == in_minutes == stored
+        else f"{in_minutes} bytes in minutes, {stored} bytes in PostgreSQL",
+        passed="The counters grew by exactly the bytes of the minutes, in PostgreSQL too.",
+        held=f"The counters grew by {conserved} bytes, the minutes hold {in_minutes} and PostgreSQL {stored}. For the bill: the "
+        "day keeps its last good usage, or none. To fix: build the day again; if it stays, the traffic query has a fault.",
+    )
+
+
+def no_split_brain(subject: Subject, *, held_streams: Collection[str]) -> Verdict:
+    """Warn of streams that two writers share: they alone are held. Streams are named `env/node/account uuid/inbound tag`."""
+    return _warning(
+        subject,
+        "no_split_brain",
+        held_streams,
+        "streams with two writers",
+        passed="No stream's totals go up and down more often than restarts explain.",
+        warned=f"Totals of {_listed(held_streams)} go down more often in an hour than the node's limit of resets. Two "
+        "processes seem to write one key. For the bill: these streams are not billed on this day, the others are "
+        "(usage.traffic_not_billable). To fix: give each process its own node or inbound name; if the node really resets that "
+        "often, raise max_resets_per_hour of its source and build the day again.",
+    )
+
+
+def no_suspected_loss(subject: Subject, *, reset_streams: Collection[str], suspected_loss_bytes: int) -> Verdict:
+    """Warn of streams whose totals went down with no witness of a restart."""
+    return _warning(
+        subject,
+        "no_suspected_loss",
+        reset_streams,
+        "streams whose totals went down without a witness",
+        passed="No total went down without a witness of a restart.",
+        warned=f"Totals of {_listed(reset_streams)} went down, and no uptime tells of a restart. For the bill: "
+        f"{suspected_loss_bytes} bytes that may have been traffic are not billed, as the policy of their nodes says "
+        "(usage.traffic_suspect). To fix: let the exporter send uptime_seconds; or set on_reset = 'from_zero' for the node.",
+    )
+
+
+def identities_known(subject: Subject, *, unknown: Collection[str], unknown_bytes: int) -> Verdict:
+    """Warn of traffic whose uuid no account has."""
+    return _warning(
+        subject,
+        "identities_known",
+        unknown,
+        "identities that no account has",
+        passed="Every identity belongs to an account.",
+        warned=f"No account has {_listed(unknown)}. For the bill: their {unknown_bytes} bytes wait in "
+        "usage.traffic_not_billable; they are billed once, when the catalog gives the uuid to an account and the day is built "
+        "again. To fix: add the uuid to the clients of its account, with valid_from if it had another owner before.",
+    )
+
+
+def _warning(subject: Subject, guard: str, names: Collection[str], what: str, *, passed: str, warned: str) -> Verdict:
+    return _verdict(
+        subject,
+        guard,
+        VerdictStatus.WARNED if names else VerdictStatus.PASSED,
+        f"0 {what}",
+        f"{len(names)} {what}",
+        warned if names else passed,
+    )
+
+
+def _verdict(subject: Subject, guard: str, status: VerdictStatus, expected: str, actual: str, message: str) -> Verdict:
     return Verdict(
         asset=subject.asset,
         partition_key=subject.partition_key,
-        guard="windows_complete",
+        guard=guard,
         status=status,
-        expected=f"{expected} windows without a missing minute",
-        actual=f"{len(open_gaps)} windows with missing minutes, {len(closed_gaps)} closed by a person",
+        expected=expected,
+        actual=actual,
         message=message,
         inputs_digest=subject.inputs_digest,
     )
 
 
-def samples_conserved(subject: Subject, counts: SampleCounts, *, in_snapshots: int, in_lake: int) -> Verdict:
-    """Hold a day of which a sample has no outcome, or of which snapshots, outcomes and lake differ in number."""
-    return equal(
-        subject,
-        guard="samples_conserved",
-        expected=f"{in_snapshots} samples in snapshots = {in_snapshots} with an outcome; {counts.kept} kept = {counts.kept} "
-        "in the lake",
-        actual=f"{counts.read} samples in snapshots = {counts.accounted} with an outcome; {counts.kept} kept = {in_lake} "
-        "in the lake",
-        passed="Every sample that was read is kept, duplicate, in conflict or rejected.",
-        held=f"Samples of the day were lost or counted twice: {in_snapshots} in snapshots; {counts.kept} kept + "
-        f"{counts.duplicate} duplicate + {counts.conflict} conflict + {counts.rejected} rejected; {in_lake} in the lake. "
-        "For the bill: traffic of this day would be wrong, so the day keeps its last good usage. "
-        "To fix: see which runs wrote the day (core.lake_generation), and restore the lake file of the generation.",
-    )
-
-
-def node_alive(subject: Subject, *, silent: Sequence[tuple[str, Window]]) -> Verdict:
-    """Hold a day in which a node sent only empty snapshots for ten minutes. `silent`: (source, stretch)."""
-    named = [f"{source} {_span(stretch)}" for source, stretch in silent]
-    return equal(
-        subject,
-        guard="node_alive",
-        expected="0 stretches of 10 minutes without a sample",
-        actual=f"{len(named)} stretches of 10 minutes without a sample",
-        passed="No node sent empty snapshots for ten minutes.",
-        held=f"Snapshots without any sample came from {_listed(named)}. For the bill: an exporter that reads no users' "
-        "counters looks like no usage, so the day keeps its last good usage. To fix: switch the statistics of users on "
-        "(Xray: statsUserUplink, statsUserDownlink; some exporters: -u); if nobody really used the node, release the day.",
-    )
-
-
-def no_conflict(subject: Subject, *, samples: int, streams: Collection[str]) -> Verdict:
-    """Warn of samples with two totals for one instant; hold the day when they pass 0.1 % of its samples, and one.
-
-    `streams`: `env:node/account/inbound at instant`, of each conflicting key.
-    """
-    count = len(streams)
-    status = VerdictStatus.PASSED
-    if count:
-        is_flood = count > 1 and count > samples * CONFLICTS_PER_RECORD_TO_HOLD
-        status = VerdictStatus.HELD if is_flood else VerdictStatus.WARNED
-    return Verdict(
-        asset=subject.asset,
-        partition_key=subject.partition_key,
-        guard="no_conflict",
-        status=status,
-        expected="0 samples with different totals",
-        actual=f"{count} samples with different totals",
-        message="No stream has two totals for one instant."
-        if not count
-        else f"{count} instants of streams came with different totals: {_listed(streams)}. For the bill: no version of them "
-        "is used; totals are cumulative, so the next sample brings the bytes"
-        + ("; the day keeps its last good usage. " if status is VerdictStatus.HELD else ". ")
-        + "To fix: see which sources deliver them (core.traffic_conflict); two exporters of one node must not share its name.",
-        inputs_digest=subject.inputs_digest,
-    )
-
-
-def _span(window: Window) -> str:
-    return f"{_minute(window.start)}-{window.end:%H:%M}"
-
-
-def _minute(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M}"
-
-
-def _listed(items: Collection[object]) -> str:
-    shown = sorted(str(item) for item in items)[:LISTED_ITEMS]
+def _listed(items: Collection[str]) -> str:
+    shown = sorted(items)[:LISTED_ITEMS]
     more = len(items) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

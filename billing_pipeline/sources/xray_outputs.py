@@ -45,6 +45,10 @@ class XrayOutputError(BillingError):
     """An output that says nothing of users' traffic, not even that there was none: the minute has no snapshot."""
 
 
+class XraySilentError(XrayOutputError):
+    """An exporter that says that it could not ask Xray."""
+
+
 class XrayNodeError(BillingError):
     """An output that names another node or environment than the source has."""
 
@@ -303,7 +307,7 @@ def _from_page(output: object, names: PrometheusNames, *, env: str, node: str, a
             identity = series.labels.get(names.identity, "")
             readings.append(_Reading(series.line_number, identity, inbound, direction, _exact_float(series.value)))
     if names.healthy in gauges and gauges[names.healthy] != 1:
-        raise _no_output(f"its exporter could not ask Xray ({names.healthy} is not 1)")
+        raise _no_output(f"its exporter could not ask Xray ({names.healthy} is not 1)", XraySilentError)
     if not readings and names.healthy not in gauges:
         raise _no_output(f"it has neither users' counters nor {names.healthy}")
     return _Output(
@@ -381,8 +385,8 @@ def _instant(value: Decimal | None, as_of: datetime) -> datetime | None:
     return instant
 
 
-def _no_output(problem: str) -> XrayOutputError:
-    return XrayOutputError(
+def _no_output(problem: str, kind: type[XrayOutputError] = XrayOutputError) -> XrayOutputError:
+    return kind(
         f"an output of Xray says nothing of users' traffic: {problem}",
         bill="nothing of it was taken, and the minute has no snapshot; counters are cumulative, so the next one that is read "
         "brings its traffic",

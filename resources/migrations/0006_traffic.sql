@@ -17,18 +17,20 @@ create table core.traffic_snapshot (
     received_at timestamptz not null,
     primary key (env, node, collected_at, content_sha256)
 );
+create index traffic_snapshot_by_instant on core.traffic_snapshot (collected_at);
 
--- A sample, or a whole snapshot, of a pulled page that was refused. Of files: core.quarantine. Append-only, no values.
+-- A refused sample of a pulled snapshot, or a pulled snapshot that was refused whole. Of files: core.quarantine. Append-only,
+-- without any value.
 create table core.traffic_refusal (
     source text not null,
     event_day date not null,
-    -- of the snapshot; null where the snapshot itself has no instant that can be trusted
+    -- null, and position 0: the snapshot itself was refused, and its instant is not to be trusted
     collected_at timestamptz,
     position integer not null check (position >= 0),
     reason text not null,
     field text,
-    samples integer not null default 1 check (samples >= 1),
-    found_at timestamptz not null
+    found_at timestamptz not null,
+    unique nulls not distinct (source, event_day, collected_at, position, reason, field)
 );
 create index traffic_refusal_by_day on core.traffic_refusal (event_day);
 
