@@ -1,7 +1,7 @@
 """What the snapshots of a node prove about a window of time: which slots have one, which are missing. Pure.
 
 A slot is a stretch (a minute, or the exporter's longer interval) on the grid that begins at the UTC hour; windows are
-half-open. Not here: where snapshots are kept and read from (resources), what a gap does to the bill (traffic_checks).
+half-open. Not here: where snapshots are kept and read from (resources), what a gap does to the bill (traffic_sample_checks).
 """
 
 from bisect import bisect_left

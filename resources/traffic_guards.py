@@ -1,7 +1,7 @@
 """Judge a day of collected traffic and keep the verdicts: gather facts from PostgreSQL, apply the guards, write.
 
 Each guard has a digest of its own facts, so that what a person released stays released while these facts stand. Works inside
-the caller's transaction. Not here: the guards' rules (traffic_checks), what is missing (traffic_windows).
+the caller's transaction. Not here: the guards' rules (traffic_sample_checks), what is missing (traffic_windows).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 import psycopg
 
 from billing_pipeline.checks import Subject, Verdict, with_releases
-from billing_pipeline.traffic_checks import GapFact, no_conflict, node_alive, samples_conserved, windows_complete
+from billing_pipeline.traffic_sample_checks import GapFact, no_conflict, node_alive, samples_conserved, windows_complete
 from billing_pipeline.traffic_coverage import Window, silences
 from resources import guard_store, traffic_manifest
 from resources.delivery_manifest import current_generation

@@ -13,7 +13,7 @@ import pyarrow as pa
 from psycopg.rows import class_row
 
 from billing_pipeline.sources.traffic_snapshots import SnapshotRejection
-from billing_pipeline.traffic_checks import SampleCounts
+from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.database import copy_arrow
 from resources.traffic_samples import ConflictVersion, DraftSnapshot, SnapshotKey
 

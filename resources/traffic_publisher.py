@@ -18,7 +18,7 @@ import psycopg
 
 from billing_pipeline.checks import Verdict
 from billing_pipeline.records import LineCounts
-from billing_pipeline.traffic_checks import SampleCounts
+from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources import delivery_manifest, traffic_manifest
 from resources.database import Database
 from resources.delivery_manifest import FileOutcome

@@ -16,7 +16,7 @@ import duckdb
 from billing_pipeline.checks import Verdict
 from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.traffic_snapshots import Pseudonymise
-from billing_pipeline.traffic_checks import SampleCounts
+from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources import delivery_manifest, duck, guard_store, traffic_due, traffic_gaps, traffic_reader
 from resources.database import Database
 from resources.disk import disk_failures_explained
