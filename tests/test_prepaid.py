@@ -1,7 +1,6 @@
 """The rules of prepaid balances, in figures: ids, multipliers, quota, arrears, and what a catalog may say of them."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import permutations
