@@ -1,15 +1,16 @@
 """Timelines: snapshots, object events and repository events -> the ordered states of a repository. Pure, short, exact.
 
 The reference that billing_pipeline/sql/storage_*.sql is held to; one repository at a time. Bytes are integers, instants have
-microseconds, byte-seconds are exact: `bytes x microseconds / 10^6`. Rules (numbers as in docs/storage.md):
+microseconds, byte-seconds are exact: `bytes x microseconds / 10^6`. The rules:
 
 R1 by time; at one instant events come before the snapshot, and among events the action id decides. R2 an event counts once, by
 shared event id or event id; a correction takes the place of what it corrects. R3 a put adds its size less what the key held, a
-delete takes away what the key held, as the snapshot's object index or an event since has it; what has no size, or takes away
-what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A completed upload has the size of its parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never
-before; what it says less what events gave is the drift. R5 before the first snapshot the state is carried back with the events
-undone, to the midnight before the first evidence; a visibility event undone is the other visibility, unless it is the first
-evidence; an ownership event undone is an unknown owner. R6 the last state reaches to the end asked for.
+delete takes away what the key held, as the snapshot's object index or an event since has it. What has no size, or takes away
+what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A completed upload has the size of its
+parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never before; what it says less what events gave
+is the drift. R5 before the first snapshot the state is carried back with the events undone, to the midnight before the first
+evidence; a visibility event undone is the other visibility, unless it is the first evidence; an ownership event undone is an
+unknown owner. R6 the last state reaches to the end that is asked for.
 
 Not here: who pays (accounts by owner), GB-months (rating), finding the inputs (resources).
 """
@@ -121,7 +122,12 @@ class Segment:
     @property
     def byte_seconds(self) -> Decimal:
         """Return bytes x seconds, exact to six places."""
-        return Decimal(self.size_bytes * ((self.end - self.start) // MICROSECOND)).scaleb(-6)
+        return in_byte_seconds(self.byte_microseconds)
+
+    @property
+    def byte_microseconds(self) -> int:
+        """Return bytes x microseconds."""
+        return self.size_bytes * ((self.end - self.start) // MICROSECOND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +164,14 @@ class Timeline:
 
     def byte_seconds(self, visibility: str | None = None) -> Decimal:
         """Return bytes x seconds of all states, or of those with this visibility."""
-        return sum(
-            (one.byte_seconds for one in self.segments if visibility in (None, one.visibility)), Decimal(0).scaleb(-6)
+        return in_byte_seconds(
+            sum(one.byte_microseconds for one in self.segments if visibility in (None, one.visibility))
         )
+
+
+def in_byte_seconds(byte_microseconds: int) -> Decimal:
+    """Return bytes x microseconds in byte-seconds, however many digits they have: 10^15 bytes over years are more than 28."""
+    return Decimal(f"{byte_microseconds}E-6")
 
 
 def timeline(

@@ -70,11 +70,6 @@ class StorageInputs:
 
     days: Mapping[date, StorageDay]
 
-    @property
-    def first_day(self) -> date | None:
-        """Return the day of the first evidence; None: there is none."""
-        return min(self.days, default=None)
-
     def opening(self, day: date) -> Tail | None:
         """Return what the day before has left; None on the first day, or when the day before was never built."""
         before = self.days.get(day - DAY)
@@ -113,12 +108,18 @@ def day_end(day: date) -> datetime:
     return datetime.fromisoformat(f"{day + DAY}T00:00:00+00:00")
 
 
-def read_inputs(connection: psycopg.Connection, sources: Sequence[str], last_day: date | None = None) -> StorageInputs:
-    """Return the inputs of every day from the first evidence to the last one, or to `last_day` if that is later."""
+def read_inputs(
+    connection: psycopg.Connection,
+    sources: Sequence[str],
+    *,
+    first_day: date | None = None,
+    last_day: date | None = None,
+) -> StorageInputs:
+    """Return the inputs of every day from the first evidence to the last, and from `first_day`, to `last_day`."""
     with connection.cursor(row_factory=class_row(StorageDay)) as cursor:
         rows = cursor.execute(
             duck.sql("storage_inputs").encode(),
-            {"sources": sorted(sources), "asset": ASSET, "last_day": last_day},
+            {"sources": sorted(sources), "asset": ASSET, "first_day": first_day, "last_day": last_day},
         ).fetchall()
     return StorageInputs(days={row.day: row for row in rows})
 

@@ -2,7 +2,7 @@
 
 A day begins with what the day before has left (lake dataset usage/storage_tails), never with history. It is replaced in one
 transaction with its tail, its build row and its verdicts; only rows that differ are rewritten. A day that a guard holds keeps its
-last good usage; its tail and its drifts are written all the same. Not here: what counts (billing_pipeline/sql/storage_*), when to build.
+last good usage; its tail and its drifts are written all the same. Not here: what counts (sql/storage_*), when to build (assets).
 """
 
 import json
@@ -21,7 +21,7 @@ from billing_pipeline.catalog import Catalog
 from billing_pipeline.checks import Verdict
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import MeterSource
-from billing_pipeline.timelines import StoragePolicy
+from billing_pipeline.timelines import StoragePolicy, in_byte_seconds
 from resources import guard_store
 from resources.catalog_store import CatalogStore
 from resources.database import Database
@@ -106,7 +106,7 @@ class StorageUsageStore:
         """Return the days whose inputs or rules differ from what they were last built from, ascending.
 
         From the first evidence to the last; with `now`, to the last day that has ended by then, also without any evidence, and no
-        further. Among them: held days that a person has released since. Building a day may make the next one stale.
+        further. Among them: held days that a person has released since.
 
         Raises:
             CatalogNotLoadedError: there are no rules to compare with.
@@ -114,7 +114,7 @@ class StorageUsageStore:
         catalog = CatalogStore(self.database).current()
         last_day = None if now is None else now.astimezone(UTC).date() - DAY
         with self.database.reading() as connection:
-            inputs = read_inputs(connection, sorted(self.sources), last_day)
+            inputs = read_inputs(connection, sorted(self.sources), last_day=last_day)
             held = {
                 day.isoformat(): inputs.digest(day, inputs.opening(day))
                 for day, one in inputs.days.items()
@@ -141,10 +141,11 @@ class StorageUsageStore:
         as_of: datetime | None = None,
         on_progress: Progress | None = None,
     ) -> tuple[StorageDayBuild, ...]:
-        """Build `days`, and the days before them that were never built, and return what became of each, by day.
+        """Build `days` and what hangs on them, and return what became of each, by day.
 
-        `as_of` inside a day: its states reach to there. A day is built again when a later one of `days` has found out how its
-        repositories began, or when its files have changed meanwhile.
+        With them are built: days before them that never were, as each begins with what the one before has left; the days after
+        them up to the one that a change does not reach any more, which is the next snapshot's; and earlier days whose repositories
+        began otherwise than was known. `as_of` inside a day: its states reach to there.
 
         Raises:
             CatalogNotLoadedError: there are no rules yet.
@@ -152,34 +153,41 @@ class StorageUsageStore:
             StorageInputsKeepChangingError: a day changed during each of several attempts.
             DiskError: the scratch folder cannot be written.
         """
-        rules_of = CatalogStore(self.database).current()
+        catalog = CatalogStore(self.database).current()
         builds: dict[date, StorageDayBuild] = {}
-        wanted: list[date] = sorted(set(days))
+        wanted, before = sorted(set(days)), None
         for _ in range(ATTEMPTS):
-            with self.database.reading() as connection:
-                inputs = read_inputs(connection, sorted(self.sources), max(wanted, default=None))
-            wanted = sorted({*wanted, *_never_built(inputs, wanted)})
+            inputs = self._inputs(wanted)
+            wanted = sorted({*wanted, *builds, *_never_built(inputs, wanted), *_began_otherwise(inputs, before)})
+            before = inputs
             remaining = [
                 day
                 for day in wanted
                 if day not in builds or builds[day].inputs_digest != inputs.digest(day, inputs.opening(day), as_of)
             ]
             if not remaining:
-                break
-            rules = self._rules(rules_of, remaining)
+                return tuple(builds[day] for day in wanted)
+            rules = self._rules(catalog, [day for day in inputs.days if day >= remaining[0]])
             for run in _runs(remaining):
                 builder = _Builder(self, inputs, rules, run_id=run_id, code_version=code_version, as_of=as_of)
                 for build in builder.build(run):
                     builds[build.day] = build
                     if on_progress:
-                        on_progress("event days", len(builds), len(wanted))
-        else:
-            raise StorageInputsKeepChangingError(
-                f"Storage of {remaining[0]} to {remaining[-1]} was not built: inputs changed during each of {ATTEMPTS} attempts.",
-                bill="These days keep their last good usage, or none; other days of this run are built.",
-                fix="Wait until the delivery is ingested, then build the days again.",
+                        on_progress("event days", len(builds), max(len(wanted), len(builds)))
+        raise StorageInputsKeepChangingError(
+            f"Storage of {remaining[0]} to {remaining[-1]} was not built: inputs changed during each of {ATTEMPTS} attempts.",
+            bill="These days keep their last good usage, or none; other days of this run are built.",
+            fix="Wait until the delivery is ingested, then build the days again.",
+        )
+
+    def _inputs(self, wanted: Sequence[date]) -> StorageInputs:
+        with self.database.reading() as connection:
+            return read_inputs(
+                connection,
+                sorted(self.sources),
+                first_day=min(wanted, default=None),
+                last_day=max(wanted, default=None),
             )
-        return tuple(builds[day] for day in wanted)
 
     def _rules(self, catalog: Catalog, days: Sequence[date]) -> UsageRules:
         return usage_rules(catalog, days, MeterSource.STORAGE)
@@ -220,9 +228,10 @@ class _Builder:
                 threads=store.threads,
             ) as scan,
         ):
-            for group in _groups(days):
+            groups = list(_groups(days))
+            while groups:
                 scanned = []
-                for day in group:
+                for day in groups.pop(0):
                     scanned.append(self._scan_day(scan, day, opening))
                     opening = scanned[-1].tail
                 try:
@@ -230,6 +239,18 @@ class _Builder:
                 except _InputsChanged:
                     return
                 scan.forget_results()
+                following = scanned[-1].day + DAY
+                if not groups and self._is_reached(following, opening):
+                    groups = [(following,)]
+
+    def _is_reached(self, day: date, opening: Tail | None) -> bool:
+        """Tell whether a day that is built already has begun otherwise than it begins now."""
+        known = self._inputs.days.get(day)
+        return (
+            known is not None
+            and known.tail is not None
+            and known.built_inputs_digest != self._inputs.digest(day, opening, self._as_of)
+        )
 
     def _scan_day(self, scan: StorageScan, day: date, opening: Tail | None) -> "_ScannedDay":
         own, fetch = self._inputs.days[day], self._store.lake.fetch
@@ -271,7 +292,7 @@ class _Builder:
     def _write(self, scan: StorageScan, scanned: Sequence["_ScannedDay"]) -> list[StorageDayBuild]:
         database, days = self._store.database, [one.day for one in scanned]
         with database.transaction(*(f"{ASSET}|{day.isoformat()}" for day in days)) as connection:
-            now = read_inputs(connection, sorted(self._store.sources), days[-1])
+            now = read_inputs(connection, sorted(self._store.sources), first_day=days[0], last_day=days[-1])
             opening = now.opening(days[0])
             for one in scanned:
                 if now.digest(one.day, opening, self._as_of) != one.inputs_digest:
@@ -408,9 +429,9 @@ def _build(one: _ScannedDay, state: str, verdicts: tuple[Verdict, ...]) -> Stora
         drift_failures=facts.drift_failures,
         visibility_mismatches=facts.mismatch_failures,
         usage_rows=facts.usage_rows,
-        private_byte_seconds=Decimal(facts.private).scaleb(-6),
-        public_byte_seconds=Decimal(facts.public).scaleb(-6),
-        unbilled_byte_seconds=Decimal(facts.private_of_nobody).scaleb(-6),
+        private_byte_seconds=in_byte_seconds(facts.private),
+        public_byte_seconds=in_byte_seconds(facts.public),
+        unbilled_byte_seconds=in_byte_seconds(facts.private_of_nobody),
         top_accounts=facts.top_accounts,
         inputs_digest=one.inputs_digest,
         verdicts=verdicts,
@@ -421,6 +442,17 @@ def _never_built(inputs: StorageInputs, days: Sequence[date]) -> list[date]:
     """Return the days up to the last of `days` that have no tail: without them the chain of days has a hole."""
     last = max(days, default=None)
     return [day for day, one in inputs.days.items() if last is not None and day <= last and one.tail is None]
+
+
+def _began_otherwise(inputs: StorageInputs, before: StorageInputs | None) -> list[date]:
+    """Return the built days of which a build since `before` has found out how their repositories began."""
+    if before is None:
+        return []
+    return [
+        day
+        for day, one in inputs.days.items()
+        if one.tail is not None and day in before.days and one.bases_digest != before.days[day].bases_digest
+    ]
 
 
 def _runs(days: Sequence[date]) -> Iterator[tuple[date, ...]]:

@@ -1,4 +1,4 @@
--- PostgreSQL. Grain: event day, without gaps from the first evidence to the last, or to $last_day. What a day's storage is made of,
+-- PostgreSQL. Grain: event day, without gaps from the first evidence, or first_day, to the last, or last_day. What a day's storage is made of,
 -- what it left to the next day, and what it was last built from.
 --
 -- own_digest: over the accepted files of storage's sources that have rows on the day. bases_digest: over what builds of later days
@@ -15,7 +15,9 @@ files as (
     where file.status = 'accepted' and file.source = any(%(sources)s)
 ),
 extent as (
-    select min(day) as first_day, greatest(max(day), %(last_day)s::date) as last_day
+    select
+        least(min(day), %(first_day)s::date) as first_day,
+        greatest(max(day), %(last_day)s::date) as last_day
     from (
         select event_day as day from files
         union all
