@@ -52,6 +52,7 @@ class TrafficDay:
     chain_digest: str | None
     content_digest: str | None
     tail_digest: str | None
+    tail_generation: str | None
     tail_uri: str | None
     nodes: tuple[Node, ...]
     built_inputs_digest: str | None

@@ -30,6 +30,7 @@ select
     derived.chain_digest,
     derived.content_digest,
     derived.tail_digest,
+    derived.tail_generation,
     coalesce(derived.nodes, '[]') as nodes,
     tail.uri as tail_uri,
     build.inputs_digest as built_inputs_digest,
