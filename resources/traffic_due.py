@@ -11,7 +11,7 @@ import psycopg
 from resources import delivery_manifest
 from resources.traffic_config import TrafficSource
 from resources.traffic_manifest import instants_of
-from resources.traffic_windows import DAY, day_window, expected_windows, is_forgotten, stretches_to_read
+from resources.traffic_windows import DAY, day_window, expected_windows, slots_to_read
 
 # The days after an outage that one run takes on, oldest first; today is always among them.
 MOST_DUE_DAYS = 31
@@ -42,12 +42,7 @@ def _with_history(connection: psycopg.Connection, source: TrafficSource, *, now:
     due = set()
     day = max(earliest, first).astimezone(UTC).date()
     while day <= now.date():
-        waiting = [
-            window
-            for window in expected_windows(source, day, now=now)
-            if window.start not in done and not is_forgotten(source, window, now)
-        ]
-        if waiting and stretches_to_read(connection, source, day, now=now):
+        if slots_to_read(connection, source, day, now=now, without=done):
             due.add(day)
         day += DAY
     return due

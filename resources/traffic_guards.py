@@ -12,8 +12,8 @@ from datetime import UTC, date, datetime
 import psycopg
 
 from billing_pipeline.checks import Subject, Verdict, with_releases
-from billing_pipeline.traffic_sample_checks import GapFact, no_conflict, node_alive, samples_conserved, windows_complete
 from billing_pipeline.traffic_coverage import Window, silences
+from billing_pipeline.traffic_sample_checks import GapFact, no_conflict, node_alive, samples_conserved, windows_complete
 from resources import guard_store, traffic_manifest
 from resources.delivery_manifest import current_generation
 from resources.traffic_config import TrafficSource

@@ -5,7 +5,7 @@ history. `completed_until` never passes an open gap. Works inside the caller's t
 here: the rule of coverage (traffic_coverage), guards (traffic_guards), reading (traffic_pull).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -118,22 +118,8 @@ def windows_in(
 def stretches_to_read(
     connection: psycopg.Connection, source: TrafficSource, day: date, *, now: datetime
 ) -> tuple[Window, ...]:
-    """Return the fewest stretches of the day to ask the exporter for, overlap included, so that windows become complete.
-
-    Windows that are complete, closed, or older than the exporter remembers are not asked for.
-    """
-    known = {state.window_start: state for state in windows_in(connection, [source], [day])}
-    instants = _instants(connection, source, day)
-    wanted: list[datetime] = []
-    for window in expected_windows(source, day, now=now):
-        state = known.get(window.start)
-        if (state is not None and state.is_settled) or is_forgotten(source, window, now):
-            continue
-        elapsed = Window(start=window.start, end=min(window.end, horizon(now)))
-        missing = set(missing_slots(instants, elapsed, source.slot))
-        if state is not None and state.reason == _NOT_READ_TO_END:
-            missing.add(max(floored(state.covered_until, source.slot), window.start))
-        wanted += sorted(missing)
+    """Return the fewest stretches of the day to ask the exporter for, overlap included, so that windows become complete."""
+    wanted = slots_to_read(connection, source, day, now=now)
     earliest = max(source.active_from or _ALWAYS, now - timedelta(hours=source.retention_hours))
     last = min(now, day_window(day).end - timedelta(microseconds=1))
     # An exporter that drifts gives a minute's snapshot a moment after it.
@@ -141,6 +127,34 @@ def stretches_to_read(
         Window(start=max(stretch.start, earliest), end=min(stretch.end + source.slot / 2, last))
         for stretch in ranges_of(wanted, slot=source.slot, overlap=timedelta(seconds=source.overlap_seconds))
     )
+
+
+def slots_to_read(
+    connection: psycopg.Connection,
+    source: TrafficSource,
+    day: date,
+    *,
+    now: datetime,
+    without: Collection[datetime] = frozenset(),
+) -> list[datetime]:
+    """Return the starts of the slots of the day that are missing, or were not read to their end, ascending.
+
+    Windows that are complete, closed, older than the exporter remembers, or begin at one of `without` are left out.
+    """
+    known = {state.window_start: state for state in windows_in(connection, [source], [day])}
+    instants = [instant for instant, _ in snapshots_around(connection, source, day)]
+    wanted: list[datetime] = []
+    for window in expected_windows(source, day, now=now):
+        state = known.get(window.start)
+        is_settled = state is not None and state.is_settled
+        if is_settled or window.start in without or is_forgotten(source, window, now):
+            continue
+        elapsed = Window(start=window.start, end=min(window.end, horizon(now)))
+        missing = set(missing_slots(instants, elapsed, source.slot))
+        if state is not None and state.reason == _NOT_READ_TO_END:
+            missing.add(max(floored(state.covered_until, source.slot), window.start))
+        wanted += sorted(missing)
+    return wanted
 
 
 def is_forgotten(source: TrafficSource, window: Window, now: datetime) -> bool:
@@ -294,10 +308,6 @@ def _completed_until(connection: psycopg.Connection, source: TrafficSource) -> d
         proven = end
     # A source that has proven nothing yet has no progress, not that of its first day.
     return None if reached is None and proven in (source.active_from, first) else proven.astimezone(UTC)
-
-
-def _instants(connection: psycopg.Connection, source: TrafficSource, day: date) -> list[datetime]:
-    return [instant for instant, _ in snapshots_around(connection, source, day)]
 
 
 def snapshots_around(
