@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ LOCAL_HOST = "127.0.0.1"
 
 _STOP_SECONDS = 2
 _BACKLOG = 128
-# An answer of 30 s at most keeps so many of 32 MiB waiting, no more.
-_CONCURRENT_REQUESTS = 32
+# Connections, those that idle among them; one more hears 503.
+_MOST_CONNECTIONS = 256
 
 
 class ServerStartError(BillingError):
@@ -42,7 +42,10 @@ def serve(
         ServerStartError: the address is taken or no address of this machine, or a file cannot be used.
     """
     with _listening(host, port) as listener:
-        _server(application, certificate, key, client_authority).run(sockets=[listener])
+        server = _server(application, certificate, key, client_authority)
+        # The server ends in order at Ctrl-C, and raises it again.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
 
 
 @contextmanager
@@ -95,7 +98,7 @@ def _server(
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=_CONCURRENT_REQUESTS,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
         ssl_certfile=certificate,
         ssl_keyfile=key,

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -281,6 +283,40 @@ class TestASimulatedNode:
         finally:
             faults.switch_off(NODE)
         assert len(set(right)) == len(right) == 180
+
+    @given(limit=st.integers(2, 49), first=st.integers(0, 200), length=st.integers(1, 90), repeats=st.booleans())
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_is_read_once_however_the_window_is_cut_into_pages(
+        self,
+        certificates: ExporterCertificates,
+        served: str,
+        faults: Faults,
+        limit: int,
+        first: int,
+        length: int,
+        repeats: bool,
+    ) -> None:
+        since = START + first * MINUTE
+        if repeats:
+            faults.switch_on(NODE, Fault.SECOND_CURSOR)
+        try:
+            with client_at(certificates, served, limit=limit) as client:
+                pages = list(client.window(since, since + length * MINUTE))
+        finally:
+            faults.switch_off(NODE)
+        instants = [one.collected_at for page in pages for one in page.snapshots]
+        # One a minute, and with both ends of the window at most one more.
+        assert len(instants) in (length, length + 1)
+        assert instants == sorted(set(instants))
+        assert [page.has_more for page in pages] == [True] * (len(pages) - 1) + [False]
+
+    def test_without_samples_is_read_as_such(self, client: ExporterClient, faults: Faults) -> None:
+        faults.switch_on(NODE, Fault.NO_SAMPLES)
+        try:
+            (page, *_) = client.window(START + HOUR, START + HOUR + 10 * MINUTE)
+        finally:
+            faults.switch_off(NODE)
+        assert [len(one.samples) for one in page.snapshots] == [0] * 10
 
 
 class TestAFault:

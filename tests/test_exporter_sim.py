@@ -1,6 +1,12 @@
 """The exporter simulator: the same seed says the same, and its known truth is what its snapshots show plus what was lost."""
 
+import os
+import signal
+import socket
 import stat
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +23,7 @@ from billing_pipeline.periods import Window
 from billing_pipeline.sources.traffic_snapshots import TrafficSnapshot, parse_snapshot
 from console.exporter_sim import FaultUnknownError, read_faults, source_blocks, variables
 from resources.exporter_certificates import make_certificates
+from resources.exporter_client import ExporterClient
 from resources.exporter_sim_counters import SimulatedNode
 from resources.exporter_sim_server import Fault
 from resources.exporter_simulation import (
@@ -28,7 +35,9 @@ from resources.exporter_simulation import (
     SimulationError,
     Vanishing,
 )
-from resources.traffic_config import load_traffic_sources
+from resources.exporter_transport import ExporterUnreachableError
+from resources.settings import PROJECT_ROOT
+from resources.traffic_config import TrafficSource, load_traffic_sources
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -296,6 +305,32 @@ class TestTheCommand:
             "EXPORTER_SIM_KEY",
         }
 
+    def test_serves_what_it_prints_until_ctrl_c(self, tmp_path: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        call = f"run_exporter_sim(seed=4, nodes=2, users=3, port={port}, folder=Path('made'), bearer_only=False)"
+        code = f"from pathlib import Path; from console.exporter_sim import run_exporter_sim; {call}"
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as child:
+            try:
+                text = _printed_by(child)
+                (tmp_path / "traffic.toml").write_text(text.partition("# For the shell")[0])
+                environ = _set_by(text.partition("# For the shell that runs billing")[2])
+                latest = [_latest(source, environ) for source in load_traffic_sources(tmp_path)]
+                child.send_signal(signal.SIGINT)
+                assert child.wait(60) == 0
+            finally:
+                child.kill()
+        assert [one.node for one in latest if one is not None] == ["node-1.example", "node-2.example"]
+        assert not any(token in text for name, token in environ.items() if "TOKEN" in name)
+
     def test_switches_faults_on_by_node_and_name(self) -> None:
         simulation = Simulation(seed=1, nodes=3, users=2)
         faults = read_faults(simulation, ["2=html"])
@@ -305,3 +340,31 @@ class TestTheCommand:
     def test_refuses_what_is_no_fault(self, text: str) -> None:
         with pytest.raises(FaultUnknownError):
             read_faults(Simulation(seed=1, nodes=3, users=2), [text])
+
+
+def _printed_by(child: subprocess.Popen[str]) -> str:
+    """Return what the simulator prints before it listens."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    lines = [child.stdout.readline()]
+    while lines[-1] and not lines[-1].startswith("export EXPORTER_SIM_TOKEN_2"):
+        lines.append(child.stdout.readline())
+    assert "2 exporters with 3 users" in child.stderr.readline()
+    return "".join(lines)
+
+
+def _set_by(shell: str) -> Mapping[str, str]:
+    """Return the variables that lines of a shell set."""
+    printed = subprocess.check_output(["sh", "-c", f"{shell}\nenv -0"], text=True)
+    return dict(line.split("=", 1) for line in printed.split("\0") if line.startswith("EXPORTER_SIM"))
+
+
+def _latest(source: TrafficSource, environ: Mapping[str, str]) -> TrafficSnapshot | None:
+    """Return the newest snapshot of a server that may need a moment to listen."""
+    for _ in range(600):
+        with ExporterClient(source, environ) as client:
+            try:
+                return client.latest()
+            except ExporterUnreachableError:
+                time.sleep(0.05)
+    raise AssertionError("the simulator does not answer")
