@@ -25,6 +25,7 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.sources import cloudtrail_digest as rules
 from billing_pipeline.sources.cloudtrail_digest import SIGNATURE_ALGORITHM, CheckedDigest, Digest, ListedLog
 from billing_pipeline.storage_delivery_checks import digests_verified
+from resources.event_files import EventFile
 from resources.landing import Landing, LandingFileChangedError
 from resources.object_store import Bucket, ObjectNotFoundError, is_s3_url
 from resources.storage_config import OBJECT_EVENTS, StorageSource
@@ -138,6 +139,35 @@ def write_digest(
             json.dumps(content), signature,
         ],
     )  # fmt: skip
+
+
+def write_logs(connection: psycopg.Connection, files: Sequence[EventFile]) -> None:
+    """Keep what digests say of log files that were read, and how many batch deletes they name."""
+    connection.execute(
+        """
+        insert into core.cloudtrail_log (file_id, source, log_key, content_sha256, batch_deletes)
+        select * from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[])
+        on conflict (file_id) do update set
+            content_sha256 = excluded.content_sha256, batch_deletes = excluded.batch_deletes
+        """,
+        [
+            [one.file.file_id for one in files if one.content_sha256],
+            [one.file.source for one in files if one.content_sha256],
+            [rules.canonical_key(one.file.key) for one in files if one.content_sha256],
+            [one.content_sha256 for one in files if one.content_sha256],
+            [one.batch_deletes for one in files if one.content_sha256],
+        ],
+    )
+
+
+def batch_deletes(connection: psycopg.Connection, sources: Sequence[str], day: date) -> int:
+    """Return how many DeleteObjects the log files of a delivery day name."""
+    ((count,),) = connection.execute(
+        "select coalesce(sum(batch_deletes), 0)::bigint from core.cloudtrail_log as log join core.source_file as file"
+        " using (file_id) where file.source = any(%s) and file.delivery_day = %s and file.status = 'accepted'",
+        [list(sources), day],
+    ).fetchall()
+    return int(count)
 
 
 def touched_days(digest: Digest) -> frozenset[date]:

@@ -98,7 +98,8 @@ def register(connection: psycopg.Connection, *, source: str, files: Sequence[Arr
     rows = connection.execute(
         """
         with arrived as (
-            select * from unnest(%(keys)s::text[], %(hashes)s::text[], %(sizes)s::bigint[], %(days)s::date[], %(times)s::timestamptz[])
+            select *
+            from unnest(%(keys)s::text[], %(hashes)s::text[], %(sizes)s::bigint[], %(days)s::date[], %(times)s::timestamptz[])
                 with ordinality as file (key, content_sha256, size_bytes, delivery_day, modified_at, position)
         ),
         touched as (
@@ -263,38 +264,12 @@ def write_outcomes(connection: psycopg.Connection, outcomes: Sequence[FileOutcom
         copy_arrow(connection, "core.quarantine", [_batch(_QUARANTINE, rejects)])
 
 
-def write_outcome(
-    connection: psycopg.Connection,
-    file_id: int,
-    *,
-    status: str,
-    read_with: str,
-    counts: LineCounts = NOTHING_READ,
-    reason: str | None = None,
-    detail: str | None = None,
-    rejects: Sequence[Reject] = (),
-    event_days: Mapping[date, int] | None = None,
-    first_event_at: datetime | None = None,
-    last_event_at: datetime | None = None,
-) -> None:
-    """Write what became of one file, as `write_outcomes` does."""
-    outcome = FileOutcome(
-        file_id=file_id,
-        status=status,
-        read_with=read_with,
-        counts=counts,
-        reason=reason,
-        detail=detail,
-        rejects=rejects,
-        event_days=event_days or {},
-        first_event_at=first_event_at,
-        last_event_at=last_event_at,
-    )
-    write_outcomes(connection, [outcome])
-
-
 def write_duplicates(connection: psycopg.Connection, sources: Sequence[str], day: date) -> None:
-    """Count every line of a file that repeats an accepted file's content as a duplicate; copies of `day`, or of its files."""
+    """Count every line of a file that repeats an accepted file's content as a duplicate; copies of `day`, or of its files.
+
+    Where the file that it repeats could not be read, because it was gone or overwritten, the first copy is read in its place.
+    """
+    parameters = {"sources": list(sources), "day": day, "unreadable": Reason.UNREADABLE}
     connection.execute(
         """
         update core.source_file as copy
@@ -307,7 +282,31 @@ def write_duplicates(connection: psycopg.Connection, sources: Sequence[str], day
             and original.content_sha256 = copy.content_sha256
             and (copy.delivery_day = %(day)s or original.delivery_day = %(day)s)
         """,
-        {"sources": list(sources), "day": day},
+        parameters,
+    )
+    connection.execute(
+        """
+        update core.source_file set status = 'pending', detail = null
+        where file_id in (
+            select min(copy.file_id)
+            from core.source_file as copy
+            join core.source_file as original using (source, content_sha256)
+            where copy.source = any(%(sources)s)
+                and copy.status = 'duplicate'
+                and original.delivery_day = %(day)s
+                and original.status = 'rejected'
+                and original.reason = %(unreadable)s
+                and not exists (
+                    select 1
+                    from core.source_file as other
+                    where other.source = copy.source
+                        and other.content_sha256 = copy.content_sha256
+                        and other.status in ('accepted', 'pending')
+                )
+            group by copy.source, copy.content_sha256
+        )
+        """,
+        parameters,
     )
 
 
@@ -356,11 +355,6 @@ def current_generation(connection: psycopg.Connection, dataset: str, partition: 
     """Return what the partition points at; None before its first generation."""
     found = _generations(connection, dataset, "and partition_key = %(day)s", partition)
     return found[0] if found else None
-
-
-def current_generations(connection: psycopg.Connection, dataset: str) -> tuple[LakeGeneration, ...]:
-    """Return what every partition of the dataset points at, by partition."""
-    return _generations(connection, dataset, "", None)
 
 
 def generations_touching(connection: psycopg.Connection, dataset: str, event_day: date) -> tuple[LakeGeneration, ...]:

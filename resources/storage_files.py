@@ -5,17 +5,19 @@ read them (snapshot_ingest, event_ingest).
 """
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.s3_inventory import CHECKSUM_NAME, MANIFEST_NAME
 from billing_pipeline.sources.storage_reasons import FileRefusal, StorageReason
 from resources.delivery_manifest import DeliveredFile
 from resources.inflate import FileRejected, inflated, sniff
-from resources.landing import Landing, LandingFileChangedError, LandingKeyError
+from resources.landing import Landing, LandingFile, LandingFileChangedError, LandingKeyError
 
 # A log file, a table or a list of events is read into memory as a whole; none that a source writes comes near.
 MAX_CONTENT_BYTES = 1 << 30
@@ -132,11 +134,29 @@ def sha256_of(path: Path) -> str:
 class DataFiles:
     """The files below a source's folder, found by the keys that an inventory's manifest names in another bucket."""
 
-    def __init__(self, landing: Landing, keys: Iterator[str]) -> None:
+    def __init__(self, landing: Landing, files: Iterable[LandingFile]) -> None:
         self._landing = landing
+        self._sizes = {file.key: file.size_bytes for file in files}
         self._by_name: dict[str, list[str]] = {}
-        for key in keys:
+        for key in self._sizes:
             self._by_name.setdefault(key.rpartition("/")[2], []).append(key)
+
+    def read_manifest(self, manifest_key: str) -> tuple[bytes, bytes, str]:
+        """Return manifest.json, manifest.checksum, and the SHA-256 hex by which the delivery as a whole is known.
+
+        It is over both and over which of the data files are there with which size: when one that lacked arrives, the delivery is
+        another one.
+
+        Raises:
+            LandingFileChangedError, LandingKeyError: one of the two is gone.
+        """
+        with self._landing.fetched(manifest_key) as path:
+            manifest = path.read_bytes()
+        with self._landing.fetched(manifest_key.removesuffix(MANIFEST_NAME) + CHECKSUM_NAME) as path:
+            checksum = path.read_bytes()
+        there = [[key, self._sizes.get(self.find(manifest_key, key) or "")] for key in _data_keys(manifest)]
+        parts = [hashlib.sha256(manifest).hexdigest(), checksum.decode("ascii", errors="replace").strip(), there]
+        return manifest, checksum, hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def find(self, manifest_key: str, data_key: str) -> str | None:
         """Return the key in the landing place of `data_key`: of those with its name, the one with most of its folders.
@@ -176,6 +196,14 @@ class DataFiles:
                 yield path
         except (LandingKeyError, LandingFileChangedError) as error:
             raise refused(StorageReason.FILE_MISSING, f"{data_key} changed or vanished while it was read") from error
+
+
+def _data_keys(manifest: bytes) -> list[str]:
+    """Return the keys that a manifest lists, none when it cannot be understood: who reads it says why."""
+    try:
+        return [entry["key"] for entry in json.loads(manifest)["files"] if isinstance(entry["key"], str)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _common(one: str | list[str], other: str | list[str]) -> int:

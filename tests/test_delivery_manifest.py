@@ -56,7 +56,8 @@ class TestRegister:
     def test_takes_other_content_when_what_was_before_was_refused(self, connection: psycopg.Connection) -> None:
         register(connection, arrival("k1", "a"))
         (file,) = manifest.pending(connection, ["trail"])
-        manifest.write_outcome(connection, file.file_id, status="rejected", reason="bad_json", read_with="1")
+        refused = FileOutcome(file_id=file.file_id, status="rejected", reason="bad_json", read_with="1")
+        manifest.write_outcomes(connection, [refused])
         assert register(connection, arrival("k1", "b")).new == ("k1",)
 
     def test_knows_the_same_content_under_another_key(self, connection: psycopg.Connection) -> None:
@@ -124,12 +125,21 @@ class TestWriteOutcomes:
     def test_counts_every_line_of_a_copy_as_a_duplicate(self, connection: psycopg.Connection) -> None:
         register(connection, arrival("k1", "a"), arrival("k2", "a", NEXT_DAY))
         (file,) = manifest.pending(connection, ["trail"])
-        manifest.write_outcome(
-            connection, file.file_id, status="accepted", read_with="1", counts=counts(lines_read=2, accepted=2)
+        read = FileOutcome(
+            file_id=file.file_id, status="accepted", read_with="1", counts=counts(lines_read=2, accepted=2)
         )
+        manifest.write_outcomes(connection, [read])
         manifest.write_duplicates(connection, ["trail"], DAY)
         (copy,) = manifest.files_of(connection, ["trail"], NEXT_DAY, ["duplicate"])
         assert (copy.counts.lines_read, copy.counts.duplicate) == (2, 2)
+
+    def test_reads_a_copy_in_place_of_a_file_that_was_gone(self, connection: psycopg.Connection) -> None:
+        register(connection, arrival("k1", "a"), arrival("k2", "a", NEXT_DAY), arrival("k3", "a", NEXT_DAY))
+        (file,) = manifest.pending(connection, ["trail"])
+        gone = FileOutcome(file_id=file.file_id, status="rejected", reason="unreadable", read_with="1")
+        manifest.write_outcomes(connection, [gone])
+        manifest.write_duplicates(connection, ["trail"], DAY)
+        assert [copy.key for copy in manifest.pending(connection, ["trail"])] == ["k2"]
 
 
 class TestGenerations:
@@ -157,5 +167,4 @@ class TestGenerations:
             "g2",
             "g3",
         ]
-        assert [found.partition for found in manifest.current_generations(connection, "core/x")] == [DAY, NEXT_DAY]
         assert manifest.generations_touching(connection, "core/y", DAY) == ()

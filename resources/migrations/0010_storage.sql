@@ -25,7 +25,9 @@ create table core.cloudtrail_log (
     file_id bigint primary key references core.source_file (file_id),
     source text not null,
     log_key text not null,
-    content_sha256 text not null
+    content_sha256 text not null,
+    -- DeleteObjects events: they name no key, so the bucket's next snapshot has to tell
+    batch_deletes bigint not null check (batch_deletes >= 0)
 );
 create index cloudtrail_log_by_key on core.cloudtrail_log (source, log_key);
 
