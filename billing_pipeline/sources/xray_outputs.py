@@ -7,7 +7,7 @@ that leaves this room only as a pseudonym. Not here: our own exporter's snapshot
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -30,6 +30,7 @@ from billing_pipeline.sources.traffic_snapshots import (
     exact_total,
     is_name,
 )
+from billing_pipeline.sources.xray_exporters import PROMETHEUS, PrometheusNames
 
 XrayFormat: TypeAlias = Literal[
     "statsquery", "debug_vars", "prometheus_compassvpn", "prometheus_wi1dcard", "prometheus_x_evor"
@@ -51,52 +52,6 @@ class XraySilentError(XrayOutputError):
 
 class XrayNodeError(BillingError):
     """An output that names another node or environment than the source has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrometheusNames:
-    """How an exporter names things. `only`: labels a user's series must have. `healthy`: a gauge that must not be 0."""
-
-    uplink: str
-    downlink: str
-    identity: str
-    only: Mapping[str, str] = field(default_factory=dict)
-    inbound: str | None = None
-    node: str | None = None
-    env: str | None = None
-    uptime: str | None = None
-    healthy: str | None = None
-    collected_at: str | None = None
-
-
-PROMETHEUS: Mapping[str, PrometheusNames] = {
-    "prometheus_compassvpn": PrometheusNames(
-        uplink="xray_traffic_uplink_bytes_total",
-        downlink="xray_traffic_downlink_bytes_total",
-        identity="target",
-        only={"dimension": "user"},
-        uptime="xray_uptime_seconds",
-        healthy="xray_up",
-    ),
-    "prometheus_wi1dcard": PrometheusNames(
-        uplink="v2ray_traffic_uplink_bytes_total",
-        downlink="v2ray_traffic_downlink_bytes_total",
-        identity="target",
-        only={"dimension": "user"},
-        uptime="v2ray_uptime_seconds",
-        healthy="v2ray_up",
-    ),
-    "prometheus_x_evor": PrometheusNames(
-        uplink="xray_user_uplink_bytes",
-        downlink="xray_user_downlink_bytes",
-        identity="uuid",
-        inbound="inbound_tag",
-        node="node_id",
-        env="env",
-        healthy="xray_exporter_collect_success",
-        collected_at="xray_exporter_collect_timestamp_seconds",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +228,12 @@ def _from_statsquery(output: object) -> Iterator[_Reading]:
         parts = entry["name"].split(">>>")
         if parts[0] != "user" or parts[-1] == "online":
             continue
-        is_traffic = len(parts) == 4 and parts[2] == "traffic" and parts[3] in _DIRECTIONS
+        if len(parts) != 4 or parts[2] != "traffic" or parts[3] not in _DIRECTIONS:
+            # Perhaps a user with '>>>' in the name: nobody's counter, and no zero of anybody.
+            yield _Reading(position, "", "", "", Reason.BAD_VALUE)
+            continue
         # Zero is not written.
-        total = exact_total(entry.get("value", 0), quoted=True) if is_traffic else Reason.BAD_VALUE
-        yield _Reading(position, parts[1], "", parts[-1], total)
+        yield _Reading(position, parts[1], "", parts[3], exact_total(entry.get("value", 0), quoted=True))
 
 
 def _from_debug_vars(output: object) -> Iterator[_Reading]:
@@ -358,7 +315,7 @@ def _problem(reading: _Reading, account: str | None, known: Mapping[str, int]) -
     if reading.inbound.strip() and not is_name(reading.inbound.strip()):
         return Reason.BAD_VALUE, "inbound"
     if isinstance(reading.total, Reason):
-        return reading.total, reading.direction if reading.direction in _DIRECTIONS else "direction"
+        return reading.total, reading.direction
     if reading.direction in known:
         return Reason.DUPLICATE_KEY, reading.direction
     return None
