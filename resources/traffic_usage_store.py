@@ -31,7 +31,7 @@ from resources.traffic_inputs import (
     rules_digest,
 )
 from resources.traffic_scan import TrafficScan, TrafficScanInputs
-from resources.usage_rules import usage_rules
+from resources.usage_rules import UsageRules, usage_rules
 
 # Of one scan and transaction: few enough that a crash loses little and disks hold it, many enough that a year is a few scans.
 DAYS_PER_RUN = 32
@@ -46,8 +46,8 @@ class TrafficInputsKeepChangingError(BillingError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """What one look at PostgreSQL has found."""
+class TrafficState:
+    """What one look at PostgreSQL has found: every day with samples or a build, and the rules."""
 
     catalog: Catalog
     days: tuple[TrafficDay, ...]
@@ -64,6 +64,13 @@ class _State:
             nodes=day.nodes,
         )
         return day.uri is None or day.chain_digest == chain
+
+    def with_tails(self) -> Iterator[tuple[TrafficDay, TailPointer]]:
+        """Yield each day with the tail of the day with samples before it."""
+        tail = TailPointer()
+        for day in self.days:
+            yield day, tail
+            tail = _tail_after(day, tail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,23 +95,24 @@ class TrafficUsageStore:
         Raises:
             CatalogNotLoadedError: there are no rules to compare with.
         """
-        state = self._read(())
+        state = self.read_state()
         with self.database.reading() as connection:
             held = {day.day.isoformat(): day.built_inputs_digest or "" for day in state.days if day.is_held}
             released = guard_store.released_guards(connection, ASSET, held)
             holding = guard_store.held_partitions(connection, ASSET, list(held))
         let_through = {key for key, guards in holding.items() if released.get(key, frozenset()).issuperset(guards)}
-        digests = usage_rules(state.catalog, [day.day for day in state.days], MeterSource.TRAFFIC).digests
-        stale, tail = [], TailPointer()
-        for day in state.days:
-            if day.uri is None:
-                continue
-            rules = rules_digest(digests[day.day], state.policies, day.nodes)
-            is_built = day.built_inputs_digest == day.content_digest and day.built_rules_digest == rules
-            if not is_built or not state.is_derived(day, tail) or day.day.isoformat() in let_through:
-                stale.append(day.day)
-            tail = _tail_of(day)
-        return tuple(stale)
+        digests = self._rules(state, state.days).digests
+        return tuple(
+            day.day
+            for day, tail in state.with_tails()
+            if day.uri is not None
+            and (
+                day.built_inputs_digest != day.content_digest
+                or day.built_rules_digest != rules_digest(digests[day.day], state.policies, day.nodes)
+                or not state.is_derived(day, tail)
+                or day.day.isoformat() in let_through
+            )
+        )
 
     def build_days(
         self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
@@ -138,10 +146,10 @@ class TrafficUsageStore:
             )
         return tuple(builds[day] for day in sorted(wanted))
 
-    def _read(self, days: Sequence[date]) -> _State:
+    def read_state(self, days: Sequence[date] = ()) -> TrafficState:
         catalog = CatalogStore(self.database).current()
         with self.database.reading() as connection:
-            return _State(
+            return TrafficState(
                 catalog=catalog,
                 days=read_days(connection, days),
                 first_snapshots=read_first_snapshots(connection),
@@ -150,13 +158,13 @@ class TrafficUsageStore:
 
     def _runs(self, remaining: frozenset[date], *, run_id: str, code_version: str) -> Iterator[Written]:
         """Yield what each run over days up to the last of `remaining` left; end early when inputs have changed."""
-        state = self._read(sorted(remaining))
+        state = self.read_state(sorted(remaining))
         queue = [day for day in state.days if day.day <= max(remaining)]
         tail, index = TailPointer(), 0
         while index < len(queue):
             day = queue[index]
             if day.day not in remaining and state.is_derived(day, tail):
-                tail, index = _tail_of(day) if day.uri is not None else tail, index + 1
+                tail, index = _tail_after(day, tail), index + 1
                 continue
             run = _together(queue[index:], remaining)
             written = self._write(state, run, remaining, tail, run_id=run_id, code_version=code_version)
@@ -167,7 +175,7 @@ class TrafficUsageStore:
 
     def _write(
         self,
-        state: _State,
+        state: TrafficState,
         days: tuple[TrafficDay, ...],
         wanted: frozenset[date],
         tail: TailPointer,
@@ -175,32 +183,37 @@ class TrafficUsageStore:
         run_id: str,
         code_version: str,
     ) -> Written | None:
-        rules = usage_rules(state.catalog, [day.day for day in days], MeterSource.TRAFFIC)
         run = TrafficRun(
             days=days,
             wanted=wanted,
             tail=tail,
             policies=state.policies,
             first_snapshots=state.first_snapshots,
-            catalog_digests=rules.digests,
+            catalog_digests=self._rules(state, days).digests,
             run_id=run_id,
             code_version=code_version,
         )
+        with disk_failures_explained(self.scratch_dir), self.scan(state, days, tail) as scan:
+            return TrafficDayWriter(self.database, self.lake, run, scan).write()
+
+    def scan(self, state: TrafficState, days: Sequence[TrafficDay], tail: TailPointer) -> TrafficScan:
+        """Return what the samples of `days`, which follow each other, and the tail before them come to. The caller closes it.
+
+        Raises:
+            LakeFileMissingError: PostgreSQL points at a lake file that is not there.
+        """
         inputs = TrafficScanInputs(
             days=tuple(day.day for day in days),
             sample_files=tuple(self.lake.fetch(day.uri) for day in days if day.uri is not None),
             tail_file=None if tail.uri is None else self.lake.fetch(tail.uri),
             first_snapshots=state.first_snapshots,
             policies=state.policies,
-            rules=rules,
+            rules=self._rules(state, days),
         )
-        with (
-            disk_failures_explained(self.scratch_dir),
-            TrafficScan(
-                inputs, scratch_dir=self.scratch_dir, memory_limit=self.memory_limit, threads=self.threads
-            ) as scan,
-        ):
-            return TrafficDayWriter(self.database, self.lake, run, scan).write()
+        return TrafficScan(inputs, scratch_dir=self.scratch_dir, memory_limit=self.memory_limit, threads=self.threads)
+
+    def _rules(self, state: TrafficState, days: Sequence[TrafficDay]) -> UsageRules:
+        return usage_rules(state.catalog, [day.day for day in days], MeterSource.TRAFFIC)
 
 
 def _together(queue: Sequence[TrafficDay], remaining: frozenset[date]) -> tuple[TrafficDay, ...]:
@@ -215,5 +228,7 @@ def _together(queue: Sequence[TrafficDay], remaining: frozenset[date]) -> tuple[
     return tuple(run)
 
 
-def _tail_of(day: TrafficDay) -> TailPointer:
+def _tail_after(day: TrafficDay, tail: TailPointer) -> TailPointer:
+    if day.uri is None:
+        return tail
     return TailPointer() if day.tail_digest is None else TailPointer(digest=day.tail_digest, uri=day.tail_uri)

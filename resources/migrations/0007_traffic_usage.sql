@@ -98,7 +98,8 @@ create table usage.traffic_day (
     updated_at timestamptz not null default now()
 );
 
--- Append-only. A bucket that was not what the raw samples say, and what it was replaced by. Null bytes: no such bucket.
+-- Append-only. A row that was not what the raw samples say, and what it was replaced by: a minute bucket, or an hourly quantity
+-- (meter_id). Null where there was no row, or where there should be none.
 create table usage.traffic_adjustment (
     adjustment_id bigint generated always as identity primary key,
     run_id text not null,
@@ -106,15 +107,19 @@ create table usage.traffic_adjustment (
     env text not null,
     node text not null,
     account_id text not null,
-    account_uuid text not null,
+    account_uuid text,
     inbound_tag text not null,
-    bucket_start timestamptz not null,
+    meter_id text,
+    period_start timestamptz not null,
     stored_uplink_bytes bigint,
     stored_downlink_bytes bigint,
     true_uplink_bytes bigint,
     true_downlink_bytes bigint,
+    stored_quantity numeric(38, 9),
+    true_quantity numeric(38, 9),
     actor text not null check (actor <> ''),
     reason text not null check (reason <> ''),
-    adjusted_at timestamptz not null default now()
+    adjusted_at timestamptz not null default now(),
+    check ((meter_id is null) = (account_uuid is not null))
 );
 create index traffic_adjustment_by_day on usage.traffic_adjustment (event_day);
