@@ -100,10 +100,11 @@ def rate_balances(connection: psycopg.Connection, catalog: Catalog, days: Reques
         return RatedBalances()
     _send_slots(connection, slots, gone)
     _send_tariffs(connection, slots.values())
-    connection.execute(_TARGET)
+    connection.execute(_RATED)
+    connection.execute(_RATE)
     connection.execute("analyze prepaid_target")
     in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
-    for charge_id, quantity in connection.execute(_IN_USAGE):
+    for charge_id, quantity in connection.execute("select charge_id, byte_count from prepaid_in_usage"):
         slot = slots[charge_id]
         in_usage[slot.period.window, slot.meter.meter_id] += quantity
     periods = dict(_periods(connection, slots))
@@ -217,26 +218,42 @@ def _places(price: Price) -> Iterator[tuple[int, str, str, Decimal]]:
             yield from ((version.version, kind, name, by) for name, by in found.items() if by > 0)
 
 
-_TARGET = """
-    create temporary table prepaid_target on commit drop as
+_RATED = """
+    create temporary table prepaid_target (
+        charge_id uuid, account_id text, price_id text, version integer, bucket_start timestamptz, env text, node text,
+        account_uuid text, region text, line text, rated_bytes bigint, included_bytes bigint, multiplier numeric,
+        amount numeric
+    ) on commit drop;
+    create temporary table prepaid_in_usage (charge_id uuid, byte_count numeric) on commit drop;
+"""
+
+# One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
+_RATE = """
     with
-    buckets as (
+    minutes as (
         select
-            charge_id, prepaid_slot.account_id, price_id, bucket_start, env, node, account_uuid::text as account_uuid,
-            region, line,
-            sum(
-                case field
-                    when 'uplink_bytes' then uplink_bytes::numeric
-                    when 'downlink_bytes' then downlink_bytes::numeric
-                    else uplink_bytes::numeric + downlink_bytes::numeric
-                end
-            ) as byte_count
+            charge_id, prepaid_slot.account_id, price_id, bucket_start, env, node, account_uuid, region, line,
+            case field
+                when 'uplink_bytes' then uplink_bytes::numeric
+                when 'downlink_bytes' then downlink_bytes::numeric
+                else uplink_bytes::numeric + downlink_bytes::numeric
+            end as byte_count
         from prepaid_slot
         join usage.traffic_minute as minute
             on minute.account_id = prepaid_slot.account_id
             and bucket_start >= period_start
             and bucket_start < period_end
             and env = any(envs)
+    ),
+    -- The same bytes by another way: without buckets, tariffs and order, for the guard.
+    in_usage as (
+        insert into prepaid_in_usage select charge_id, sum(byte_count) from minutes group by charge_id
+    ),
+    buckets as (
+        select
+            charge_id, account_id, price_id, bucket_start, env, node, account_uuid, region, line,
+            sum(byte_count) as byte_count
+        from minutes
         group by 1, 2, 3, 4, 5, 6, 7, 8, 9
     ),
     counted as (
@@ -270,6 +287,7 @@ _TARGET = """
             on lines.price_id = counted.price_id and lines.version = tariff.version
             and lines.kind = 'line' and lines.name = line
     )
+    insert into prepaid_target
     select
         charge_id, account_id, price_id, version, bucket_start, env, node, account_uuid, region, line,
         (byte_count - included_bytes)::bigint as rated_bytes,
@@ -277,26 +295,6 @@ _TARGET = """
         multiplier,
         -(byte_count - included_bytes) * price_of_byte * multiplier as amount
     from priced
-"""
-
-# The same bytes by another way: without buckets, tariffs and order, for the guard.
-_IN_USAGE = """
-    select
-        charge_id,
-        sum(
-            case field
-                when 'uplink_bytes' then uplink_bytes::numeric
-                when 'downlink_bytes' then downlink_bytes::numeric
-                else uplink_bytes::numeric + downlink_bytes::numeric
-            end
-        )
-    from prepaid_slot
-    join usage.traffic_minute as minute
-        on minute.account_id = prepaid_slot.account_id
-        and bucket_start >= period_start
-        and bucket_start < period_end
-        and env = any(envs)
-    group by charge_id
 """
 
 _CLASSES = """

@@ -207,9 +207,7 @@ def _prepaid_findings(
     is_prepaid = table.billing_mode is BillingMode.PREPAID_BALANCE
     for version in versions:
         if isinstance(version.model, MeteredBalance) != is_prepaid:
-            message = (
-                'metered_balance goes with billing_mode = "prepaid_balance", and with no other: write both, or neither'
-            )
+            message = 'metered_balance goes with billing_mode = "prepaid_balance" alone: write both, or neither'
             yield _finding(Kind.PRICE, table.id, f"versions.{version.version}.model", message)
         elif isinstance(version.model, MeteredBalance):
             for field, message in _balance_problems(table, version, version.model):
@@ -246,8 +244,9 @@ def _balance_problems(table: PriceTable, version: PriceVersion, model: MeteredBa
 
 
 def _places_problem(amount: Decimal, currency: str) -> str | None:
-    is_fine = _currency_problem(currency) is not None or to_money(amount, currency).major == amount
-    return None if is_fine else f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
+    if _currency_problem(currency) is not None or to_money(amount, currency).major == amount:
+        return None
+    return f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
 
 
 def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
