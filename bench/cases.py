@@ -243,6 +243,13 @@ def bulk_load(suite: Suite) -> Result:
     )
 
 
+def storage(suite: Suite) -> Result:
+    """A month of storage, from lake files to hourly rows in PostgreSQL."""
+    from bench.storage import storage_case
+
+    return storage_case(suite)
+
+
 CASES: Mapping[str, Callable[[Suite], Result]] = {
     "requests-json": requests_json,
     "requests-hourly": requests_hourly,
@@ -251,6 +258,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "backfill": backfill,
     "rating": rating,
     "copy": bulk_load,
+    "storage": storage,
 }
 
 

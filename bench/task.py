@@ -29,6 +29,11 @@ CONTENDERS = {
     "rating": "bench.money:rate_lines",
     "booking": "bench.money:book_charges",
     "copy": "bench.bulk_load:load_rows",
+    "storage-data": "bench.storage_contenders:make",
+    "storage-scan": "bench.storage_contenders:scan",
+    "storage-ours": "bench.storage_contenders:by_store",
+    "storage-polars": "bench.storage_contenders:by_polars",
+    "storage-postgres": "bench.storage_contenders:by_postgres",
 }
 
 
