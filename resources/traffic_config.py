@@ -175,7 +175,11 @@ def load_traffic_sources(folder: Path) -> tuple[TrafficSource, ...]:
         entries = _TrafficFile(**tomllib.loads(path.read_text(encoding="utf-8"))).source
     except FileNotFoundError:
         return ()
-    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        # Without the values: one of them may be a secret that somebody wrote into an address.
+        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        raise _refused(f"{path} is not valid: {'; '.join(found)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _refused(f"{path} is not valid: {error}") from error
     sources = tuple(TrafficSource(**entry.model_dump()) for entry in entries)
     names = [source.name for source in sources]
