@@ -14,8 +14,9 @@ from billing_pipeline.periods import as_utc
 from resources.database import Database
 from resources.traffic_config import TrafficSource
 from resources.traffic_guards import judge_day
+from resources.traffic_progress import write_progress
 from resources.traffic_samples import DATASET
-from resources.traffic_windows import horizon, source_lock, windows_in, write_progress
+from resources.traffic_windows import horizon, source_lock, windows_in
 
 
 class NoOpenGapError(BillingError):

@@ -27,8 +27,9 @@ from resources.traffic_config import TrafficSource
 from resources.traffic_files import FileReading
 from resources.traffic_guards import judge_day
 from resources.traffic_manifest import Refusal
+from resources.traffic_progress import write_progress
 from resources.traffic_samples import DATASET, Draft, DraftSnapshot, merge
-from resources.traffic_windows import Attempt, judge_windows, source_lock, write_progress
+from resources.traffic_windows import Attempt, judge_windows, source_lock
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from resources.traffic_config import TrafficSource
 from resources.traffic_manifest import Refusal, refused_snapshot
 from resources.traffic_publisher import DayPublished, Publisher
 from resources.traffic_samples import Draft
-from resources.traffic_windows import Attempt, stretches_to_read
+from resources.traffic_windows import DAY, Attempt, day_window, stretches_to_read
 
 # Published in between once a draft holds so many samples: a day of 1,000 users is 1.4 million.
 LARGEST_DRAFT = 1_000_000
@@ -71,7 +71,22 @@ class Pull:
         for source in sources:
             if source.is_pulled:
                 self._read_source(source, day)
-        self._publish([day])
+        # An exporter that drifts gives the last minute of a day on the next one.
+        self._publish([day - DAY, day] if self._ends_open(day - DAY) else [day])
+
+    def _ends_open(self, day: date) -> bool:
+        """Tell whether the last window of a day that was judged is neither complete nor closed."""
+        end = day_window(day).end
+        with self.publisher.database.reading() as connection:
+            row = connection.execute(
+                """
+                select 1 from core.traffic_window
+                where window_end = %s and status in ('partial', 'gap') and source = any(%s)
+                limit 1
+                """,
+                [end, [source.name for source in self.publisher.sources]],
+            ).fetchone()
+        return row is not None
 
     def _read_source(self, source: TrafficSource, day: date) -> None:
         attempt = self.attempts.get(source.name)

@@ -1,11 +1,11 @@
-"""Windows of UTC hours and the progress of sources in PostgreSQL: what is complete, what is missing, up to where.
+"""Windows of UTC hours in PostgreSQL: what is complete, what is missing, what to read.
 
 core.traffic_window follows from core.traffic_snapshot and from how far a source was read in this run; core.traffic_gap is its
-history. `completed_until` never passes an open gap. Works inside the caller's transaction, which holds `source_lock`. Not
-here: the rule of coverage (traffic_coverage), guards (traffic_guards), reading (traffic_pull).
+history. What writes works inside the caller's transaction, which holds `source_lock`. Not here: the rule of coverage
+(traffic_coverage), how far a source has come (traffic_progress), guards (traffic_guards), reading (traffic_pull).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -101,16 +101,26 @@ def windows_in(
     connection: psycopg.Connection, sources: Iterable[TrafficSource], days: Sequence[date]
 ) -> tuple[WindowState, ...]:
     """Return the rows of these sources' windows on these days, by source and time."""
+    if not days:
+        return ()
     with connection.cursor(row_factory=class_row(WindowState)) as cursor:
         rows = cursor.execute(
             """
             select source, window_start, window_end, status, missing_minutes, snapshots, samples, covered_until, reason,
                 detail
             from core.traffic_window
-            where source = any(%s) and (window_start at time zone 'UTC')::date = any(%s)
+            where source = any(%(sources)s)
+                and window_start >= %(start)s
+                and window_start < %(end)s
+                and (window_start at time zone 'UTC')::date = any(%(days)s)
             order by source, window_start
             """,
-            [[source.name for source in sources], list(days)],
+            {
+                "sources": [source.name for source in sources],
+                "start": day_window(min(days)).start,
+                "end": day_window(max(days)).end,
+                "days": list(days),
+            },
         ).fetchall()
     return tuple(rows)
 
@@ -238,76 +248,6 @@ def _cause(
     if state.snapshots:
         return "missing_snapshots", "the source has no snapshot of these minutes"
     return ("empty_page" if source.is_pulled else "nothing_delivered"), "the source has no snapshot of this window"
-
-
-def write_progress(
-    connection: psycopg.Connection, sources: Iterable[TrafficSource], attempts: Mapping[str, Attempt]
-) -> None:
-    """Move each source's `completed_until` as far as its windows prove, and note how reading it went.
-
-    A failure changes nothing but the attempt and its error.
-    """
-    for source in sources:
-        attempt = attempts.get(source.name)
-        is_done = attempt is not None and attempt.unread_from is None and attempt.error is None
-        connection.execute(
-            """
-            insert into core.traffic_sync_state
-                (source, completed_until, last_attempted_at, last_succeeded_at, last_error, last_error_kind)
-            values (%(source)s, %(completed_until)s, %(attempted_at)s, %(succeeded_at)s, %(error)s, %(error_kind)s)
-            on conflict (source) do update set
-                completed_until = greatest(traffic_sync_state.completed_until, excluded.completed_until),
-                last_attempted_at = coalesce(excluded.last_attempted_at, traffic_sync_state.last_attempted_at),
-                last_succeeded_at = coalesce(excluded.last_succeeded_at, traffic_sync_state.last_succeeded_at),
-                last_error = case when %(is_attempted)s then excluded.last_error else traffic_sync_state.last_error end,
-                last_error_kind = case
-                    when %(is_attempted)s then excluded.last_error_kind else traffic_sync_state.last_error_kind
-                end
-            """,
-            {
-                "source": source.name,
-                "completed_until": _completed_until(connection, source),
-                "attempted_at": None if attempt is None else attempt.attempted_at,
-                "succeeded_at": attempt.attempted_at if attempt is not None and is_done else None,
-                "error": None if attempt is None else attempt.error,
-                "error_kind": None if attempt is None else attempt.error_kind,
-                "is_attempted": attempt is not None,
-            },
-        )
-
-
-def _completed_until(connection: psycopg.Connection, source: TrafficSource) -> datetime | None:
-    """Return up to when everything is complete or closed: on from what was proven before, window by window, to the first gap."""
-    row = connection.execute(
-        """
-        select
-            (select completed_until from core.traffic_sync_state where source = %(source)s),
-            (select min(window_start) from core.traffic_window where source = %(source)s)
-        """,
-        {"source": source.name},
-    ).fetchone()
-    reached, first = row or (None, None)
-    proven = reached or source.active_from or first
-    if proven is None:
-        return None
-    rows = connection.execute(
-        """
-        select window_start, window_end, status, covered_until
-        from core.traffic_window
-        where source = %s and window_end > %s
-        order by window_start
-        """,
-        [source.name, proven],
-    )
-    for start, end, status, covered_until in rows:
-        if start > proven:
-            break
-        if status not in ("complete", "closed"):
-            proven = max(proven, covered_until)
-            break
-        proven = end
-    # A source that has proven nothing yet has no progress, not that of its first day.
-    return None if reached is None and proven in (source.active_from, first) else proven.astimezone(UTC)
 
 
 def snapshots_around(

@@ -206,6 +206,15 @@ class TestCollectDays:
         assert node.read == 2880
         assert collector.completed_until() == at(2880)
 
+    def test_misses_nothing_of_an_exporter_that_drifts(self, collector: Collector) -> None:
+        node = collector.add(Node())
+        node.history = [snapshot(number * 61 / 60 + 0.4, sample(number)) for number in range(2840)]
+        # the minute before midnight has no snapshot, the one after it has
+        assert not any(at(1439) <= one.collected_at < at(1440) for one in node.history)
+        collector.collect(at(2881), DAY, NEXT_DAY)
+        assert {row[1:] for row in collector.windows()} == {("complete", 0, None)}
+        assert [collector.verdict("windows_complete", day)[0] for day in (DAY, NEXT_DAY)] == ["passed"] * 2
+
     def test_publishes_in_between_what_is_too_much_for_one_draft(self, collector: Collector) -> None:
         collector.options = {"largest_draft": 100}
         collector.add(Node(page_size=30).lives(0, 185))

@@ -3,7 +3,7 @@
 `Node.snapshot(minute)` is what it says of a minute since `START`; counters grow by fixed steps, so that every total is known.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ from resources.exporter_client import WindowPage
 from resources.exporter_transport import ExporterError, ExporterErrorKind
 
 START = datetime(2026, 4, 8, tzinfo=UTC)
-ALICE, BOB = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+ALICE = "11111111-1111-1111-1111-111111111111"
 
 
 def minutes(count: float) -> timedelta:
@@ -87,8 +87,3 @@ class Node:
     def _refuse(self, pages_read: int) -> None:
         if self.failure is not None and pages_read >= self.fails_after_pages:
             raise ExporterError(self.node, self.failure, "it does not answer", fix="look at the node")
-
-
-def totals(rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """Return rows in one order."""
-    return sorted(rows, key=repr)
