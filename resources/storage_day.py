@@ -80,7 +80,8 @@ class StorageDayIngest:
 
 def read_with(source: StorageSource) -> str:
     """Return what a file of `source` is read with: while it stands, its rows are taken over from the generation before."""
-    return f"{READER_VERSION}:{source.profile.sha256}"
+    scope = json.dumps([source.objects, sorted(source.buckets)])
+    return f"{READER_VERSION}:{source.profile.sha256}:{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
 
 
 def inputs_digest(files: Sequence[DeliveredFile], sources: Mapping[str, StorageSource]) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -569,6 +570,44 @@ class TestVisibilityEvents:
 
 
 class TestStore:
+    def test_lets_two_runs_of_one_day_end_as_one(self, deliveries: StorageDeliveries) -> None:
+        deliveries.deliver_inventory(TWELVE_OBJECTS, AT)
+        deliveries.deliver_log(record(1), record(2))
+        deliveries.store.discover(seen_at=AS_OF)
+
+        def ingest(dataset: str) -> int:
+            (done,) = deliveries.store.ingest_days(dataset, [DAY], run_id="run", code_version="test")
+            return done.rows
+
+        with ThreadPoolExecutor(4) as runs:
+            assert list(runs.map(ingest, [SNAPSHOTS, OBJECT_EVENTS] * 2)) == [3, 2, 3, 2]
+        assert deliveries.lake_rows(SNAPSHOTS, SUMS) == TWELVE_SUMS
+        counts = "select dataset, count(*) from core.lake_generation group by 1 order by 1"
+        assert deliveries.rows(counts) == [(OBJECT_EVENTS, 1), (OBJECTS, 1), (SNAPSHOTS, 1)]
+
+    def test_reads_anew_what_a_changed_scope_takes(self, deliveries: StorageDeliveries, tmp_path: Path) -> None:
+        deliveries.deliver_inventory(TWELVE_OBJECTS, AT)
+        deliveries.deliver_log(record(1))
+        deliveries.ingest()
+        narrower = [source(Kind.INVENTORY), source(Kind.CLOUDTRAIL, buckets=frozenset({"another"}), digests="ignored")]
+        again = StorageDeliveries(deliveries.database, tmp_path, narrower)
+        for dataset in (SNAPSHOTS, OBJECT_EVENTS):
+            again.store.ingest_days(dataset, [DAY], run_id="run", code_version="test")
+        assert again.lake_rows(OBJECT_EVENTS, "event_id") == []
+        assert again.lake_rows(OBJECTS, "object_id") == []
+        assert again.lake_rows(SNAPSHOTS, SUMS) == TWELVE_SUMS
+
+    def test_reads_a_lost_lake_file_again(self, deliveries: StorageDeliveries) -> None:
+        deliveries.deliver_inventory(TWELVE_OBJECTS, AT)
+        deliveries.deliver_log(record(1), record(2))
+        deliveries.ingest()
+        for (uri,) in deliveries.rows("select uri from core.lake_generation"):
+            deliveries.lake.remove(uri)
+        for dataset in (SNAPSHOTS, OBJECT_EVENTS):
+            deliveries.store.ingest_days(dataset, [DAY], run_id="run", code_version="test")
+        assert deliveries.lake_rows(SNAPSHOTS, SUMS) == TWELVE_SUMS
+        assert len(deliveries.lake_rows(OBJECT_EVENTS, "event_id")) == 2
+
     def test_refuses_a_dataset_that_it_has_not(self, deliveries: StorageDeliveries) -> None:
         with pytest.raises(UnknownDatasetError, match="core/objects"):
             deliveries.store.ingest_days("core/objects", [DAY], run_id="run", code_version="test")
