@@ -30,6 +30,70 @@ _QUARANTINE = pa.schema(
     + [(name, pa.string()) for name in ("reason", "field", "line_sha256")]
 )
 
+_REGISTER = """
+    with arrived as (
+        select *
+        from unnest(%(keys)s::text[], %(hashes)s::text[], %(sizes)s::bigint[], %(days)s::date[], %(times)s::timestamptz[])
+            with ordinality as file (key, content_sha256, size_bytes, delivery_day, modified_at, position)
+    ),
+    touched as (
+        update core.source_file set modified_at = arrived.modified_at
+        from arrived
+        where source_file.source = %(source)s
+            and source_file.key = arrived.key
+            and source_file.content_sha256 = arrived.content_sha256
+        returning source_file.key, source_file.content_sha256
+    ),
+    unknown as (
+        select
+            arrived.*,
+            earlier.file_id as earlier_file_id,
+            twin.file_id as twin_file_id,
+            twin.key as twin_key
+        from arrived
+        left join touched
+            on touched.key = arrived.key and touched.content_sha256 = arrived.content_sha256
+        left join lateral (
+            select file_id from core.source_file
+            where source = %(source)s and key = arrived.key and status <> 'rejected'
+            order by file_id limit 1
+        ) as earlier on true
+        left join lateral (
+            select file_id, key from core.source_file
+            where source = %(source)s and content_sha256 = arrived.content_sha256 and status in ('accepted', 'pending')
+            order by file_id limit 1
+        ) as twin on true
+        where touched.key is null
+    ),
+    judged as (
+        select
+            *,
+            first_value(key) over contents as first_key,
+            row_number() over contents as copy_number
+        from unknown
+        window contents as (partition by content_sha256, earlier_file_id is null order by position)
+    )
+    insert into core.source_file
+        (source, key, content_sha256, size_bytes, delivery_day, first_seen_at, modified_at, status, reason, detail)
+    select
+        %(source)s, key, content_sha256, size_bytes, delivery_day, %(seen_at)s, modified_at,
+        case
+            when earlier_file_id is not null then 'held'
+            when twin_file_id is not null or copy_number > 1 then 'duplicate'
+            else 'pending'
+        end,
+        case when earlier_file_id is not null then %(held_reason)s end,
+        case
+            when earlier_file_id is not null
+                then format('file %%s was delivered under this name with other content', earlier_file_id)
+            when twin_file_id is not null then format('same content as file %%s (%%s)', twin_file_id, twin_key)
+            when copy_number > 1 then format('same content as %%s', first_key)
+        end
+    from judged
+    order by position
+    returning key, status
+"""
+
 NOTHING_READ = LineCounts(lines_read=0, accepted=0, rejected=0, duplicate=0, out_of_scope=0)
 
 
@@ -96,69 +160,7 @@ def register(connection: psycopg.Connection, *, source: str, files: Sequence[Arr
     in the manifest or earlier in `files`, is a duplicate. The rest is pending.
     """
     rows = connection.execute(
-        """
-        with arrived as (
-            select *
-            from unnest(%(keys)s::text[], %(hashes)s::text[], %(sizes)s::bigint[], %(days)s::date[], %(times)s::timestamptz[])
-                with ordinality as file (key, content_sha256, size_bytes, delivery_day, modified_at, position)
-        ),
-        touched as (
-            update core.source_file set modified_at = arrived.modified_at
-            from arrived
-            where source_file.source = %(source)s
-                and source_file.key = arrived.key
-                and source_file.content_sha256 = arrived.content_sha256
-            returning source_file.key, source_file.content_sha256
-        ),
-        unknown as (
-            select
-                arrived.*,
-                earlier.file_id as earlier_file_id,
-                twin.file_id as twin_file_id,
-                twin.key as twin_key
-            from arrived
-            left join touched
-                on touched.key = arrived.key and touched.content_sha256 = arrived.content_sha256
-            left join lateral (
-                select file_id from core.source_file
-                where source = %(source)s and key = arrived.key and status <> 'rejected'
-                order by file_id limit 1
-            ) as earlier on true
-            left join lateral (
-                select file_id, key from core.source_file
-                where source = %(source)s and content_sha256 = arrived.content_sha256 and status in ('accepted', 'pending')
-                order by file_id limit 1
-            ) as twin on true
-            where touched.key is null
-        ),
-        judged as (
-            select
-                *,
-                first_value(key) over contents as first_key,
-                row_number() over contents as copy_number
-            from unknown
-            window contents as (partition by content_sha256, earlier_file_id is null order by position)
-        )
-        insert into core.source_file
-            (source, key, content_sha256, size_bytes, delivery_day, first_seen_at, modified_at, status, reason, detail)
-        select
-            %(source)s, key, content_sha256, size_bytes, delivery_day, %(seen_at)s, modified_at,
-            case
-                when earlier_file_id is not null then 'held'
-                when twin_file_id is not null or copy_number > 1 then 'duplicate'
-                else 'pending'
-            end,
-            case when earlier_file_id is not null then %(held_reason)s end,
-            case
-                when earlier_file_id is not null
-                    then format('file %%s was delivered under this name with other content', earlier_file_id)
-                when twin_file_id is not null then format('same content as file %%s (%%s)', twin_file_id, twin_key)
-                when copy_number > 1 then format('same content as %%s', first_key)
-            end
-        from judged
-        order by position
-        returning key, status
-        """,
+        _REGISTER,
         {
             "source": source,
             "keys": [file.key for file, _, _ in files],
