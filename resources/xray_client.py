@@ -12,7 +12,7 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.prometheus_text import PrometheusTextError
 from billing_pipeline.sources.traffic_snapshots import BodyUnreadableError, Pseudonymise, TrafficSnapshot
 from billing_pipeline.sources.xray_outputs import XrayNodeError, XrayOutputError, XraySilentError, read_output
-from resources.exporter_client import ExporterClient, ExporterIdentityError, WindowPage
+from resources.exporter_client import ExporterIdentityError, WindowPage
 from resources.exporter_transport import ExporterAnswerError, ExporterConnection, ExporterErrorKind
 from resources.traffic_config import TrafficSource
 
@@ -71,20 +71,6 @@ class XrayOutputClient:
     def window(self, since: datetime, until: datetime) -> Iterator[WindowPage]:
         """Yield one empty page: Xray keeps no history."""
         yield WindowPage(snapshots=(), rejected=(), has_more=False)
-
-
-def client_of(
-    source: TrafficSource,
-    environ: Mapping[str, str],
-    *,
-    allow_http: bool = False,
-    pseudonymise: Pseudonymise | None = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    pause: Callable[[float], None] = time.sleep,
-) -> "ExporterClient | XrayOutputClient":
-    """Return the client that the source's format needs; see `ExporterClient` for the rest."""
-    kind = ExporterClient if source.format == "snapshots" else XrayOutputClient
-    return kind(source, environ, allow_http=allow_http, pseudonymise=pseudonymise, clock=clock, pause=pause)
 
 
 def _malformed(source: TrafficSource, error: BillingError) -> ExporterAnswerError:

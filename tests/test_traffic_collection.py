@@ -22,7 +22,7 @@ from resources.landing import Landing
 from resources.traffic_config import TrafficSource
 from resources.traffic_samples import DATASET
 from resources.traffic_store import DayCollected, TrafficStore
-from resources.xray_client import XrayOutputClient, client_of
+from resources.xray_client import XrayOutputClient
 from tests.exporter_fixtures import certificates as certificates
 from tests.exporter_fixtures import environment, no_pause
 
@@ -84,8 +84,8 @@ class Fleet:
             threads=1,
         )
 
-    def client(self, source: TrafficSource) -> ExporterClient | XrayOutputClient:
-        return client_of(source, self.environ, clock=lambda: self.clock, pause=no_pause)
+    def client(self, source: TrafficSource) -> ExporterClient:
+        return ExporterClient(source, self.environ, clock=lambda: self.clock, pause=no_pause)
 
     def collect(self, hours: float) -> DayCollected:
         self.clock = at(hours)
