@@ -48,7 +48,10 @@ class Basis(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterPolicy:
-    """How a node's counters are read. More resets than `max_resets_per_hour` (UTC clock hour) mean two writers of one key."""
+    """How a node's counters are read. More resets than `max_resets_per_hour` (UTC clock hour) mean two writers of one key.
+
+    That hour may be any of the day, or the first of the next day: two writers do not begin at midnight.
+    """
 
     on_first: OnFirst = OnFirst.BASELINE
     on_reset: OnReset = OnReset.BASELINE
@@ -92,10 +95,14 @@ class MinuteDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDay:
-    """A stream's minutes of a day, ascending. `is_held`: two writers share its key, so that none of it is billed."""
+    """A stream's minutes of a day, ascending. `is_held`: two writers share its key, so that none of it is billed.
+
+    `resets_of_first_hour`: what the day before has to know.
+    """
 
     minutes: tuple[MinuteDelta, ...]
     resets: int
+    resets_of_first_hour: int
     is_held: bool
     tail: StreamTail
 
@@ -110,12 +117,18 @@ class _Step:
 
 
 def stream_day(
-    samples: Sequence[CounterSample], *, tail: StreamTail | None, is_first_of_node: bool, policy: CounterPolicy
+    samples: Sequence[CounterSample],
+    *,
+    tail: StreamTail | None,
+    is_first_of_node: bool,
+    policy: CounterPolicy,
+    resets_after_midnight: int = 0,
 ) -> StreamDay:
     """Return the minutes of a stream from its samples of one UTC day: at least one, by instant, each instant once.
 
     `tail` is None for a stream that was never seen before; `is_first_of_node` tells whether it was seen first in the node's
-    first snapshot ever. A delta is booked on the minute of its later sample.
+    first snapshot ever. `resets_after_midnight`: of the first hour of the next day, as far as it is known. A delta is booked on
+    the minute of its later sample.
     """
     minutes: dict[datetime, MinuteDelta] = {}
     resets: Counter[datetime] = Counter()
@@ -130,10 +143,11 @@ def stream_day(
             collected_at=sample.collected_at, uplink_bytes=sample.uplink_bytes, downlink_bytes=sample.downlink_bytes
         )
     assert earlier is not None
-    is_held = any(count > policy.max_resets_per_hour for count in resets.values())
+    is_held = max(resets_after_midnight, *resets.values()) > policy.max_resets_per_hour
     return StreamDay(
         minutes=tuple(minutes.values()),
         resets=resets.total(),
+        resets_of_first_hour=resets[earlier.collected_at.replace(hour=0, minute=0, second=0, microsecond=0)],
         is_held=is_held,
         tail=replace(earlier, is_held=is_held),
     )

@@ -7,7 +7,7 @@ which days are scanned together (traffic_usage_store).
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
@@ -36,6 +36,7 @@ from resources.traffic_inputs import (
 )
 from resources.traffic_scan import Tail, TrafficScan
 from resources.usage_builds import UsageBuild, write_builds
+from resources.usage_rules import DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,8 @@ class TrafficDayWriter:
         self._run = run
         self._scan = scan
         self._facts = scan.facts()
-        self._by_day = {day.day: day for day in run.days}
+        self._early_holds = scan.early_holds()
+        self._by_day = {day.day: self._as_scanned(day) for day in run.days}
 
     def write(self) -> Written | None:
         """Write the run; None, and nothing, if a day's inputs are not what was scanned any more."""
@@ -150,7 +152,7 @@ class TrafficDayWriter:
         """Return the digests of each day, its tail published where it is a new one."""
         run, derived, tail_digest = self._run, {}, self._run.tail.digest
         earlier = self._scan.earlier_digests()
-        for day in run.days:
+        for day in self._by_day.values():
             nodes = self._facts[day.day].nodes
             tail = self._scan.write_tail(day.day) if day.uri is not None else None
             derived[day.day] = _Derived(
@@ -171,6 +173,13 @@ class TrafficDayWriter:
             tail_digest = tail_digest if tail is None else tail.digest
         return derived
 
+    def _as_scanned(self, day: TrafficDay) -> TrafficDay:
+        """Return the day with what this scan has found out about the day after it, if that was scanned too."""
+        following = day.day + DAY
+        if all(one.day != following for one in self._run.days):
+            return day
+        return replace(day, held_after=self._early_holds.get(following, ()))
+
     def _publish(self, day: date, tail: Tail) -> tuple[str, LakeFile]:
         generation = uuid.uuid4().hex
         return generation, self._lake.publish(tail.file, dataset=TAILS, partition=day, generation=generation)
@@ -189,7 +198,7 @@ class TrafficDayWriter:
             if day.day not in self._by_day:
                 continue
             chain = chain_digest(
-                day,
+                self._as_scanned(day),
                 tail_digest=tail_digest,
                 first_snapshots=first_snapshots,
                 policies=self._run.policies,
@@ -203,7 +212,7 @@ class TrafficDayWriter:
 
     def _write_tails(self, connection: psycopg.Connection, derived: Mapping[date, _Derived]) -> TailPointer:
         pointer = self._run.tail
-        for day in self._run.days:
+        for day in self._by_day.values():
             one = derived[day.day]
             if one.tail is None:
                 continue
@@ -227,14 +236,15 @@ class TrafficDayWriter:
             connection.execute(
                 """
                 insert into usage.traffic_day
-                    (event_day, chain_digest, content_digest, tail_digest, tail_generation, nodes)
-                values (%s, %s, %s, %s, %s, %s)
+                    (event_day, chain_digest, content_digest, tail_digest, tail_generation, nodes, early_holds)
+                values (%s, %s, %s, %s, %s, %s, %s)
                 on conflict (event_day) do update set
                     chain_digest = excluded.chain_digest,
                     content_digest = excluded.content_digest,
                     tail_digest = excluded.tail_digest,
                     tail_generation = excluded.tail_generation,
                     nodes = excluded.nodes,
+                    early_holds = excluded.early_holds,
                     updated_at = now()
                 """,
                 [
@@ -244,6 +254,7 @@ class TrafficDayWriter:
                     one.tail.digest,
                     day.tail_generation if one.published is None else one.published[0],
                     json.dumps(self._facts[day.day].nodes),
+                    json.dumps(self._early_holds.get(day.day, ())),
                 ],
             )
         return pointer

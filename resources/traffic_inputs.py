@@ -24,6 +24,8 @@ NO_TAIL = ""
 
 # env, node
 Node = tuple[str, str]
+# env, node, account uuid, inbound tag
+Stream = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,8 @@ class FirstSnapshot:
 class TrafficDay:
     """An event day: its samples (`uri` None: none), what was derived from them last, and what usage was built from.
 
-    `held_upstream`: guards that hold the samples. `nodes`: those with samples when the day was derived last.
+    `held_upstream`: guards that hold the samples. `nodes`: those with samples when the day was derived last. `held_after`: streams
+    that the next day has found to have two writers from midnight on.
     """
 
     day: date
@@ -55,14 +58,10 @@ class TrafficDay:
     tail_generation: str | None
     tail_uri: str | None
     nodes: tuple[Node, ...]
+    held_after: tuple[Stream, ...]
     built_inputs_digest: str | None
     built_rules_digest: str | None
     is_held: bool
-
-    @property
-    def source_facts(self) -> tuple[object, ...]:
-        """Return what a scan of the day reads or depends on, apart from the tail before it."""
-        return self.generation, self.uri, self.file_sha256, self.held_upstream
 
 
 def read_days(connection: psycopg.Connection, days: Sequence[date] = ()) -> tuple[TrafficDay, ...]:
@@ -78,6 +77,7 @@ def read_days(connection: psycopg.Connection, days: Sequence[date] = ()) -> tupl
                 **row,
                 "held_upstream": tuple(row["held_upstream"]),
                 "nodes": tuple((env, node) for env, node in row["nodes"]),
+                "held_after": tuple(sorted((env, node, uuid, tag) for env, node, uuid, tag in row["held_after"])),
             }
         )
         for row in rows
@@ -129,6 +129,8 @@ def rules_digest(catalog_digest: str, policies: Mapping[Node, TrafficSource], no
 def _source_lines(day: TrafficDay, first_snapshots: Iterable[FirstSnapshot]) -> list[object]:
     """Return the samples, who holds them, and first snapshots as far as this day can tell them from others."""
     lines: list[object] = [["samples", day.file_sha256], ["held", list(day.held_upstream)]]
+    if day.held_after:
+        lines.append(["held after", sorted(map(list, day.held_after))])
     for first in first_snapshots:
         at = first.collected_at.astimezone(UTC)
         if at.date() == day.day:

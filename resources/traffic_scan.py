@@ -6,8 +6,9 @@ The rule is billing_pipeline/counters.py, its SQL billing_pipeline/sql/traffic_*
 """
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
@@ -20,7 +21,7 @@ from resources import duck
 from resources.duck_tables import bind_rows, set_variable
 from resources.traffic_config import TrafficSource
 from resources.traffic_facts import TrafficFacts, traffic_facts
-from resources.traffic_inputs import FirstSnapshot, Node
+from resources.traffic_inputs import FirstSnapshot, Node, Stream
 from resources.usage_rules import UsageRules
 
 BATCH_ROWS = 65_536
@@ -47,7 +48,8 @@ _BASES = ("difference", "new_stream", "first_of_node", "after_hold", "restart", 
 class TrafficScanInputs:
     """What a scan reads. `sample_files`: one per day with samples, by day. `tail_file`: of the day before the first; None: none.
 
-    `policies` of the configured nodes; another node is read with the defaults of `CounterPolicy`.
+    `policies` of the configured nodes; another node is read with the defaults of `CounterPolicy`. `held_after`: by day, streams
+    that the next day, which is not among `days`, has found to have two writers from midnight on.
     """
 
     days: tuple[date, ...]
@@ -56,6 +58,7 @@ class TrafficScanInputs:
     first_snapshots: tuple[FirstSnapshot, ...]
     policies: Mapping[Node, TrafficSource]
     rules: UsageRules
+    held_after: Mapping[date, tuple[Stream, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,13 @@ class TrafficScan:
         rows = self._connection.execute(duck.sql("traffic_earlier_digests")).fetchall()
         return {day: f"{digest}-{streams}" for day, digest, streams in rows}
 
+    def early_holds(self) -> Mapping[date, tuple[Stream, ...]]:
+        """Return day -> streams that two writers share in its first hour, which holds them on the day before as well."""
+        found: dict[date, list[Stream]] = defaultdict(list)
+        for day, *stream in self._connection.execute(duck.sql("traffic_early_holds")).fetchall():
+            found[day].append((stream[0], stream[1], stream[2], stream[3]))
+        return {day: tuple(streams) for day, streams in found.items()}
+
     def _bind(self) -> None:
         inputs, con = self._inputs, self._connection
         self._bind_policies()
@@ -147,6 +157,8 @@ class TrafficScan:
             (one.env, one.node, *stream) for one in inputs.first_snapshots for stream in one.conflicting_streams
         ]
         bind_rows(con, "first_conflicts", _STREAM, conflicts)
+        held_after = [(day, *stream) for day, streams in inputs.held_after.items() for stream in streams]
+        bind_rows(con, "held_after", {"event_day": pa.date32(), **_STREAM}, held_after)
         bind_rows(
             con,
             "client_accounts",
@@ -235,7 +247,7 @@ class TrafficScan:
         return bool(heads == stream_days and disordered == 0)
 
     def _judge(self) -> None:
-        for name in ("judged_turns", "held_streams", "steps", "broken_minutes", "minutes"):
+        for name in ("judged_turns", "hourly_resets", "held_streams", "steps", "corrections", "epochs", "minutes"):
             self._connection.execute(duck.sql(f"traffic_{name}"))
 
     def _measure(self) -> None:

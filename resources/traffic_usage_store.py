@@ -31,7 +31,7 @@ from resources.traffic_inputs import (
     rules_digest,
 )
 from resources.traffic_scan import TrafficScan, TrafficScanInputs
-from resources.usage_rules import UsageRules, usage_rules
+from resources.usage_rules import DAY, UsageRules, usage_rules
 
 # Of one scan and transaction: few enough that a crash loses little and disks hold it, many enough that a year is a few scans.
 DAYS_PER_RUN = 32
@@ -209,6 +209,7 @@ class TrafficUsageStore:
             first_snapshots=state.first_snapshots,
             policies=state.policies,
             rules=self._rules(state, days),
+            held_after={day.day: day.held_after for day in days if day.day + DAY not in {one.day for one in days}},
         )
         return TrafficScan(inputs, scratch_dir=self.scratch_dir, memory_limit=self.memory_limit, threads=self.threads)
 

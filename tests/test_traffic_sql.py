@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -91,6 +91,7 @@ def scan(
     sources: Sequence[TrafficSource] = SOURCES,
     row_group_size: int = 100_000,
     first_snapshots_seen: tuple[FirstSnapshot, ...] | None = None,
+    held_after: Mapping[date, tuple[Stream, ...]] | None = None,
 ) -> TrafficScan:
     """Scan the samples, one file per day, in the order given."""
     files = []
@@ -109,6 +110,7 @@ def scan(
         ),
         policies={(one.env, one.node): one for one in sources},
         rules=RULES,
+        held_after=held_after or {},
     )
     return TrafficScan(inputs, scratch_dir=folder / "scratch", memory_limit="256MB", threads=1)
 
@@ -279,10 +281,11 @@ class TestMinutesOfSamples:
         with scan(tmp_path, kept(samples)) as result:
             expected, earlier = minutes_of(result), result.earlier_digests()
             tails = {day: result.write_tail(day).digest for day in DAYS}
+            held_after = {day - timedelta(days=1): streams for day, streams in result.early_holds().items()}
         one_by_one: Minutes = {}
         tail: Path | None = None
         for day in DAYS:
-            with scan(tmp_path, kept(samples), days=(day,), tail=tail, firsts=firsts) as result:
+            with scan(tmp_path, kept(samples), days=(day,), tail=tail, firsts=firsts, held_after=held_after) as result:
                 one_by_one |= minutes_of(result, [day])
                 written = result.write_tail(day)
                 assert written.digest == tails[day]

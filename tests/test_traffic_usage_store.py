@@ -576,6 +576,28 @@ class TestTwoWritersOfOneKey:
         (build,) = world.build(DAY)
         assert (build.held_streams, build.billable) == (0, 20)
 
+    def test_found_after_midnight_hold_the_day_before_as_well(self, world: World) -> None:
+        before = [
+            Reading(collected_at=at("23:58"), uplink_bytes=500, inbound_tag="x"),
+            Reading(collected_at=at("23:59"), uplink_bytes=8_000, inbound_tag="x"),
+        ]
+        after = [replace(one, collected_at=one.collected_at + timedelta(hours=14)) for one in two_writers()]
+        world.deliver(before)
+        world.build(DAY)
+        assert world.billed() == 8_000
+        world.deliver(after)
+        world.build(NEXT_DAY)
+        assert world.store.stale_days() == (DAY,)
+        world.build(DAY)
+        # what the tail of a held day says is not to be trusted, so the next day is looked at once more
+        assert world.store.stale_days() == (NEXT_DAY,)
+        world.build(NEXT_DAY)
+        assert (world.billed(), world.store.stale_days()) == (0, ())
+        in_two_steps = world.stored()
+        world.build(DAY, NEXT_DAY)
+        assert (world.stored(), world.store.stale_days()) == (in_two_steps, ())
+        assert world.statuses() | {"no_split_brain": "warned"} == world.statuses()
+
     def test_leave_nothing_to_compare_with_on_the_next_day(self, world: World) -> None:
         after = [
             Reading(collected_at=at("00:00", NEXT_DAY), uplink_bytes=50_000, inbound_tag="x"),

@@ -8,7 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -131,9 +131,18 @@ class Reference:
         by_day: dict[date, dict[Stream, list[Reading]]] = defaultdict(lambda: defaultdict(list))
         for one in sorted(samples, key=lambda one: one.collected_at):
             by_day[one.day][one.stream].append(one)
-        return {day: self._day(streams) for day, streams in sorted(by_day.items())}
+        # resets do not depend on what is held, so a first pass tells each day those of the hour after it
+        tails = dict(self.tails)
+        first_pass = {day: self._day(streams, {}) for day, streams in sorted(by_day.items())}
+        self.tails = tails
+        return {
+            day: self._day(streams, first_pass.get(day + timedelta(days=1), {}))
+            for day, streams in sorted(by_day.items())
+        }
 
-    def _day(self, streams: Mapping[Stream, Sequence[Reading]]) -> dict[Stream, StreamDay]:
+    def _day(
+        self, streams: Mapping[Stream, Sequence[Reading]], following: Mapping[Stream, StreamDay]
+    ) -> dict[Stream, StreamDay]:
         policies = {(one.env, one.node): one for one in self.sources}
         found = {}
         for stream, own in streams.items():
@@ -152,6 +161,7 @@ class Reference:
                 ],
                 tail=self.tails.get(stream),
                 is_first_of_node=first is not None and own[0].collected_at <= first,
+                resets_after_midnight=following[stream].resets_of_first_hour if stream in following else 0,
                 policy=CounterPolicy()
                 if policy is None
                 else CounterPolicy(

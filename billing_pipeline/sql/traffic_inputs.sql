@@ -32,6 +32,7 @@ select
     derived.tail_digest,
     derived.tail_generation,
     coalesce(derived.nodes, '[]') as nodes,
+    coalesce(following.early_holds, '[]') as held_after,
     tail.uri as tail_uri,
     build.inputs_digest as built_inputs_digest,
     build.rules_digest as built_rules_digest,
@@ -40,6 +41,7 @@ from days
 left join partitions using (event_day)
 left join held on held.partition_key = days.event_day::text
 left join usage.traffic_day as derived using (event_day)
+left join usage.traffic_day as following on following.event_day = days.event_day + 1
 left join core.lake_generation as tail
     on tail.dataset = %(tails)s
     and tail.partition_key = derived.event_day

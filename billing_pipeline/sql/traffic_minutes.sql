@@ -1,10 +1,10 @@
 -- traffic_minutes (view). Grain: event_day, stream, bucket_start (a UTC minute). From: traffic_samples in the order of its
--- files (see traffic_turns.sql), traffic_steps, traffic_broken_minutes. Minutes in which nothing happened are left out.
+-- files (see traffic_turns.sql), traffic_corrections, traffic_epochs. Minutes in which nothing happened are left out.
 --
--- Of a stream without restart or reset the last total of a minute less that of the minute before is the minute's traffic, so
--- rows are compared with their neighbours and nothing is sorted, grouped or kept. Totals 100 at :10 and 130 at :50, then 180
--- a minute later: 130 and 180 are left, and 180 - 130 = 50. The first minute of a day begins at its head: what is booked for
--- the head, and the rest of the minute (130 - 100).
+-- The last total of a minute less that of the minute before is the minute's traffic, so rows are compared with their neighbours
+-- and nothing is sorted, grouped or kept. Totals 100 at :10 and 130 at :50, then 180 a minute later: 130 and 180 are left, and
+-- 180 - 130 = 50. Where a total went down, or a day begins, the correction of the minute says what is booked instead:
+-- totals 150, then 40 and 90 in one minute are 90 - 150 + (0 - (40 - 150)) = 50.
 create or replace temp view traffic_minutes as
 with
 followed as (
@@ -32,38 +32,50 @@ last_of_minutes as (
     from followed
     where row_after_key is distinct from stream_key or row_after_bucket is distinct from bucket_start
 ),
-whole_minutes as (
+grown as (
     select
-        minutes.event_day,
-        minutes.stream_key,
-        minutes.bucket_start,
-        case
-            when heads.stream_key is null then minutes.uplink_bytes - minutes.earlier_uplink_bytes
-            else heads.uplink_delta + (minutes.uplink_bytes - heads.uplink_bytes)
-        end as uplink_bytes,
-        case
-            when heads.stream_key is null then minutes.downlink_bytes - minutes.earlier_downlink_bytes
-            else heads.downlink_delta + (minutes.downlink_bytes - heads.downlink_bytes)
-        end as downlink_bytes,
-        coalesce(heads.basis, 0) as basis,
-        0::bigint as epoch,
-        coalesce(heads.suspected_loss_bytes, 0) as suspected_loss_bytes,
+        event_day,
+        stream_key,
+        bucket_start,
+        uplink_bytes - if(is_head, 0, earlier_uplink_bytes) as uplink_growth,
+        downlink_bytes - if(is_head, 0, earlier_downlink_bytes) as downlink_growth,
     from (
         select
             *,
-            case
-                when row_before_key is distinct from stream_key or row_before_day is distinct from event_day then stream_key
-            end as head_key,
+            row_before_key is distinct from stream_key or row_before_day is distinct from event_day as is_head,
         from last_of_minutes
     ) as minutes
-    anti join (select distinct event_day, stream_key from traffic_broken_minutes) as broken using (event_day, stream_key)
-    left join (select * from traffic_steps where is_head) as heads
-        on minutes.head_key = heads.stream_key and minutes.event_day = heads.event_day
+),
+corrected as (
+    select
+        grown.event_day,
+        grown.stream_key,
+        grown.bucket_start,
+        case
+            when corrections.basis is null then uplink_growth
+            else (uplink_growth + corrections.uplink_correction)::bigint
+        end as uplink_bytes,
+        case
+            when corrections.basis is null then downlink_growth
+            else (downlink_growth + corrections.downlink_correction)::bigint
+        end as downlink_bytes,
+        coalesce(corrections.basis, 0) as basis,
+        coalesce(corrections.suspected_loss_bytes, 0) as suspected_loss_bytes,
+    from grown
+    left join traffic_corrections as corrections using (stream_key, bucket_start)
 )
-select *
-from whole_minutes
-where uplink_bytes > 0 or downlink_bytes > 0 or basis > 0
-union all
-select *
-from traffic_broken_minutes
-where uplink_bytes > 0 or downlink_bytes > 0 or basis > 0
+select
+    corrected.event_day,
+    corrected.stream_key,
+    corrected.bucket_start,
+    corrected.uplink_bytes,
+    corrected.downlink_bytes,
+    corrected.basis,
+    coalesce(epochs.epoch, 0)::bigint as epoch,
+    corrected.suspected_loss_bytes,
+from corrected
+left join traffic_epochs as epochs
+    on corrected.stream_key = epochs.stream_key
+    and corrected.bucket_start >= epochs.from_bucket
+    and corrected.bucket_start < epochs.to_bucket
+where corrected.uplink_bytes > 0 or corrected.downlink_bytes > 0 or corrected.basis > 0

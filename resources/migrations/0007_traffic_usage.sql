@@ -95,6 +95,8 @@ create table usage.traffic_day (
     tail_generation text not null,
     -- [[env, node], ...] with samples on the day: whose policies matter to it
     nodes jsonb not null,
+    -- [[env, node, account_uuid, inbound_tag], ...] that two writers share from midnight on: the day before is held as well
+    early_holds jsonb not null,
     updated_at timestamptz not null default now()
 );
 
