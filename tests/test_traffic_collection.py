@@ -207,7 +207,9 @@ class TestXraysOwnOutputs:
         output = "prometheus_compassvpn" if body.startswith(b"xray_up") else "statsquery"
         with served as url:
             environ = {**environment(certificates), **TOKENS}
-            client = client_of(self.source(url, format=output), environ, clock=lambda: DEFAULT_START, pause=no_pause)
+            client = XrayOutputClient(
+                self.source(url, format=output), environ, clock=lambda: DEFAULT_START, pause=no_pause
+            )
             try:
                 if isinstance(answer, str):
                     with pytest.raises(ExporterAnswerError, match=answer):
