@@ -10,6 +10,8 @@ from assets.columns import CHARGES, LEDGER
 from assets.execution import Progress, retried_when_transient, told
 from assets.metadata import MAX_DAYS_WITH_DETAIL, charges_metadata, ledger_metadata
 from assets.partitions import BACKFILL_POLICY, DAYS, accepted_dagster_apis, days_of
+from assets.storage import STORAGE_KEY
+from assets.traffic import TRAFFIC_KEY
 from assets.usage import KEY as USAGE_KEY
 from resources.charge_store import ChargeStore
 
@@ -56,7 +58,7 @@ def billing_assets() -> dg.AssetsDefinition:
 def _charges_spec() -> dg.AssetSpec:
     return dg.AssetSpec(
         CHARGES_KEY.split("/"),
-        deps=[USAGE_KEY.split("/"), PRICES_KEY.split("/"), SUBSCRIPTIONS_KEY.split("/")],
+        deps=[key.split("/") for key in (USAGE_KEY, TRAFFIC_KEY, STORAGE_KEY, PRICES_KEY, SUBSCRIPTIONS_KEY)],
         partitions_def=DAYS,
         group_name="rating",
         kinds={"python", "postgres"},

@@ -36,7 +36,7 @@ _MARKS = {
 def ingest_metadata(ingest: DayIngest, *, in_detail: bool) -> Metadata:
     """Return what became of the lines of a delivery day: rows in = accepted + rejected + duplicate + out of scope."""
     counts = ingest.counts
-    metadata = _numbers(
+    metadata = numbers(
         {
             "dagster/row_count": counts.accepted,
             "files": len(ingest.files),
@@ -48,7 +48,7 @@ def ingest_metadata(ingest: DayIngest, *, in_detail: bool) -> Metadata:
         }
     )
     if ingest.rejected_by_reason:
-        metadata["rejected_by_reason"] = _counts_table("reason", "lines", ingest.rejected_by_reason)
+        metadata["rejected_by_reason"] = counts_table("reason", "lines", ingest.rejected_by_reason)
     if in_detail:
         metadata |= {
             "event_days": dg.MetadataValue.int(len(ingest.event_days)),
@@ -66,7 +66,7 @@ def ingest_metadata(ingest: DayIngest, *, in_detail: bool) -> Metadata:
 def usage_metadata(build: DayBuild, *, in_detail: bool) -> Metadata:
     """Return where the records of an event day went, and how much was used of what."""
     not_billable = sum(build.not_billable_by_reason.values())
-    metadata = _numbers(
+    metadata = numbers(
         {
             "dagster/row_count": build.usage_rows,
             "records_read": build.records_read,
@@ -78,7 +78,7 @@ def usage_metadata(build: DayBuild, *, in_detail: bool) -> Metadata:
     )
     metadata["state"] = dg.MetadataValue.text(str(build.state))
     if not_billable:
-        metadata["not_billable_by_reason"] = _counts_table("reason", "records", build.not_billable_by_reason)
+        metadata["not_billable_by_reason"] = counts_table("reason", "records", build.not_billable_by_reason)
     if in_detail:
         plot = hourly_bars(build.requests_by_hour, title=f"Requests by hour of {build.day}, UTC")
         metadata |= {
@@ -87,14 +87,14 @@ def usage_metadata(build: DayBuild, *, in_detail: bool) -> Metadata:
             "biggest_accounts": markdown_table(("account", "requests"), build.top_accounts[:LISTED_ROWS]),
             "guards": verdicts_table(build.verdicts),
             "inputs_digest": dg.MetadataValue.text(build.inputs_digest),
-            "charges_of_this_day": _partition_link("billing/charges", build.day),
+            "charges_of_this_day": partition_link("billing/charges", build.day),
         }
     return metadata
 
 
 def charges_metadata(booking: DayBooking, *, in_detail: bool) -> Metadata:
     """Return what was rated for a day and what it added to the bills, in minor units per currency."""
-    metadata = _numbers(
+    metadata = numbers(
         {
             "dagster/row_count": booking.revisions_booked,
             "charges_rated": booking.charges_rated,
@@ -109,23 +109,23 @@ def charges_metadata(booking: DayBooking, *, in_detail: bool) -> Metadata:
         metadata |= {
             "biggest_accounts": markdown_table(("account", "charged to date"), booking.top_accounts[:LISTED_ROWS]),
             "guards": verdicts_table(booking.verdicts),
-            "usage_of_this_day": _partition_link("usage/api_requests", booking.day),
-            "ledger_of_this_day": _partition_link("billing/ledger", booking.day),
+            "usage_of_this_day": partition_link("usage/api_requests", booking.day),
+            "ledger_of_this_day": partition_link("billing/ledger", booking.day),
         }
     return metadata
 
 
 def ledger_metadata(booking: DayBooking, *, in_detail: bool) -> Metadata:
     """Return what a day's run posted. Zero-sum: what is receivable is revenue."""
-    metadata = _numbers({"transactions_posted": booking.revisions_booked, **_by_currency(booking)})
+    metadata = numbers({"transactions_posted": booking.revisions_booked, **_by_currency(booking)})
     if in_detail:
-        metadata["charges_of_this_day"] = _partition_link("billing/charges", booking.day)
+        metadata["charges_of_this_day"] = partition_link("billing/charges", booking.day)
     return metadata
 
 
 def catalog_metadata(load: CatalogLoad, *, folder: str, row_count: int) -> Metadata:
     """Return which catalog is loaded and what the load changed."""
-    metadata = _numbers({"dagster/row_count": row_count, "entries": load.entries})
+    metadata = numbers({"dagster/row_count": row_count, "entries": load.entries})
     metadata |= {
         "catalog_sha256": dg.MetadataValue.text(load.catalog_sha256),
         "folder": dg.MetadataValue.path(folder),
@@ -173,7 +173,7 @@ def _cell(value: object) -> str:
     return "".join("\\" + letter if letter in "\\`*_{}[]<>|#!" else letter for letter in str(value).replace("\n", " "))
 
 
-def _counts_table(name: str, unit: str, counts: Mapping[str, int]) -> dg.MetadataValue:
+def counts_table(name: str, unit: str, counts: Mapping[_Key, int]) -> dg.MetadataValue:
     return markdown_table((name, unit), _largest_first(counts))
 
 
@@ -190,7 +190,7 @@ def _event_days_table(event_days: Mapping[date, int]) -> dg.MetadataValue:
     return dg.MetadataValue.md(_markdown(("event day", "records"), rows, trusted_columns=(0, 1)))
 
 
-def _partition_link(asset: str, day: date) -> dg.MetadataValue:
+def partition_link(asset: str, day: date) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"[{asset} {day}]({_partition_path(asset, day)})")
 
 
@@ -202,5 +202,5 @@ def _by_currency(booking: DayBooking) -> dict[str, int]:
     return {f"added_minor_{currency}": amount for currency, amount in sorted(booking.delta_by_currency.items())}
 
 
-def _numbers(numbers: Mapping[str, int]) -> Metadata:
+def numbers(numbers: Mapping[str, int]) -> Metadata:
     return {name: dg.MetadataValue.int(number) for name, number in numbers.items()}

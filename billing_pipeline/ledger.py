@@ -1,17 +1,25 @@
 """Charge revisions -> balanced postings. Pure.
 
-Double entry in minor units: a revision debits the account's receivable (plus) and credits the price's revenue (minus), and
-a negative difference turns both round. Postings of a transaction sum to zero. Not here: what is charged (charges).
+Double entry in minor units: a revision debits the account's receivable, or its prepaid balance (plus), and credits the
+price's revenue (minus); a negative difference turns both round. Postings of a transaction sum to zero. Not here: what is
+charged (charges), the balance that an account begins with (prepaid).
 """
 
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import BillingMode
 from billing_pipeline.charges import ChargeRevision
 
 # Made once with uuid4. Never change it: ids of booked transactions are made from it.
 _TRANSACTION_NAMESPACE = UUID("b7a4f3c2-52d7-4f0e-8a34-0d9f1c6e2b58")
+
+_PAID_FROM = {
+    BillingMode.INVOICE_ITEMS: "receivable",
+    BillingMode.STRIPE_METER: "receivable",
+    BillingMode.PREPAID_BALANCE: "prepaid",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +33,11 @@ class Posting:
     amount: Money
 
 
-def postings(revision: ChargeRevision) -> tuple[Posting, ...]:
+def postings(revision: ChargeRevision, *, billing_mode: BillingMode = BillingMode.INVOICE_ITEMS) -> tuple[Posting, ...]:
     """Return the postings of a revision: two that sum to zero, or none where it adds nothing.
 
-    4.50 USD more: receivable:acme +450, revenue:api_requests -450.
+    4.50 USD more: receivable:acme +450, revenue:api_requests -450. What a prepaid price asks is taken from what the account
+    has paid before: prepaid:acme +450.
     """
     if revision.delta.minor_units == 0:
         return ()
@@ -38,7 +47,7 @@ def postings(revision: ChargeRevision) -> tuple[Posting, ...]:
         f"{revision.charge_id}|{revision.revision}|{revision.delta.minor_units}|{revision.delta.currency}",
     )
     sides = (
-        (f"receivable:{charge.account_id}", revision.delta),
+        (f"{_PAID_FROM[billing_mode]}:{charge.account_id}", revision.delta),
         (f"revenue:{charge.key.price_id}", -revision.delta),
     )
     return tuple(

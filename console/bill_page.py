@@ -28,8 +28,8 @@ ID_DIGITS = 8
 _NOON = time(12, tzinfo=UTC)
 _GROUP_TITLES: Mapping[MeterSource | None, str] = {
     MeterSource.API_REQUESTS: "API requests",
-    MeterSource.TRAFFIC: "Traffic",
-    MeterSource.STORAGE: "Storage",
+    MeterSource.TRAFFIC: "Traffic bytes",
+    MeterSource.STORAGE: "Stored bytes",
     None: "Fees",
 }
 
@@ -103,7 +103,6 @@ def open_points(bill: Bill, status: Status, *, conflict_days: Mapping[str, int])
     end = max(charge.period.end for charge in bill.charges)
     first, last = start.date(), (end - timedelta(microseconds=1)).date()
     whole = (last - first).days + 1
-    built = sorted(build.day for build in status.builds if first <= build.day <= last and build.state == "built")
     held = [
         one
         for one in status.verdicts
@@ -113,9 +112,19 @@ def open_points(bill: Bill, status: Status, *, conflict_days: Mapping[str, int])
         day: requests for day, requests in conflict_days.items() if first.isoformat() <= day <= last.isoformat()
     }
     points = []
-    if len(built) < whole:
-        seen = f", {built[0]} to {built[-1]}" if built else ""
-        points.append(f"Open: usage is in for {count(len(built))} of {count(whole)} days (UTC) of these periods{seen}.")
+    for source, title in _GROUP_TITLES.items():
+        if source is None or all(charge.source is not source for charge in bill.charges):
+            continue
+        built = sorted(
+            build.day
+            for build in status.builds
+            if build.asset == f"usage/{source}" and first <= build.day <= last and build.state == "built"
+        )
+        if len(built) < whole:
+            seen = f", {built[0]} to {built[-1]}" if built else ""
+            points.append(
+                f"Open: {title} are in for {count(len(built))} of {count(whole)} days (UTC) of these periods{seen}."
+            )
     points += [f"Held: {one.asset} {one.partition_key} by {one.guard}; see billing status." for one in held]
     if conflicts:
         points.append(

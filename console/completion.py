@@ -9,7 +9,13 @@ from resources.settings import PROJECT_ROOT, Settings
 
 ASSETS = (
     "core/request_records",
+    "core/traffic_samples",
+    "core/storage_snapshots",
+    "core/object_events",
+    "core/visibility_events",
     "usage/api_requests",
+    "usage/traffic",
+    "usage/storage",
     "catalog/prices",
     "catalog/subscriptions",
     "billing/charges",

@@ -45,8 +45,7 @@ def accept_file(settings: Settings, key: str, *, actor: str, reason: str) -> Non
         NothingHeldError: no file of that key is held; the message names those that are.
     """
     # The asset's own store: it alone changes the manifest.
-    from assets.definitions import defs_of
-    from console.runs import request_store_of
+    from resources.stores import open_stores
 
     with running(settings) as runtime:
         held = [one for one in read_refused_files(runtime.database) if one.status == "held"]
@@ -59,7 +58,10 @@ def accept_file(settings: Settings, key: str, *, actor: str, reason: str) -> Non
                 fix="Take the file's key from `billing quarantine`.",
             )
         newest = max(matching, key=lambda one: one.file_id)
-        request_store_of(defs_of(settings, runtime.database)).accept_held(newest.file_id, actor=actor, reason=reason)
+        stores = open_stores(settings, runtime.database)
+        of_storage = newest.source in stores.storage.source_names
+        store = stores.storage if of_storage else stores.requests
+        store.accept_held(newest.file_id, actor=actor, reason=reason)
     console = page()
     console.print(f"Accepted: {newest.key} of {newest.source}, by {actor}.", markup=False)
     console.print("Requests that were counted before stay counted once; those that it contradicts become conflicts.")

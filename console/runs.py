@@ -10,28 +10,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 
 import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError
 from rich.markup import escape
 
 from assets.definitions import defs_of
-from assets.jobs import BILLING, CATALOG, CHAIN, USAGE_AND_BILLING
+from assets.jobs import BILLING, CATALOG, CHAIN, STORAGE_DELIVERIES, USAGE, USAGE_AND_BILLING
 from assets.partitions import DAYS, PARTITION_TAG, contiguous, days_in_tags, partition_tags
 from assets.requests import KEY as REQUEST_RECORDS
+from assets.traffic import SAMPLES_KEY
 from billing_pipeline.errors import BillingError
 from console.days import DayRange
 from console.due import due_days, unbooked_days
 from console.near import did_you_mean
 from console.screen import Advance, count, notes, page, progress
-from resources.request_store import RequestStore
 from resources.runtime import Runtime, running
 from resources.settings import Settings
 from resources.status_reader import Books, GuardVerdict, read_status
+from resources.stores import Stores, open_stores
 
 # Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _ALONE = {frozenset(CATALOG), frozenset(CHAIN[-2:])}
+DELIVERIES = (REQUEST_RECORDS, SAMPLES_KEY, *STORAGE_DELIVERIES)
 
 
 class AssetUnknownError(BillingError):
@@ -51,6 +54,7 @@ class Pipeline:
     """The assets over a running installation. `seconds`: wall time by step, added up over the runs so far."""
 
     runtime: Runtime
+    stores: Stores
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     seconds: dict[str, float] = field(default_factory=dict)
@@ -70,18 +74,36 @@ class Pipeline:
                 with later(), self._our_errors(days_in_tags(tags)):
                     self._execute(keys, tags)
 
-    def ingest(self) -> tuple[date, ...]:
-        """Look for new files, read the delivery days that have any, and return those days."""
-        began = time.monotonic()
-        found = request_store_of(self.definitions).discover(seen_at=datetime.now(UTC))
-        self._add("find files", time.monotonic() - began)
-        for key in found.unplaced_files:
-            notes().print(
-                f'Not read: {key}; delivery_day is "key", and its path has no folder YYYY-MM-DD', markup=False
-            )
-        if found.delivery_days:
-            self.run((REQUEST_RECORDS,), found.delivery_days)
-        return found.delivery_days
+    def ingest(self, keys: Sequence[str] = DELIVERIES) -> tuple[date, ...]:
+        """Read what is new of those of DELIVERIES that `keys` names: files, and windows of exporters. Return the days."""
+        days: set[date] = set()
+        with _held_at_the_end() as later:
+            for key in (key for key in DELIVERIES if key in keys):
+                began = time.monotonic()
+                due = self._delivered_days(key)
+                self._add("find deliveries", time.monotonic() - began)
+                days |= set(due)
+                with later():
+                    if due:
+                        self.run((key,), due)
+        return tuple(sorted(days))
+
+    def _delivered_days(self, key: str) -> tuple[date, ...]:
+        """Register what was delivered, and return the days of the asset that have something to read."""
+        now = datetime.now(UTC)
+        if key == REQUEST_RECORDS:
+            found = self.stores.requests.discover(seen_at=now)
+            for file in found.unplaced_files:
+                notes().print(
+                    f'Not read: {file}; delivery_day is "key", and its path has no folder YYYY-MM-DD', markup=False
+                )
+            return found.delivery_days
+        if key == SAMPLES_KEY:
+            self.stores.traffic.discover(seen_at=now)
+            return self.stores.traffic.due_days(now)
+        self.stores.storage.take_listings(now=now)
+        self.stores.storage.discover(seen_at=now)
+        return self.stores.storage.delivery_days(key, pending_only=True)
 
     def bring_up_to_date(self) -> tuple[date, ...]:
         """Read what is new, load the catalog, build and book every event day that is due, and return those days.
@@ -104,14 +126,26 @@ class Pipeline:
         Charges are due also where usage stays as it is: under a new price, or where a run died before it had booked.
         """
         days: set[date] = set()
+        billing = tuple(key for key in keys if key in BILLING)
         with _held_at_the_end() as later:
-            for asked, due_of in ((keys, due_days), ([key for key in keys if key in BILLING], unbooked_days)):
-                due = due_of(self.runtime) if asked else ()
-                days |= set(due)
+            # Requests come last, and their days are booked in the same run: a guard that holds a single day stops it there.
+            for usage in (key for key in reversed(USAGE) if key in keys):
+                asked = (usage, *billing) if usage == USAGE[0] else (usage,)
                 with later():
-                    if due:
-                        self.run(asked, due)
+                    days |= self._build(asked, partial(due_days, self.stores, usage))
+            with later():
+                days |= self._build(billing, partial(unbooked_days, self.stores)) if billing else set()
         return tuple(sorted(days))
+
+    def _build(self, keys: Sequence[str], due_of: Callable[[], tuple[date, ...]]) -> set[date]:
+        """Run the assets for the days that are due, again where that makes other days due: what a day leaves to the next."""
+        days: set[date] = set()
+        with _held_at_the_end() as later:
+            while due := tuple(day for day in due_of() if day not in days):
+                with later():
+                    self.run(keys, due)
+                days |= set(due)
+        return days
 
     def _execute(self, keys: Sequence[str], tags: Mapping[str, str]) -> None:
         result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
@@ -163,8 +197,9 @@ def pipeline(settings: Settings) -> Iterator[Pipeline]:
         # Dagster finds its home, its database and its batch size by environment only.
         os.environ.update(runtime.child_environment)
         with progress() as advance, dg.DagsterInstance.get() as instance:
-            definitions = defs_of(settings, runtime.database, progress=_shown_by(advance))
-            yield Pipeline(runtime=runtime, definitions=definitions, instance=instance)
+            stores = open_stores(settings, runtime.database)
+            definitions = defs_of(settings, runtime.database, stores=stores, progress=_shown_by(advance))
+            yield Pipeline(runtime=runtime, stores=stores, definitions=definitions, instance=instance)
 
 
 def materialize_days(settings: Settings, assets: Sequence[str], days: DayRange | None) -> None:
@@ -202,14 +237,6 @@ def _print_held(verdicts: Sequence[GuardVerdict], days: Sequence[date]) -> None:
             page().print(f"[bold red]held[/] {one.asset} {one.partition_key} {one.guard}: {escape(one.message)}")
 
 
-def request_store_of(definitions: dg.Definitions) -> RequestStore:
-    """Return the store that the definitions ingest with."""
-    store = (definitions.resources or {}).get("request_store")
-    if not isinstance(store, RequestStore):
-        raise TypeError("the definitions have no request store")
-    return store
-
-
 def print_booked(before: Sequence[Books], after: Sequence[Books]) -> None:
     """Print how many revisions were booked in between, and what they add in each currency."""
     from billing_pipeline.amounts import Money
@@ -228,8 +255,8 @@ def print_booked(before: Sequence[Books], after: Sequence[Books]) -> None:
 def _run_due(ready: Pipeline, keys: Sequence[str]) -> tuple[date, ...]:
     """Run named assets for what is due: deliveries that wait, and event days that are stale."""
     built: set[date] = set()
-    if REQUEST_RECORDS in keys:
-        built |= set(ready.ingest())
+    if set(DELIVERIES) & set(keys):
+        built |= set(ready.ingest(keys))
     if set(CATALOG) & set(keys):
         ready.run(CATALOG)
     later = [key for key in USAGE_AND_BILLING if key in keys]

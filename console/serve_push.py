@@ -61,7 +61,7 @@ def serve_push(
 
 def push_services(settings: Settings, database: Database, sources: Sequence[TrafficSource]) -> PushServices:
     """Return what the endpoint of an installation works with."""
-    from assets.definitions import pseudonym_key
+    from resources.pseudonym_key import pseudonym_key
 
     def ping() -> None:
         with database.reading() as connection:

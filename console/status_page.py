@@ -4,7 +4,7 @@ Refused lines appear as file, position and reason; their text is in the source f
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +30,7 @@ from resources.status_reader import (
     read_refused_lines,
     read_status,
 )
+from resources.traffic_reader import SourceStatus
 
 _STATUS_STYLE = {"held": "bold red", "rejected": "red", "warned": "yellow", "released": "cyan", "duplicate": "dim"}
 # More event days than this scroll the answer off the screen; older ones are summed up in a line.
@@ -42,19 +43,25 @@ class ReasonUnknownError(BillingError):
 
 def show_status(settings: Settings) -> None:
     """Print what was delivered, refused, held and built, whether the books balance, and the next commands."""
+    from assets.jobs import USAGE
     from console.due import due_days, unbooked_days
+    from resources.stores import open_stores
 
     with running(settings) as runtime:
+        stores = open_stores(settings, runtime.database)
         status = read_status(runtime.database)
-        stale = due_days(runtime)
-        unbooked = unbooked_days(runtime)
+        stale = tuple(sorted({day for asset in USAGE for day in due_days(stores, asset)}))
+        unbooked = unbooked_days(stores)
+        exporters = stores.traffic.statuses(datetime.now(UTC))
     console = page()
-    if not status.tallies:
+    if not status.tallies and not status.builds:
+        print_exporters(console, exporters)
         console.print("Nothing was ingested yet.")
     else:
         print_deliveries(console, status.tallies)
         print_refusals(console, status)
         print_builds(console, status.builds, stale)
+        print_exporters(console, exporters)
         print_verdicts(console, status.verdicts)
         print_books(console, status.books)
     print_next_steps(console, status, sorted({*stale, *unbooked}))
@@ -152,18 +159,55 @@ def print_refused_lines(console: Console, lines: Sequence[LineRefusal]) -> None:
 
 
 def print_builds(console: Console, builds: Sequence[Build], stale: Sequence[date]) -> None:
-    """Print the last build of the newest event days: records read = billable + not billable + duplicate + conflict."""
-    if not builds:
-        return
+    """Print the last build of the newest event days, a table for each kind of usage: records read = billable + not billable
+    + duplicate + conflict. `stale`: days of API requests, traffic or storage that are to be built again."""
     numbers = ("records", "billable", "not billable", "duplicate", "conflict", "usage rows")
-    shown = table("Usage by event day", "event day", "state", *numbers, "built at", numbers=numbers)
-    for one in builds[-_DAYS_SHOWN:]:
-        state = "[yellow]stale[/]" if one.day in stale and one.state == "built" else _styled(one.state)
-        cells = (one.records_read, one.billable, one.not_billable, one.duplicate, one.conflict, one.usage_rows)
-        shown.add_row(str(one.day), state, *map(count, cells), f"{one.built_at:%Y-%m-%d %H:%M} UTC")
+    for asset in dict.fromkeys(one.asset for one in builds):
+        of_asset = [one for one in builds if one.asset == asset]
+        shown = table(f"{asset} by event day", "event day", "state", *numbers, "built at", numbers=numbers)
+        for one in of_asset[-_DAYS_SHOWN:]:
+            state = "[yellow]stale[/]" if one.day in stale and one.state == "built" else _styled(one.state)
+            cells = (one.records_read, one.billable, one.not_billable, one.duplicate, one.conflict, one.usage_rows)
+            shown.add_row(str(one.day), state, *map(count, cells), f"{one.built_at:%Y-%m-%d %H:%M} UTC")
+        console.print(shown)
+        if len(of_asset) > _DAYS_SHOWN:
+            console.print(f"… and {count(len(of_asset) - _DAYS_SHOWN)} earlier days.")
+
+
+def print_exporters(console: Console, exporters: Sequence[SourceStatus]) -> None:
+    """Print how far each exporter is read, how old that is, and what failed last; nothing without exporters."""
+    if not exporters:
+        return
+    shown = table(
+        "Exporters",
+        "source",
+        "node",
+        "complete until",
+        "delay",
+        "attempted",
+        "succeeded",
+        "open gaps",
+        "missing minutes",
+        "last error",
+        numbers=("delay", "open gaps", "missing minutes"),
+    )
+    for one in exporters:
+        shown.add_row(
+            one.source,
+            f"{one.env}:{one.node}",
+            _instant(one.completed_until),
+            "" if one.delay_seconds is None else f"{count(one.delay_seconds)} s",
+            _instant(one.last_attempted_at),
+            _instant(one.last_succeeded_at),
+            count(one.open_gaps),
+            count(one.missing_minutes),
+            escape(one.last_error or ""),
+        )
     console.print(shown)
-    if len(builds) > _DAYS_SHOWN:
-        console.print(f"… and {count(len(builds) - _DAYS_SHOWN)} earlier days.")
+
+
+def _instant(at: datetime | None) -> str:
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def print_verdicts(console: Console, verdicts: Sequence[GuardVerdict]) -> None:

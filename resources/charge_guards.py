@@ -96,7 +96,7 @@ def _ledger(connection: psycopg.Connection, days: RequestedDays) -> tuple[_ByDay
         """
         select event_day, currency, sum(amount_minor)::bigint
         from billing.ledger_posting
-        where event_day = any(%s) and starts_with(ledger_account, 'receivable:')
+        where event_day = any(%s) and charge_id is not null and not starts_with(ledger_account, 'revenue:')
         group by event_day, currency
         """,
         wanted,

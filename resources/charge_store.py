@@ -19,10 +19,13 @@ from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevi
 from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
 from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
-from resources import booked_days, charge_guards, guard_store
+from resources import booked_days, charge_guards, guard_store, prepaid_guards
 from resources.catalog_store import current_catalog
 from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
+from resources.prepaid_accounts import BookingRun
+from resources.prepaid_store import book_balances
+from resources.prepaid_usage import RatedBalances, rate_balances
 
 ASSET = "billing/charges"
 USAGE_ASSETS = ("usage/api_requests", "usage/traffic", "usage/storage")
@@ -105,12 +108,13 @@ class ChargeStore:
             catalog = current_catalog(connection)
             built = booked_days.read_usage_built(connection, USAGE_ASSETS, wanted.days)
             progress("rating", 0, 1)
-            usage = rate_to_date(connection, catalog, wanted)
+            balances = rate_balances(connection, catalog, wanted)
+            usage = balances.added_to(rate_to_date(connection, catalog, wanted))
             progress("rating", 1, 1)
             booked = _booked_charges(connection, wanted)
             revisions = _differences(usage.charges, booked)
             progress("booking", 0, len(revisions))
-            run = _Run(wanted, run_id, code_version, catalog, usage)
+            run = _Run(wanted, run_id, code_version, catalog, usage, balances)
             verdicts = _book(connection, run, revisions)
             guard_store.record(connection, verdicts, run_id=run_id)
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
@@ -129,6 +133,7 @@ class _Run:
     code_version: str
     catalog: Catalog
     usage: UsageToDate
+    balances: RatedBalances
 
 
 def _held_usage(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[str, tuple[str, ...]]:
@@ -199,7 +204,11 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
         with connection.transaction():
             _write_revisions(connection, run, revisions)
             _write_postings(connection, run, revisions)
+            _book_balances(connection, run)
             verdicts = charge_guards.judge(connection, run.usage, days=run.days, asset=ASSET)
+            verdicts += prepaid_guards.judge_balances(
+                connection, run.balances, days=run.days, asset=ASSET, inputs_digest=digest
+            )
             released = guard_store.released_guards(
                 connection, ASSET, {day.isoformat(): digest for day in run.days.days}
             )
@@ -213,6 +222,11 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
     except _Unbookable:
         pass
     return verdicts
+
+
+def _book_balances(connection: psycopg.Connection, run: _Run) -> None:
+    balance_run = BookingRun(days=run.days, catalog=run.catalog, run_id=run.run_id, code_version=run.code_version)
+    book_balances(connection, run.balances, balance_run)
 
 
 def _by_partition(verdicts: Iterable[Verdict]) -> Mapping[str, list[Verdict]]:
@@ -272,7 +286,8 @@ def _write_postings(connection: psycopg.Connection, run: _Run, revisions: Sequen
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for revision in revisions:
             day = run.days.newest_in(revision.charge.key.period)
-            for posting in postings(revision):
+            billing_mode = run.catalog.price(revision.charge.key.price_id).billing_mode
+            for posting in postings(revision, billing_mode=billing_mode):
                 copy.write_row(
                     (
                         posting.transaction_id,

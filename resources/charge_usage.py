@@ -121,6 +121,8 @@ def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
             if not days.meet(period.window):
                 continue
             for price in prices:
+                if price.is_prepaid:
+                    continue
                 versions = tuple(versions_in(price, period.window))
                 meter = None if price.meter_id is None else catalog.meters[price.meter_id]
                 yield Slot(subscription, price, meter, period, versions)

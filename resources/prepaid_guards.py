@@ -53,12 +53,10 @@ class _Books:
 def judge_balances(
     connection: psycopg.Connection, balances: RatedBalances, *, days: RequestedDays, asset: str, inputs_digest: str
 ) -> tuple[Verdict, ...]:
-    """Return a verdict for each requested day on which a prepaid period was booked, from what this transaction sees."""
+    """Return a verdict for each requested day, from what this transaction sees; without a prepaid account it passes."""
     day_of = _newest_days(balances, days)
-    if not day_of:
-        return ()
-    wrong: dict[date, list[str]] = {day: [] for day in day_of.values()}
-    for account_id, books in _read(connection, balances, sorted(day_of)):
+    wrong: dict[date, list[str]] = {day: [] for day in days.days}
+    for account_id, books in _read(connection, balances, sorted(day_of)) if day_of else ():
         if (problem := books.problem()) is not None:
             wrong[day_of[account_id]].append(f"{account_id} ({problem})")
     return tuple(

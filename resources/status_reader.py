@@ -276,8 +276,11 @@ def _books(connection: psycopg.Connection) -> tuple[Books, ...]:
             ),
             posted as (
                 select currency, sum(amount_minor)::bigint as postings_sum_minor,
-                       coalesce(sum(amount_minor) filter (where ledger_account like 'receivable:%'), 0)::bigint
-                           as receivable_minor
+                       coalesce(
+                           sum(amount_minor) filter (
+                               where charge_id is not null and ledger_account not like 'revenue:%'
+                           ), 0
+                       )::bigint as receivable_minor
                 from billing.ledger_posting
                 group by currency
             )

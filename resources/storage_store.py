@@ -61,6 +61,11 @@ class StorageStore:
             threads=threads,
         )
 
+    @property
+    def source_names(self) -> frozenset[str]:
+        """Return the names of the storage sources, as the manifest has them."""
+        return frozenset(source.name for source in self._sources)
+
     def take_listings(self, *, now: datetime) -> tuple[TakenListing, ...]:
         """List every place that is to be listed and has no listing of the UTC day of `now`; return what was listed."""
         listings = []

@@ -15,11 +15,18 @@ from assets.definitions import build_defs
 from billing_pipeline.amounts import Money
 from billing_pipeline.checks import Verdict, VerdictStatus
 from billing_pipeline.records import LineCounts
+from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
 from resources.delivery_run import DayIngest
 from resources.request_store import Discovery
 from resources.retention import Retained
+from resources.storage_day import StorageDayIngest
+from resources.storage_usage_store import StorageDayBuild
+from resources.stores import Stores
+from resources.traffic_day_writer import TrafficDayBuild
+from resources.traffic_reader import NodeDay
+from resources.traffic_store import DayCollected
 from resources.usage_store import DayBuild
 
 
@@ -138,6 +145,123 @@ class FakeCatalogStore:
 
 
 @dataclass
+class FakeTrafficStore:
+    """Exporters: days with windows to read. One node, whose hour 3 is missing on the days in `gaps`."""
+
+    verdicts: FakeVerdicts
+    due: set[date] = field(default_factory=set)
+    gaps: set[date] = field(default_factory=set)
+    collected: list[tuple[tuple[date, ...], frozenset[str] | None]] = field(default_factory=list)
+
+    def discover(self, *, seen_at: datetime) -> None:
+        assert seen_at.tzinfo is not None
+
+    def due_days(self, now: datetime) -> tuple[date, ...]:
+        assert now.tzinfo is not None
+        return tuple(sorted(self.due))
+
+    def coverage(self, days: Sequence[date]) -> tuple[NodeDay, ...]:
+        return tuple(node_day(day, has_gap=day in self.gaps) for day in days)
+
+    def collect_days(
+        self, days, *, now, run_id, code_version, only_nodes=None, on_progress=None
+    ) -> tuple[DayCollected, ...]:
+        self.collected.append((tuple(days), only_nodes))
+        self.due -= set(days)
+        return tuple(
+            DayCollected(
+                day=day,
+                generation="g1",
+                uri=f"/lake/core/traffic_samples/day={day}/g1.parquet",
+                rows=20,
+                new_snapshots=10,
+                repeated_snapshots=1,
+                samples=SampleCounts(read=22, kept=20, duplicate=2),
+                windows=self.coverage([day]),
+                verdicts=self.verdicts.of("core/traffic_samples", [day.isoformat()]),
+                failures={},
+            )
+            for day in days
+        )
+
+
+@dataclass
+class FakeTrafficUsageStore:
+    """Usage of traffic: days that are not up to date."""
+
+    verdicts: FakeVerdicts
+    stale: set[date] = field(default_factory=set)
+    built: list[tuple[date, ...]] = field(default_factory=list)
+
+    def stale_days(self) -> tuple[date, ...]:
+        return tuple(sorted(self.stale))
+
+    def build_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[TrafficDayBuild, ...]:
+        self.built.append(tuple(days))
+        self.stale -= set(days)
+        return tuple(traffic_build_of(day, self.verdicts) for day in days)
+
+
+@dataclass
+class FakeStorageStore:
+    """Deliveries of storage facts, by dataset."""
+
+    verdicts: FakeVerdicts
+    pending: dict[str, set[date]] = field(default_factory=dict)
+    ingested: list[tuple[str, tuple[date, ...]]] = field(default_factory=list)
+    listings: int = 0
+
+    def take_listings(self, *, now: datetime) -> tuple[()]:
+        assert now.tzinfo is not None
+        self.listings += 1
+        return ()
+
+    def discover(self, *, seen_at: datetime) -> None:
+        assert seen_at.tzinfo is not None
+
+    def delivery_days(self, dataset: str, *, pending_only: bool) -> tuple[date, ...]:
+        assert pending_only
+        return tuple(sorted(self.pending.get(dataset, ())))
+
+    def ingest_days(self, dataset, days, *, run_id, code_version, on_progress=None) -> tuple[StorageDayIngest, ...]:
+        self.ingested.append((dataset, tuple(days)))
+        self.pending.pop(dataset, None)
+        return tuple(
+            StorageDayIngest(
+                dataset=dataset,
+                day=day,
+                generation="g1",
+                uri=f"/lake/{dataset}/day={day}/g1.parquet",
+                rows=3,
+                files=(),
+                counts=LineCounts(lines_read=4, accepted=3, rejected=1, duplicate=0, out_of_scope=0),
+                rejected_by_reason={"size_unknown": 1},
+                event_days={day: 3},
+                verdicts=self.verdicts.of(dataset, [day.isoformat()]),
+                was_read=True,
+            )
+            for day in days
+        )
+
+
+@dataclass
+class FakeStorageUsageStore:
+    """Usage of storage: days that are not up to date."""
+
+    verdicts: FakeVerdicts
+    stale: set[date] = field(default_factory=set)
+    built: list[tuple[date, ...]] = field(default_factory=list)
+
+    def stale_days(self, now: datetime | None = None) -> tuple[date, ...]:
+        return tuple(sorted(self.stale))
+
+    def build_days(self, days, *, run_id, code_version, on_progress=None) -> tuple[StorageDayBuild, ...]:
+        self.built.append(tuple(days))
+        self.stale -= set(days)
+        return tuple(storage_build_of(day, self.verdicts) for day in days)
+
+
+@dataclass
 class FakeAlerts:
     """Alerts that were sent."""
 
@@ -168,18 +292,28 @@ class World:
         self.verdicts = FakeVerdicts()
         self.requests = FakeRequestStore(self.verdicts)
         self.usage = FakeUsageStore(self.verdicts)
+        self.traffic = FakeTrafficStore(self.verdicts)
+        self.traffic_usage = FakeTrafficUsageStore(self.verdicts)
+        self.storage = FakeStorageStore(self.verdicts)
+        self.storage_usage = FakeStorageUsageStore(self.verdicts)
         self.charges = FakeChargeStore(self.verdicts)
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
         self.alerts = FakeAlerts()
         self.defs = build_defs(
-            request_store=self.requests,
-            usage_store=self.usage,
-            catalog_store=self.catalog,
-            charge_store=self.charges,
+            stores=Stores(
+                requests=self.requests,
+                traffic=self.traffic,
+                storage=self.storage,
+                request_usage=self.usage,
+                traffic_usage=self.traffic_usage,
+                storage_usage=self.storage_usage,
+                catalog=self.catalog,
+                charges=self.charges,
+                retention=self.retention,
+            ),
             catalog_dir=Path("/catalog"),
             verdicts=self.verdicts,
-            retention=self.retention,
             alerts=self.alerts,
         )
 
@@ -251,4 +385,65 @@ def booking_of(day: date, verdicts: FakeVerdicts) -> DayBooking:
         held=held,
         top_accounts=(("acme", Money(4839, "EUR")),),
         verdicts=verdicts.of("billing/charges", [day.isoformat()]),
+    )
+
+
+def node_day(day: date, *, has_gap: bool) -> NodeDay:
+    hours = tuple((hour, "gap" if has_gap and hour == 3 else "complete") for hour in range(24))
+    return NodeDay(
+        source="jp",
+        env="prod",
+        node="jp-node",
+        day=day,
+        complete=23 if has_gap else 24,
+        partial=0,
+        gap=1 if has_gap else 0,
+        closed=0,
+        missing_minutes=60 if has_gap else 0,
+        snapshots=1440,
+        samples=2880,
+        hours=hours,
+    )
+
+
+def traffic_build_of(day: date, verdicts: FakeVerdicts) -> TrafficDayBuild:
+    return TrafficDayBuild(
+        day=day,
+        state="built",
+        samples_read=10,
+        billable=7,
+        not_billable_by_reason={"unknown_identity": 2},
+        duplicates=1,
+        conflicts=0,
+        usage_rows=5,
+        quantity_by_meter={"traffic": Decimal("7000.000000000")},
+        bytes_by_hour=(0,) * 9 + (7000,) + (0,) * 14,
+        bytes_by_node={"prod:jp-node": 7000},
+        top_accounts=(("acme", 7000),),
+        held_streams=0,
+        unknown_identities=1,
+        suspected_loss_bytes=30,
+        inputs_digest="d" * 64,
+        verdicts=verdicts.of("usage/traffic", [day.isoformat()]),
+    )
+
+
+def storage_build_of(day: date, verdicts: FakeVerdicts) -> StorageDayBuild:
+    return StorageDayBuild(
+        day=day,
+        state="built",
+        repositories=2,
+        events_read=4,
+        snapshots_read=2,
+        duplicates=1,
+        unsized_waiting=0,
+        drift_failures=0,
+        visibility_mismatches=0,
+        usage_rows=24,
+        private_byte_seconds=Decimal("244800000000000.000000"),
+        public_byte_seconds=Decimal("79200000000000.000000"),
+        unbilled_byte_seconds=Decimal(0),
+        top_accounts=(("acme", Decimal("244800000000000.000000")),),
+        inputs_digest="d" * 64,
+        verdicts=verdicts.of("usage/storage", [day.isoformat()]),
     )

@@ -76,7 +76,11 @@ class TestOneDay:
         world.verdicts.others["usage/api_requests", "2026-03-01", "no_conflict"] = status
         result = world.run("daily_billing", instance, "2026-03-01")
         assert result.success
-        evaluation = next(one for one in result.get_asset_check_evaluations() if one.check_name == "no_conflict")
+        evaluation = next(
+            one
+            for one in result.get_asset_check_evaluations()
+            if (one.asset_key.to_user_string(), one.check_name) == ("usage/api_requests", "no_conflict")
+        )
         assert evaluation.passed is (status is VerdictStatus.RELEASED)
         assert evaluation.metadata["verdict"].value == status
         if status is VerdictStatus.WARNED:

@@ -40,9 +40,15 @@ class TestOneDay:
         assert result.success
         assert materialized(result) == {
             "core/request_records": ["2026-03-01"],
+            "core/traffic_samples": ["2026-03-01"],
+            "core/storage_snapshots": ["2026-03-01"],
+            "core/object_events": ["2026-03-01"],
+            "core/visibility_events": ["2026-03-01"],
             "catalog/prices": [None],
             "catalog/subscriptions": [None],
             "usage/api_requests": ["2026-03-01"],
+            "usage/traffic": ["2026-03-01"],
+            "usage/storage": ["2026-03-01"],
             "billing/charges": ["2026-03-01"],
             "billing/ledger": ["2026-03-01"],
         }

@@ -208,7 +208,7 @@ class TestBillCommand:
 
     def test_says_which_days_are_still_open(self, capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(["bill", "acme", "2026-03-02"])
-        assert "Open: usage is in for 3 of 32 days" in capsys.readouterr().out
+        assert "Open: API requests are in for 3 of 32 days" in capsys.readouterr().out
 
     def test_names_the_months_that_have_charges(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.run(["bill", "acme", "2031-01"]) == 1
@@ -470,7 +470,7 @@ class TestOpenPoints:
             self.status({1: "built", 2: "held", 9: "held"}),
             conflict_days={"2026-03-01": 2, "2026-04-01": 5},
         )
-        assert points[0].startswith("Open: usage is in for 1 of 3 days")
+        assert points[0].startswith("Open: API requests are in for 1 of 3 days")
         assert points[1].startswith("Held: usage/api_requests 2026-03-02 by hours_delivered")
         assert points[2].startswith("Undecided: 2 contradictory requests on 2026-03-01")
         assert len(points) == 3

@@ -11,9 +11,10 @@ import pytest
 from dagster._core.execution.asset_backfill import AssetBackfillData
 
 from assets import definitions
-from assets.definitions import DatabaseNotNamedError, pseudonym_key
+from assets.definitions import DatabaseNotNamedError
 from assets.jobs import CATALOG, CHAIN, USAGE_AND_BILLING
 from assets.partitions import DAYS
+from resources.pseudonym_key import pseudonym_key
 from resources.settings import PROJECT_ROOT
 from tests.dagster_fakes import World
 
@@ -23,7 +24,13 @@ ASSET_KEYS = {
     "catalog/prices",
     "catalog/subscriptions",
     "core/request_records",
+    "core/traffic_samples",
+    "core/storage_snapshots",
+    "core/object_events",
+    "core/visibility_events",
     "usage/api_requests",
+    "usage/traffic",
+    "usage/storage",
 }
 
 
@@ -43,7 +50,11 @@ class TestDefinitions:
         assert {schedule.name for schedule in repository.schedule_defs} == {"build_yesterday", "remove_unused_weekly"}
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",
+            "new_storage_deliveries",
+            "open_windows",
             "stale_usage",
+            "stale_traffic",
+            "stale_storage",
             "unbooked_usage",
             "alert_on_failure",
         }
@@ -51,7 +62,7 @@ class TestDefinitions:
     def test_share_one_partitioning_and_one_backfill_policy_along_the_daily_chain(self):
         graph = World().defs.resolve_asset_graph()
         daily = [graph.get(key) for key in graph.get_all_asset_keys() if graph.get(key).is_partitioned]
-        assert len(daily) == 4
+        assert len(daily) == 10
         assert {node.partitions_def for node in daily} == {DAYS}
         assert len({node.backfill_policy for node in daily}) == 1
 

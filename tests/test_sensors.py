@@ -145,7 +145,7 @@ class TestUnbookedUsage:
         self, world: World, instance: dg.DagsterInstance
     ):
         world.charges.unbooked = march(1, 2, 3)
-        leave_on_its_way(instance, "backfill_usage", {"dagster/partition": "2026-03-02"})
+        leave_on_its_way(instance, "build_request_usage", {"dagster/partition": "2026-03-02"})
         assert requested_days(tick(world, instance, unbooked_usage)) == [[1], [3]]
 
     def test_waits_for_a_catalog(self, world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch):
@@ -158,7 +158,7 @@ class TestUnbookedUsage:
 
 class TestFailedRun:
     def plan(self, instance: dg.DagsterInstance, now: datetime):
-        return plan_runs(instance, asset="usage/api_requests", job="backfill_usage", due=march(1), now=now, at_most=5)
+        return plan_runs(instance, asset="usage/api_requests", job="build_request_usage", due=march(1), now=now, at_most=5)
 
     def test_is_requested_again_after_a_wait_under_a_new_key(self, world: World, instance: dg.DagsterInstance):
         world.usage.stale = march(1)

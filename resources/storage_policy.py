@@ -1,0 +1,22 @@
+"""What the storage sources decide about timelines: (sources) -> one policy of the installation. Pure.
+
+Not here: what the policy means (billing_pipeline/timelines), the files it comes from (storage_config).
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from billing_pipeline.timelines import StoragePolicy
+from resources.storage_config import SNAPSHOTS, Kind, StorageSource
+
+# A table may be about some repositories; these name all there are, so that one that is missing is gone.
+_COMPLETE = (Kind.INVENTORY, Kind.LISTING)
+
+
+def storage_policy(sources: Sequence[StorageSource]) -> StoragePolicy:
+    """Return the policy; of several snapshot sources the one that may be oldest says when a day without one is held."""
+    ages = [source.profile.max_snapshot_age_hours for source in sources if source.dataset == SNAPSHOTS]
+    complete = frozenset(source.name for source in sources if source.kind in _COMPLETE)
+    if not ages:
+        return StoragePolicy(complete=complete)
+    return StoragePolicy(complete=complete, max_snapshot_age=timedelta(hours=max(ages)))

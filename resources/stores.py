@@ -1,0 +1,88 @@
+"""The stores of an installation, each over the same database, lake and landing zone: settings -> stores. Opens nothing.
+
+The one place where stores are made from settings; the Dagster definitions and the command line both take them from here.
+"""
+
+import os
+from dataclasses import dataclass
+
+from resources.catalog_store import CatalogStore
+from resources.charge_store import ChargeStore
+from resources.database import Database
+from resources.lake import Lake
+from resources.landing import Landing
+from resources.pseudonym_key import pseudonym_key
+from resources.request_store import RequestStore
+from resources.retention import Retention
+from resources.settings import Settings
+from resources.source_config import load_sources
+from resources.storage_config import load_storage_sources
+from resources.storage_policy import storage_policy
+from resources.storage_store import StorageStore
+from resources.storage_usage_store import StorageUsageStore
+from resources.traffic_clients import exporter_clients
+from resources.traffic_config import load_traffic_sources
+from resources.traffic_receipts import e_mail_pseudonyms
+from resources.traffic_store import TrafficStore
+from resources.traffic_usage_store import TrafficUsageStore
+from resources.usage_store import UsageStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """What reads, builds and books. `requests`, `traffic`, `storage` take deliveries; `..._usage` build event days."""
+
+    requests: RequestStore
+    traffic: TrafficStore
+    storage: StorageStore
+    request_usage: UsageStore
+    traffic_usage: TrafficUsageStore
+    storage_usage: StorageUsageStore
+    catalog: CatalogStore
+    charges: ChargeStore
+    retention: Retention
+
+
+def open_stores(settings: Settings, database: Database) -> Stores:
+    """Return the stores of an installation.
+
+    Raises:
+        SourcesError, TrafficConfigError, StorageConfigError: sources.toml is missing, or one of these files is wrong.
+    """
+    lake = Lake(settings.lake_url, settings.scratch_dir)
+    landing = Landing(settings.landing_url, settings.scratch_dir)
+    key = pseudonym_key(settings.pseudonym_key_file)
+    traffic_sources = load_traffic_sources(settings.catalog_dir)
+    storage_sources = load_storage_sources(settings.catalog_dir)
+    requests = RequestStore(database, lake, landing, load_sources(settings.catalog_dir), settings.scratch_dir, key)
+    return Stores(
+        requests=requests,
+        traffic=TrafficStore(
+            database,
+            lake,
+            landing,
+            traffic_sources,
+            exporter_clients(os.environ, e_mail_pseudonyms(key)),
+            settings.scratch_dir,
+            key,
+        ),
+        storage=StorageStore(
+            database, lake, landing, storage_sources, settings.scratch_dir, landing_url=settings.landing_url
+        ),
+        request_usage=UsageStore(
+            database=database, lake=lake, scratch_dir=settings.scratch_dir, expectations=requests.expected_hours
+        ),
+        traffic_usage=TrafficUsageStore(
+            database=database, lake=lake, scratch_dir=settings.scratch_dir, sources=traffic_sources
+        ),
+        storage_usage=StorageUsageStore(
+            database=database,
+            lake=lake,
+            scratch_dir=settings.scratch_dir,
+            sources=frozenset(source.name for source in storage_sources),
+            policy=storage_policy(storage_sources),
+        ),
+        catalog=CatalogStore(database),
+        charges=ChargeStore(database),
+        retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
+    )

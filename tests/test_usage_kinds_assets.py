@@ -1,0 +1,138 @@
+"""Assets, jobs and sensors of traffic and storage, over stores that live in memory."""
+
+import base64
+from collections.abc import Iterator
+from datetime import date
+
+import dagster as dg
+import pytest
+
+from assets.plots import Cell, heat_map
+from assets.sensors import new_storage_deliveries, open_windows, stale_storage, stale_traffic
+from tests.dagster_fakes import World
+
+DAY = "2026-03-01"
+FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str, day: str) -> dict[str, object]:
+    key = dg.AssetKey(asset.split("/"))
+    (event,) = [
+        one for one in result.get_asset_materialization_events() if one.asset_key == key and one.partition == day
+    ]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+class TestTrafficSamples:
+    def test_pulls_the_days_of_the_run_and_shows_where_the_samples_went(self, world: World, instance) -> None:
+        result = world.run("collect_traffic", instance, DAY)
+        assert result.success
+        assert world.traffic.collected == [((FIRST,), None)]
+        shown = metadata_of(result, "core/traffic_samples", DAY)
+        assert (shown["samples_read"], shown["samples_kept"], shown["samples_duplicate"]) == (22, 20, 2)
+        assert str(shown["hours_covered"]).startswith("![2026-03-01, UTC](data:image/svg+xml;base64,")
+
+    def test_a_run_names_the_nodes_that_it_pulls(self, world: World, instance) -> None:
+        result = world.defs.resolve_job_def("collect_traffic").execute_in_process(
+            instance=instance,
+            partition_key=DAY,
+            run_config={"ops": {"core__traffic_samples": {"config": {"nodes": ["jp-node"]}}}},
+        )
+        assert result.success
+        assert world.traffic.collected == [((FIRST,), frozenset({"jp-node"}))]
+
+    def test_a_range_shows_nodes_by_day_with_the_gap(self, world: World, instance) -> None:
+        world.traffic.gaps = {SECOND}
+        result = world.run("collect_traffic", instance, DAY, "2026-03-03")
+        shown = metadata_of(result, "core/traffic_samples", "2026-03-02")
+        assert shown["minutes_missing"] == 60
+        assert "| jp-node | prod | 2026-03-02 | 23 | 0 | 1 | 0 | 60 |" in str(shown["coverage"])
+        assert "nodes_by_day" in shown
+
+    def test_an_open_gap_fails_the_check_of_its_day_alone(self, world: World, instance) -> None:
+        world.verdicts.hold("core/traffic_samples", "2026-03-02", "windows_complete")
+        result = world.run("collect_traffic", instance, DAY, "2026-03-03")
+        found = {
+            (one.partition, one.passed)
+            for one in result.get_asset_check_evaluations()
+            if one.check_name == "windows_complete"
+        }
+        assert found == {("2026-03-01", True), ("2026-03-02", False), ("2026-03-03", True)}
+
+
+class TestUsage:
+    def test_traffic_shows_bytes_and_what_nobody_pays_for(self, world: World, instance) -> None:
+        result = world.run("build_traffic_usage", instance, DAY)
+        assert result.success
+        assert world.traffic_usage.built == [(FIRST,)]
+        assert world.charges.booked == [(FIRST,)]
+        shown = metadata_of(result, "usage/traffic", DAY)
+        assert (shown["bytes"], shown["bytes_suspected_lost"], shown["unknown_identities"]) == (7000, 30, 1)
+
+    def test_storage_shows_byte_seconds(self, world: World, instance) -> None:
+        result = world.run("build_storage_usage", instance, DAY)
+        assert result.success
+        assert world.storage_usage.built == [(FIRST,)]
+        assert "244,800,000,000,000" in str(metadata_of(result, "usage/storage", DAY)["byte_seconds"])
+
+    def test_a_held_day_stops_the_rest_of_its_run(self, world: World, instance) -> None:
+        world.verdicts.hold("usage/storage", DAY, "snapshots_fresh")
+        result = world.run("build_storage_usage", instance, DAY)
+        assert not result.success
+        assert world.charges.booked == []
+
+    def test_the_daily_run_does_everything_once(self, world: World, instance) -> None:
+        assert world.run("daily_billing", instance, DAY).success
+        assert world.requests.ingested == world.usage.built == [(FIRST,)]
+        assert world.traffic_usage.built == world.storage_usage.built == world.charges.booked == [(FIRST,)]
+        assert sorted(dataset for dataset, _ in world.storage.ingested) == [
+            "core/object_events",
+            "core/storage_snapshots",
+            "core/visibility_events",
+        ]
+        assert world.storage.listings == 1
+
+
+class TestSensors:
+    @pytest.mark.parametrize(
+        ("sensor", "job"),
+        [
+            (open_windows, "collect_traffic"),
+            (new_storage_deliveries, "ingest_storage"),
+            (stale_traffic, "build_traffic_usage"),
+            (stale_storage, "build_storage_usage"),
+        ],
+    )
+    def test_requests_the_days_that_are_due_and_nothing_else(self, world: World, instance, sensor, job) -> None:
+        resources = world.defs.resources
+        context = dg.build_sensor_context(instance=instance, resources=resources)
+        quiet = sensor(context)
+        assert isinstance(quiet, dg.SkipReason)
+        world.traffic.due = {SECOND}
+        world.storage.pending = {"core/object_events": {SECOND}}
+        world.traffic_usage.stale = world.storage_usage.stale = {SECOND}
+        result = sensor(dg.build_sensor_context(instance=instance, resources=resources))
+        (request,) = result.run_requests
+        assert (request.job_name, request.partition_key) == (job, "2026-03-02")
+
+
+class TestHeatMap:
+    def test_draws_a_square_for_each_cell_in_its_colour(self) -> None:
+        picture = heat_map(["a", "b<c"], [[Cell.GOOD, Cell.BAD], [Cell.GOOD, Cell.NONE]], columns={0: "00"}, title="t")
+        svg = base64.b64decode(picture.split("base64,")[1].rstrip(")")).decode()
+        assert svg.count("h18v18h-18z") == 4
+        assert Cell.BAD.value in svg
+        assert "b&lt;c" in svg
+        assert "gap" in svg
+        assert "partial" not in svg
