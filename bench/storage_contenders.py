@@ -42,7 +42,7 @@ def scan(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
 
 def by_store(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
     """Build all days with the store, as a first run does. Publishing the files is ingest's work and not timed."""
-    from billing_pipeline.timelines import StoragePolicy
+    from billing_pipeline.storage_policy import StoragePolicy
     from resources.database import Database
     from resources.delivery_manifest import write_generation
     from resources.lake import Lake

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from billing_pipeline.checks import Subject, Verdict, VerdictStatus
-from billing_pipeline.timelines import OnFailure, StoragePolicy
+from billing_pipeline.storage_policy import OnFailure, StoragePolicy
 
 KEEPS = "For the bill: the day keeps its last good usage, or none."
 

@@ -16,7 +16,7 @@ Not here: who pays (accounts by owner), GB-months (rating), finding the inputs (
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -37,28 +37,6 @@ class Basis(StrEnum):
     EVENTS = "events"
     CARRIED_BACK = "carried_back"
     NO_SNAPSHOT = "no_snapshot"
-
-
-class OnFailure(StrEnum):
-    """What a failed check does to the day."""
-
-    WARN = "warn"
-    HOLD = "hold"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoragePolicy:
-    """What an installation decides about storage.
-
-    `complete`: snapshot sources whose snapshots name every repository, so that one that is missing is gone. `max_snapshot_age`:
-    a state carried further holds the day. `drift_percent`: of the larger of snapshot and derived bytes; more is a failed check.
-    """
-
-    complete: frozenset[str] = frozenset()
-    max_snapshot_age: timedelta = timedelta(hours=72)
-    drift_percent: Decimal = Decimal(1)
-    on_drift: OnFailure = OnFailure.WARN
-    on_visibility_mismatch: OnFailure = OnFailure.WARN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,8 +393,7 @@ def _joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     for segment in segments:
         last = joined[-1] if joined else None
         if last is not None and _said(last) == _said(segment) and last.end == segment.start:
-            joined[-1] = Segment(start=last.start, end=segment.end, size_bytes=last.size_bytes,
-                                 visibility=last.visibility, owner=last.owner, basis=last.basis)  # fmt: skip
+            joined[-1] = replace(last, end=segment.end)
         else:
             joined.append(segment)
     return tuple(joined)

@@ -8,18 +8,18 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 
-from billing_pipeline.timelines import UPLOAD_DAYS, StoragePolicy
+from billing_pipeline.storage_policy import StoragePolicy
+from billing_pipeline.timelines import UPLOAD_DAYS
 from resources import duck
+from resources.storage_facts import SECONDS, StorageFacts, day_facts
 from resources.storage_inputs import Base
 from resources.usage_rules import UsageRules
 
 BATCH_ROWS = 65_536
-LISTED = 10
 UNIT = "byte-second"
 _TEXT, _BIG, _INSTANT = pa.string(), pa.int64(), pa.timestamp("us")
 SCHEMAS = {
@@ -68,8 +68,6 @@ _RESULTS = {
 _STEPS = (
     "snapshots", "owners", "actions", "uploads", "held", "deltas", "steps", "bases", "segments", "hours", "drifts",
 )  # fmt: skip
-# A HUGEINT of byte-microseconds in byte-seconds: by whole seconds and the rest, as a division would be a float.
-_SECONDS = "(({0}) // 1000000)::decimal(38, {1}) + (({0}) % 1000000)::decimal(12, 0) * 0.000001::decimal(7, 6)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,63 +81,6 @@ class DaySources:
     object_events: Sequence[Path]
     repository_events: Sequence[Path]
     later_bases: Sequence[Base]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftFailure:
-    """A snapshot that a check fails for."""
-
-    repository: str
-    snapshot_at: datetime
-    derived_bytes: int | None
-    snapshot_bytes: int
-    drift_bytes: int
-    derived_visibility: str | None
-    snapshot_visibility: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageFacts:
-    """What a day's guards compare. Integrals are bytes x microseconds, exact.
-
-    `carried_too_far`: repositories whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
-    microseconds of private bytes that nobody pays for).
-    """
-
-    day: date
-    object_events: int
-    repository_events: int
-    snapshots: int
-    applied: int
-    unsized_today: int
-    unsized_waiting: int
-    repositories_waiting: int
-    repositories: int
-    segments: int
-    of_segments: int
-    of_changes: int
-    of_accounts: int
-    of_hours: int
-    private_of_accounts: int
-    private_of_hours: int
-    private_of_nobody: int
-    private: int
-    public: int
-    of_unknown_visibility: int
-    drifts: tuple[DriftFailure, ...]
-    drift_failures: int
-    mismatches: tuple[DriftFailure, ...]
-    mismatch_failures: int
-    carried_too_far: tuple[str, ...]
-    repositories_carried_too_far: int
-    unknown_owners: tuple[tuple[str, int], ...]
-    top_accounts: tuple[tuple[str, Decimal], ...]
-    usage_rows: int
-
-    @property
-    def records_read(self) -> int:
-        """Return events and snapshots of the day in the lake."""
-        return self.object_events + self.repository_events + self.snapshots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +142,7 @@ class StorageScan:
             self._connection.execute(duck.sql(f"storage_{name}"))
         self._keep_results(sources.day)
         self._connection.execute(duck.sql("storage_tails"))
-        return self._facts(sources.day)
+        return day_facts(self._connection, sources.day)
 
     def write_tail(self, path: Path) -> TailContent:
         """Write what the last day leaves as a Parquet file, and return what is in it."""
@@ -315,7 +256,7 @@ class StorageScan:
             insert into result_states by name
             select
                 $day as event_day, repository, segment_start, segment_end, bytes, visibility, owner, account_id, basis,
-                {_SECONDS.format("byte_microseconds", 6)} as byte_seconds,
+                {SECONDS.format("byte_microseconds", 6)} as byte_seconds,
             from storage_segments
             """,
             parameters,
@@ -329,7 +270,7 @@ class StorageScan:
                 insert into result_usage by name
                 select
                     $day as event_day, account_id, $meter as meter_id, period_start, period_end,
-                    {_SECONDS.format(meter.field, 9)} as quantity, $unit as unit, {count} as repository_count,
+                    {SECONDS.format(meter.field, 9)} as quantity, $unit as unit, {count} as repository_count,
                 from storage_hours
                 where {meter.field} > 0
                 """,
@@ -351,91 +292,6 @@ class StorageScan:
             """,
             parameters,
         )
-
-    def _facts(self, day: date) -> StorageFacts:
-        cursor = self._connection.execute(duck.sql("storage_facts"))
-        names = [column[0] for column in cursor.description]
-        (values,) = cursor.fetchall()
-        row = dict(zip(names, values, strict=True))
-        drifts, drift_failures = self._failures("is_failure")
-        mismatches, mismatch_failures = self._failures("visibility_mismatch")
-        too_far = self._connection.execute(
-            """
-            select distinct repository
-            from tail_repositories as tail
-            semi join storage_states as states using (repository)
-            where
-                raw_bytes > 0
-                and epoch_us(getvariable('day_end')) - epoch_us(coalesce(snapshot_at, began_on::timestamp))
-                    > getvariable('max_age_us')
-            order by repository
-            """
-        ).fetchall()
-        unknown = self._connection.execute(
-            f"""
-            select coalesce(owner, ''), sum(byte_microseconds) as held
-            from storage_segments
-            where account_id is null and visibility = 'private' and bytes > 0
-            group by 1
-            order by held desc, 1
-            limit {LISTED}
-            """
-        ).fetchall()
-        top = self._connection.execute(
-            f"""
-            select account_id, {_SECONDS.format("sum(private_bytes)", 6)} as private
-            from storage_hours
-            group by account_id
-            having sum(private_bytes) > 0
-            order by private desc, account_id
-            limit {LISTED}
-            """
-        ).fetchall()
-        ((usage_rows,),) = self._connection.execute(
-            "select count(*) from result_usage where event_day = $day", {"day": day}
-        ).fetchall()
-        applied = row.pop("actions") + row.pop("repository_actions") + row.pop("repository_snapshots")
-        return StorageFacts(
-            day=day,
-            **{name: int(value) for name, value in row.items()},
-            applied=applied,
-            drifts=drifts,
-            drift_failures=drift_failures,
-            mismatches=mismatches,
-            mismatch_failures=mismatch_failures,
-            carried_too_far=tuple(repository for (repository,) in too_far[:LISTED]),
-            repositories_carried_too_far=len(too_far),
-            unknown_owners=tuple((owner, int(held)) for owner, held in unknown),
-            top_accounts=tuple(top),
-            usage_rows=usage_rows,
-        )
-
-    def _failures(self, condition: str) -> tuple[tuple[DriftFailure, ...], int]:
-        """Return the worst snapshots of which `condition` holds, and how many there are."""
-        rows = self._connection.execute(
-            f"""
-            select
-                repository, snapshot_at, derived_bytes, snapshot_bytes, drift_bytes, derived_visibility, snapshot_visibility,
-                count(*) over () as failures,
-            from storage_drifts
-            where {condition}
-            order by abs(drift_bytes) desc, repository, snapshot_at
-            limit {LISTED}
-            """
-        ).fetchall()
-        failures = tuple(
-            DriftFailure(
-                repository=repository,
-                snapshot_at=at.replace(tzinfo=UTC),
-                derived_bytes=derived,
-                snapshot_bytes=snapshot,
-                drift_bytes=drift,
-                derived_visibility=derived_visibility,
-                snapshot_visibility=snapshot_visibility,
-            )
-            for repository, at, derived, snapshot, drift, derived_visibility, snapshot_visibility, _ in rows
-        )
-        return failures, rows[0][-1] if rows else 0
 
     def _set(self, name: str, value: object) -> None:
         self._connection.execute(f"set variable {name} = $value", {"value": value})

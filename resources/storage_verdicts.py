@@ -3,9 +3,9 @@
 from billing_pipeline import storage_checks as guards
 from billing_pipeline.checks import Subject, Verdict
 from billing_pipeline.storage_checks import Disagreement, Integrals
-from billing_pipeline.timelines import StoragePolicy
+from billing_pipeline.storage_policy import StoragePolicy
 from resources.storage_inputs import ASSET
-from resources.storage_scan import StorageFacts
+from resources.storage_facts import StorageFacts
 
 
 def judge(facts: StorageFacts, *, inputs_digest: str, in_lake: int, policy: StoragePolicy) -> tuple[Verdict, ...]:

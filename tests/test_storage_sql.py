@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing_pipeline.meters import Aggregation, Meter, MeterSource
+from billing_pipeline.storage_policy import StoragePolicy
 from billing_pipeline.timelines import (
     COMPLETION,
     ObjectEvent,
     RepositoryEvent,
     Segment,
     Snapshot,
-    StoragePolicy,
     timeline,
 )
 from resources.storage_inputs import Base

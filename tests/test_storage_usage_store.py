@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from billing_pipeline.timelines import ObjectEvent, OnFailure, RepositoryEvent, Snapshot, StoragePolicy
+from billing_pipeline.storage_policy import OnFailure, StoragePolicy
+from billing_pipeline.timelines import ObjectEvent, RepositoryEvent, Snapshot
 from resources import guard_store
 from resources.catalog_store import CatalogNotLoadedError, CatalogStore
 from resources.database import Database

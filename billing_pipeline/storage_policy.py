@@ -1,0 +1,31 @@
+"""What an installation decides about storage: how old a snapshot may be, which drift fails, what a failure does. Pure, frozen.
+
+Not here: what a source's keys mean (sources/storage_profile), the checks (storage_checks).
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+
+class OnFailure(StrEnum):
+    """What a failed check does to the day."""
+
+    WARN = "warn"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoragePolicy:
+    """What an installation decides about storage.
+
+    `complete`: snapshot sources whose snapshots name every repository, so that one that is missing is gone. `max_snapshot_age`:
+    a state carried further holds the day. `drift_percent`: of the larger of snapshot and derived bytes; more is a failed check.
+    """
+
+    complete: frozenset[str] = frozenset()
+    max_snapshot_age: timedelta = timedelta(hours=72)
+    drift_percent: Decimal = Decimal(1)
+    on_drift: OnFailure = OnFailure.WARN
+    on_visibility_mismatch: OnFailure = OnFailure.WARN
