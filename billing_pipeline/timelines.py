@@ -22,6 +22,9 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import groupby, pairwise
 
+from billing_pipeline.storage_policy import OnFailure as OnFailure
+from billing_pipeline.storage_policy import StoragePolicy as StoragePolicy
+
 MICROSECOND = timedelta(microseconds=1)
 # Parts of an upload that nobody completed are forgotten: what completes it later is unsized.
 UPLOAD_DAYS = 7
@@ -391,13 +394,9 @@ def _joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     """Draw together neighbours that say the same."""
     joined: list[Segment] = []
     for segment in segments:
-        last = joined[-1] if joined else None
-        if last is not None and _said(last) == _said(segment) and last.end == segment.start:
-            joined[-1] = replace(last, end=segment.end)
+        longer = replace(joined[-1], end=segment.end) if joined and joined[-1].end == segment.start else None
+        if longer is not None and longer == replace(segment, start=longer.start):
+            joined[-1] = longer
         else:
             joined.append(segment)
     return tuple(joined)
-
-
-def _said(segment: Segment) -> tuple[int, str | None, str | None, Basis]:
-    return segment.size_bytes, segment.visibility, segment.owner, segment.basis

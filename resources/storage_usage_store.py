@@ -13,7 +13,8 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import MeterSource
 from resources import guard_store
 from resources.catalog_store import CatalogStore
-from resources.storage_builder import StorageBuilder, StorageDayBuild, Workplace
+from resources.storage_builder import StorageBuilder, Workplace
+from resources.storage_builder import StorageDayBuild as StorageDayBuild
 from resources.storage_inputs import ASSET, DAY, StorageInputs, read_inputs
 from resources.usage_rules import UsageRules, usage_rules
 
