@@ -1,7 +1,6 @@
 """Timelines: snapshots, object events and repository events -> the ordered states of a repository. Pure, short, exact.
 
-The reference that billing_pipeline/sql/storage_*.sql is held to; one repository at a time. Bytes are integers, instants have
-microseconds, byte-seconds are exact: `bytes x microseconds / 10^6`. The rules:
+One repository; the reference that sql/storage_*.sql is held to. Byte-seconds are exact: `bytes x microseconds / 10^6`. The rules:
 
 R1 by time; at one instant events come before the snapshot, and among events the action id decides. R2 an event counts once, by
 shared event id or event id; a correction takes the place of what it corrects. R3 a put adds its size less what the key held, a
@@ -173,9 +172,7 @@ def timeline(
         _merged(list(same)) for _, same in groupby(sorted(facts, key=lambda fact: fact.order), lambda fact: fact.order)
     ]
     steps = [fact for fact in merged if fact.at < end]
-    if not steps:
-        return Timeline(segments=(), drifts=(), unsized_events=0)
-    return _assembled(steps, end)
+    return _assembled(steps, end) if steps else Timeline(segments=(), drifts=(), unsized_events=0)
 
 
 def counted_once(events: Iterable[ObjectEvent]) -> tuple[ObjectEvent, ...]:
@@ -287,7 +284,7 @@ def _delta(objects: _Objects, event: ObjectEvent) -> int | None:
 
 def _may_be(current_version: str | None, event: ObjectEvent) -> bool:
     """Tell whether the version that is deleted may be the current one: then an older one of unknown size is back."""
-    return current_version is None or event.version_id is None or current_version == event.version_id
+    return current_version in (None, event.version_id) or event.version_id is None
 
 
 def _size(objects: _Objects, event: ObjectEvent) -> int | None:
