@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from billing_pipeline.errors import BillingError
-from console import completion
+from console import cli_usage, completion
 from resources.settings import Settings
 
 EPILOG = (
@@ -23,7 +23,7 @@ EPILOG = (
 )
 app = typer.Typer(
     name="billing",
-    help="From request logs to charges and a ledger: nothing lost, nothing billed twice, every cent explained.",
+    help="From requests, traffic and storage to charges and a ledger: nothing lost, nothing billed twice, every cent explained.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -242,6 +242,9 @@ def psql(
     from console.dev import run_psql
 
     raise typer.Exit(run_psql(Settings.from_environment(), writer=writer))
+
+
+cli_usage.register(app)
 
 
 def main() -> None:

@@ -74,9 +74,12 @@ _REGISTER = """
         window contents as (partition by content_sha256, earlier_file_id is null order by position)
     )
     insert into core.source_file
-        (source, key, content_sha256, size_bytes, delivery_day, first_seen_at, modified_at, status, reason, detail)
+        (
+            dataset, source, key, content_sha256, size_bytes, delivery_day, first_seen_at, modified_at, status, reason,
+            detail
+        )
     select
-        %(source)s, key, content_sha256, size_bytes, delivery_day, %(seen_at)s, modified_at,
+        %(dataset)s, %(source)s, key, content_sha256, size_bytes, delivery_day, %(seen_at)s, modified_at,
         case
             when earlier_file_id is not null then 'held'
             when twin_file_id is not null or copy_number > 1 then 'duplicate'
@@ -153,7 +156,9 @@ class LakeGeneration:
     inputs_digest: str
 
 
-def register(connection: psycopg.Connection, *, source: str, files: Sequence[Arrival], seen_at: datetime) -> Registered:
+def register(
+    connection: psycopg.Connection, *, dataset: str, source: str, files: Sequence[Arrival], seen_at: datetime
+) -> Registered:
     """Enter files into the manifest, in the order given. The caller holds the lock `core/source_file|<source>`.
 
     A known key with other content is held, unless all its earlier contents were refused. The same content under another key,
@@ -162,6 +167,7 @@ def register(connection: psycopg.Connection, *, source: str, files: Sequence[Arr
     rows = connection.execute(
         _REGISTER,
         {
+            "dataset": dataset,
             "source": source,
             "keys": [file.key for file, _, _ in files],
             "hashes": [content_sha256 for _, content_sha256, _ in files],

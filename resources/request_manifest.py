@@ -183,8 +183,8 @@ def outcomes(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[da
         "select delivery_day, file_id, source, key, status, reason, detail, lines_read, accepted_rows, rejected_rows,"
         " duplicate_rows, out_of_scope_rows, coalesce((select jsonb_object_agg(reason, lines) from (select reason,"
         " count(*) as lines from core.quarantine where quarantine.file_id = source_file.file_id group by reason) as reasons), '{}')"
-        " from core.source_file where delivery_day = any(%s) order by source, key, file_id",
-        [list(days)],
+        " from core.source_file where delivery_day = any(%s) and dataset = %s order by source, key, file_id",
+        [list(days), DATASET],
     ).fetchall()
     files: dict[date, list[FileIngest]] = {day: [] for day in days}
     for day, *row in rows:

@@ -76,7 +76,9 @@ def discover(
         arrivals = _arrivals(landing, source, wanted, files)
         for batch in _batched(arrivals):
             with database.transaction(f"core/source_file|{source.name}") as connection:
-                registered = delivery_manifest.register(connection, source=source.name, files=batch, seen_at=seen_at)
+                registered = delivery_manifest.register(
+                    connection, dataset=source.dataset, source=source.name, files=batch, seen_at=seen_at
+                )
                 if registered.duplicate:
                     for day in {day for _, _, day in batch}:
                         delivery_manifest.write_duplicates(connection, [source.name], day)

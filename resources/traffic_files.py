@@ -27,7 +27,7 @@ from resources.delivery_manifest import Arrival, DeliveredFile, FileOutcome, Rej
 from resources.inflate import FileRejected, Framing, inflated, sniff
 from resources.landing import Landing, LandingFile, LandingFileChangedError, LandingKeyError, LandingNotFoundError
 from resources.traffic_config import TrafficSource
-from resources.traffic_samples import Draft
+from resources.traffic_samples import DATASET, Draft
 
 # Raise it when a file is read differently.
 READER_VERSION = "1"
@@ -58,7 +58,9 @@ def discover(database: Database, landing: Landing, sources: Sequence[TrafficSour
         for start in range(0, len(unknown), FILES_PER_REGISTRATION):
             arrivals = _hashed(landing, unknown[start : start + FILES_PER_REGISTRATION])
             with database.transaction(f"core/source_file|{source.name}") as connection:
-                delivery_manifest.register(connection, source=source.name, files=arrivals, seen_at=seen_at)
+                delivery_manifest.register(
+                    connection, dataset=DATASET, source=source.name, files=arrivals, seen_at=seen_at
+                )
 
 
 def read_file(

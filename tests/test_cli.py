@@ -207,7 +207,7 @@ class TestCompletion:
 
     def test_completes_profiles_assets_models_and_reasons(self) -> None:
         assert "billable_request_json" in completion.profiles("billable")
-        assert completion.assets("usage") == ["usage/api_requests"]
+        assert completion.assets("usage") == ["usage/api_requests", "usage/storage", "usage/traffic"]
         assert completion.models("g") == ["graduated"]
         assert "bad_json" in completion.reasons("bad")
 

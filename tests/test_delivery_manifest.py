@@ -34,7 +34,7 @@ def connection(database: Database) -> Iterator[psycopg.Connection]:
 
 
 def register(connection: psycopg.Connection, *files: manifest.Arrival, source: str = "trail") -> Registered:
-    return manifest.register(connection, source=source, files=files, seen_at=NOW)
+    return manifest.register(connection, dataset="core/object_events", source=source, files=files, seen_at=NOW)
 
 
 class TestRegister:

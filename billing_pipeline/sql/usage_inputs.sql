@@ -20,7 +20,10 @@ files as (
         ) as line
     from core.source_file_day as file_day
     join core.source_file as file using (file_id)
-    where file.status = 'accepted' and (%(days)s::date[] is null or file_day.event_day = any(%(days)s::date[]))
+    where
+        file.status = 'accepted'
+        and file.dataset = %(dataset)s
+        and (%(days)s::date[] is null or file_day.event_day = any(%(days)s::date[]))
 ),
 decisions as (
     select distinct

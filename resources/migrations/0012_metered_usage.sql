@@ -20,3 +20,6 @@ alter table billing.booked_day add column usage_asset text not null default 'usa
 alter table billing.booked_day alter column usage_asset drop default;
 alter table billing.booked_day drop constraint booked_day_pkey;
 alter table billing.booked_day add primary key (event_day, usage_asset);
+
+-- Files of requests, traffic and storage stand in one manifest; each belongs to the lake dataset that its rows go to.
+alter table core.source_file add column dataset text not null default 'core/request_records';
