@@ -27,6 +27,7 @@ from assets.sensors import (
 )
 from assets.storage import delivered_storage_assets, storage_asset
 from assets.traffic import traffic_asset, traffic_samples_asset
+from assets.upkeep import list_storage, list_storage_daily, sweep_arrears, sweep_arrears_hourly
 from assets.usage import api_requests_asset
 from billing_pipeline.errors import BillingError
 from resources.database import Database
@@ -59,8 +60,8 @@ def build_defs(
             billing_assets(),
         ],
         asset_checks=list(guard_checks()),
-        jobs=[*JOBS, remove_unused],
-        schedules=[build_yesterday, remove_unused_weekly],
+        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears],
+        schedules=[build_yesterday, remove_unused_weekly, list_storage_daily, sweep_arrears_hourly],
         sensors=[
             new_deliveries,
             open_windows,
@@ -82,6 +83,7 @@ def build_defs(
             "storage_usage_store": stores.storage_usage,
             "catalog_store": stores.catalog,
             "charge_store": stores.charges,
+            "payment_store": stores.payments,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,
             "verdicts": verdicts,

@@ -75,7 +75,6 @@ def new_storage_deliveries(
 ) -> dg.SensorResult | dg.SkipReason:
     """Register new files, then request the days with files that nobody has read."""
     now = datetime.now(UTC)
-    storage_store.take_listings(now=now)
     storage_store.discover(seen_at=now)
     due = sorted({day for key in STORAGE_DELIVERIES for day in storage_store.delivery_days(key, pending_only=True)})
     plan = plan_runs(

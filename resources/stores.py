@@ -11,6 +11,7 @@ from resources.charge_store import ChargeStore
 from resources.database import Database
 from resources.lake import Lake
 from resources.landing import Landing
+from resources.payment_store import PaymentStore
 from resources.pseudonym_key import pseudonym_key
 from resources.request_store import RequestStore
 from resources.retention import Retention
@@ -40,6 +41,7 @@ class Stores:
     storage_usage: StorageUsageStore
     catalog: CatalogStore
     charges: ChargeStore
+    payments: PaymentStore
     retention: Retention
 
 
@@ -84,5 +86,6 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         ),
         catalog=CatalogStore(database),
         charges=ChargeStore(database),
+        payments=PaymentStore(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
     )

@@ -14,11 +14,13 @@ from assets.asset_checks import GUARDS, JUDGED_AS
 from assets.definitions import build_defs
 from billing_pipeline.amounts import Money
 from billing_pipeline.checks import Verdict, VerdictStatus
+from billing_pipeline.prepaid import SuspendState
 from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
 from resources.delivery_run import DayIngest
+from resources.payment_store import SuspensionChange
 from resources.request_store import Discovery
 from resources.retention import Retained
 from resources.storage_day import StorageDayIngest
@@ -262,6 +264,18 @@ class FakeStorageUsageStore:
 
 
 @dataclass
+class FakePaymentStore:
+    """Payments: sweeps that were asked for."""
+
+    sweeps: int = 0
+
+    def sweep_arrears(self, *, now: datetime) -> tuple[SuspensionChange, ...]:
+        assert now.tzinfo is not None
+        self.sweeps += 1
+        return (SuspensionChange(account_id="acme", suspend_state=SuspendState.SUSPENDED, cause="payment_arrears"),)
+
+
+@dataclass
 class FakeAlerts:
     """Alerts that were sent."""
 
@@ -297,6 +311,7 @@ class World:
         self.storage = FakeStorageStore(self.verdicts)
         self.storage_usage = FakeStorageUsageStore(self.verdicts)
         self.charges = FakeChargeStore(self.verdicts)
+        self.payments = FakePaymentStore()
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
         self.alerts = FakeAlerts()
@@ -310,6 +325,7 @@ class World:
                 storage_usage=self.storage_usage,
                 catalog=self.catalog,
                 charges=self.charges,
+                payments=self.payments,
                 retention=self.retention,
             ),
             catalog_dir=Path("/catalog"),

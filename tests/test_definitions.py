@@ -47,7 +47,12 @@ class TestDefinitions:
         assert {"daily_billing", "ingest_deliveries", "backfill_usage", "book_charges", "remove_unused"} <= set(
             repository.job_names
         )
-        assert {schedule.name for schedule in repository.schedule_defs} == {"build_yesterday", "remove_unused_weekly"}
+        assert {schedule.name for schedule in repository.schedule_defs} == {
+            "build_yesterday",
+            "list_storage_daily",
+            "remove_unused_weekly",
+            "sweep_arrears_hourly",
+        }
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",
             "new_storage_deliveries",

@@ -127,6 +127,13 @@ class TestSensors:
         assert (request.job_name, request.partition_key) == (job, "2026-03-02")
 
 
+class TestUpkeep:
+    def test_sweeps_arrears_and_lists_storage_once_a_run(self, world: World, instance) -> None:
+        assert world.defs.resolve_job_def("sweep_arrears").execute_in_process(instance=instance).success
+        assert world.defs.resolve_job_def("list_storage").execute_in_process(instance=instance).success
+        assert (world.payments.sweeps, world.storage.listings) == (1, 1)
+
+
 class TestHeatMap:
     def test_draws_a_square_for_each_cell_in_its_colour(self) -> None:
         picture = heat_map(["a", "b<c"], [[Cell.GOOD, Cell.BAD], [Cell.GOOD, Cell.NONE]], columns={0: "00"}, title="t")
