@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -24,6 +25,7 @@ from billing_pipeline.sources.request_lines import FileContext
 from resources.delivery_days import DeliveryDay, DeliveryDays
 from resources.inflate import FileRejected
 from resources.landing import Landing, LandingFileChangedError, LandingKeyError
+from resources.prepared_queries import PreparedQueries
 from resources.request_manifest import Generation, ManifestFile
 from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
@@ -62,6 +64,14 @@ class DayRead:
     seconds: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class _Plans:
+    """What a day is read with, made once for all days that are read one after the other."""
+
+    of_reader: PreparedQueries
+    of_sink: PreparedQueries
+
+
 class DeliveryReader:
     """Reads delivery days, `side_by_side` of them at a time, with sessions of one DuckDB engine. Close it before the engine."""
 
@@ -80,14 +90,17 @@ class DeliveryReader:
         self._landing = landing
         self._pseudonym_key = pseudonym_key
         self._side_by_side = side_by_side
-        self._sessions: SimpleQueue[duckdb.DuckDBPyConnection] = SimpleQueue()
+        self._engine = engine
+        self._plans: SimpleQueue[_Plans] = SimpleQueue()
         for _ in range(side_by_side):
-            self._sessions.put(engine.cursor())
+            self._plans.put(_Plans(PreparedQueries(engine), PreparedQueries(engine)))
 
     def close(self) -> None:
-        """Close the sessions: DuckDB keeps its spill folder as long as one is open."""
+        """Close the sessions with the engine."""
         for _ in range(self._side_by_side):
-            self._sessions.get().close()
+            plans = self._plans.get()
+            plans.of_reader.close()
+            plans.of_sink.close()
 
     def read_days(
         self, days: Sequence[tuple[DeliveryDay, Path]], told: Callable[[date], None]
@@ -109,17 +122,17 @@ class DeliveryReader:
     def _outcome(self, day_and_draft: tuple[DeliveryDay, Path]) -> DayRead | AcceptedFileGoneError:
         delivery, draft = day_and_draft
         started = time.perf_counter()
-        session = self._sessions.get()
+        plans = self._plans.get()
         try:
-            written, results = self._read_files(delivery, session, draft)
+            written, results = self._read_files(delivery, plans, draft)
         except AcceptedFileGoneError as error:
             return error
         finally:
-            self._sessions.put(session)
+            self._plans.put(plans)
         return DayRead(delivery=delivery, written=written, results=results, seconds=elapsed(started))
 
     def _read_files(
-        self, delivery: DeliveryDay, session: duckdb.DuckDBPyConnection, draft: Path
+        self, delivery: DeliveryDay, plans: _Plans, draft: Path
     ) -> tuple[Written, Mapping[int, FileResult]]:
         """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
 
@@ -146,7 +159,7 @@ class DeliveryReader:
             results = dict(refused)
             spoiled = False
             expected = delivery.packed_bytes // PACKED_BYTES_PER_LINE
-            with RequestSink(draft, session, expected_rows=expected) as sink:
+            with RequestSink(draft, plans.of_sink, expected_rows=expected) as sink:
                 for file in files:
                     if file.file_id in refused:
                         continue
@@ -160,10 +173,10 @@ class DeliveryReader:
                         result.taken_over = replace(
                             file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
                         )
-                        self._take_over(file, current, session, sink, identities_repeat=may_repeat(file))
+                        self._take_over(file, current, sink, identities_repeat=may_repeat(file))
                         continue
                     try:
-                        self._read_file(file, result.outcome, session, sink, identities_repeat=may_repeat(file))
+                        self._read_file(file, result.outcome, plans, sink, identities_repeat=may_repeat(file))
                     except FileRejected as rejection:
                         if file.status == "accepted":
                             # Refused now, by a profile that was edited since or a file that is gone: its requests are in
@@ -179,7 +192,7 @@ class DeliveryReader:
         self,
         file: ManifestFile,
         outcome: FileOutcome,
-        session: duckdb.DuckDBPyConnection,
+        plans: _Plans,
         sink: RequestSink,
         *,
         identities_repeat: bool,
@@ -193,7 +206,9 @@ class DeliveryReader:
                 with path.open("rb") as opened:
                     if hashlib.file_digest(opened, "sha256").hexdigest() != file.content_sha256:
                         raise FileRejected(Reason.UNREADABLE, "the file was overwritten after it had been registered")
-                for table in read_requests(path, profile=profile, context=context, connection=session, outcome=outcome):
+                for table in read_requests(
+                    path, profile=profile, context=context, queries=plans.of_reader, outcome=outcome
+                ):
                     sink.add(
                         table,
                         source=file.source,
@@ -210,24 +225,23 @@ class DeliveryReader:
         self,
         file: ManifestFile,
         current: Generation,
-        session: duckdb.DuckDBPyConnection,
         sink: RequestSink,
         *,
         identities_repeat: bool,
     ) -> None:
         columns = ", ".join(RECORD_SCHEMA.names)
-        reader = session.sql(
-            f"select {columns} from read_parquet($path) where file_id = $file_id",
-            params={"path": str(self._lake.fetch(current.uri)), "file_id": file.file_id},
-        ).to_arrow_reader(TAKEN_OVER_BATCH_ROWS)
-        # The reader holds the session, which the sink needs too.
-        for batch in reader.read_all().to_batches(TAKEN_OVER_BATCH_ROWS):
-            sink.add(
-                pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
-                source=file.source,
-                file_id=file.file_id,
-                identities_repeat=identities_repeat,
-            )
+        with closing(self._engine.cursor()) as session:
+            batches = session.sql(
+                f"select {columns} from read_parquet($path) where file_id = $file_id",
+                params={"path": str(self._lake.fetch(current.uri)), "file_id": file.file_id},
+            ).to_arrow_reader(TAKEN_OVER_BATCH_ROWS)
+            for batch in batches:
+                sink.add(
+                    pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
+                    source=file.source,
+                    file_id=file.file_id,
+                    identities_repeat=identities_repeat,
+                )
 
 
 def elapsed(started: float) -> Decimal:

@@ -31,6 +31,7 @@ from billing_pipeline.sources.timestamps import AFTER_LEAP_SECONDS, CLOCK_TOLERA
 from resources import text_columns
 from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
+from resources.prepared_queries import PreparedQueries
 
 # Below 32 MiB the C library keeps what it has allocated: fresh memory for each chunk costs as much as inflating it.
 CHUNK_BYTES = 24 << 20
@@ -119,7 +120,7 @@ def read_requests(
     *,
     profile: SourceProfile,
     context: FileContext,
-    connection: duckdb.DuckDBPyConnection,
+    queries: PreparedQueries,
     outcome: FileOutcome,
 ) -> Generator[pa.Table, None, None]:
     """Yield the accepted rows of a file (RECORD_SCHEMA) and fill `outcome`.
@@ -133,7 +134,7 @@ def read_requests(
             Reason.SCHEMA_INCOMPATIBLE,
             f"the profile {profile.name} reads {profile.framing}, the file is {form.framing}",
         )
-    reading = _Reading(profile=profile, context=context, connection=connection, outcome=outcome)
+    reading = _Reading(profile=profile, context=context, queries=queries, outcome=outcome)
     if form.framing is Framing.AVRO:
         yield from reading.avro(path, form.compression)
     else:
@@ -145,7 +146,7 @@ def read_requests(
 class _Reading:
     profile: SourceProfile
     context: FileContext
-    connection: duckdb.DuckDBPyConnection
+    queries: PreparedQueries
     outcome: FileOutcome
 
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
@@ -250,15 +251,10 @@ class _Reading:
         )
 
     def _run(self, sql: str, name: str, table: pa.Table, query: BulkQuery) -> pa.Table:
-        parameters: dict[str, object] = {"latest": (self.context.as_of + CLOCK_TOLERANCE).replace(tzinfo=None)}
+        parameters: dict[str, str | datetime] = {"latest": (self.context.as_of + CLOCK_TOLERANCE).replace(tzinfo=None)}
         if self.profile.fields.event_id is None:
             parameters["identity_prefix"] = f"{self.context.content_sha256[:16]}:"
-        self.connection.register(name, table)
-        try:
-            result = self.connection.sql(sql, params=parameters).to_arrow_table()
-        finally:
-            self.connection.unregister(name)
-        result = _sure(result, query)
+        result = _sure(self.queries.table(sql, {name: table}, parameters), query)
         return self._pseudonymised(result) if query.has_client_parts else result
 
     def _pseudonymised(self, table: pa.Table) -> pa.Table:

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from resources.duck import sql
+from resources.prepared_queries import PreparedQueries
 
 LAKE_SCHEMA = pa.schema(
     [
@@ -41,6 +41,11 @@ LAKE_SCHEMA = pa.schema(
 TABLES_AHEAD = 2
 BITS_PER_ROW = 16
 SMALLEST_TABLE_BITS = 1 << 20
+_HASHES = """
+    select position, hash(source::varchar, event_id) as identity_hash,
+        hash(event_at, client_id, method, endpoint, status_code, response_time_us, response_bytes, is_simulated) as content_hash
+    from rows
+"""
 LARGEST_TABLE_BITS = 1 << 31
 
 
@@ -76,10 +81,10 @@ class Written:
 class RequestSink:
     """A context manager; `add` tables of request_reader.RECORD_SCHEMA, then `finish` once."""
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, expected_rows: int) -> None:
+    def __init__(self, path: Path, queries: PreparedQueries, *, expected_rows: int) -> None:
         self._path = path
-        # A session of its own: the worker hashes while the caller queries the next rows.
-        self._connection = connection.cursor()
+        # Nobody else's meanwhile: the worker hashes while the caller queries the next rows.
+        self._queries = queries
         self._seen = _SeenHashes(expected_rows)
         self._aside: list[tuple[pa.Table, _Hashes]] = []
         # One worker, so that rows are judged and written in the order in which they are added.
@@ -95,6 +100,8 @@ class RequestSink:
             write_statistics=["event_at", "file_id", "line_number"],
         )
         self._hashes = _HashFile(path.with_suffix(".hashes"))
+        # file_id, event_day, rows, first, last of what is written, for each part of it.
+        self._counted: list[pa.Table] = []
 
     def __enter__(self) -> "RequestSink":
         return self
@@ -107,7 +114,6 @@ class RequestSink:
             self._writer.close()
         finally:
             self._hashes.close()
-            self._connection.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
         """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat.
@@ -136,31 +142,35 @@ class RequestSink:
             self._pending.popleft().result()
         conflicting = self._settle() if self._aside else 0
         self._writer.close()
-        days = self._connection.execute(
-            "select file_id, event_at::date, count(*), min(event_at), max(event_at) from read_parquet($path)"
-            " group by all order by all",
-            {"path": str(self._path)},
-        ).fetchall()
         return Written(
             path=self._path,
-            rows=sum(row[2] for row in days),
+            # What the file itself says, for the guard that holds it against what was counted on the way in.
+            rows=pq.read_metadata(self._path).num_rows,
             conflicting_identities=conflicting,
-            file_days=tuple(
-                FileDay(file_id=row[0], event_day=row[1], rows=row[2], first_event_at=row[3], last_event_at=row[4])
-                for row in days
-            ),
+            file_days=self._file_days(),
+        )
+
+    def _file_days(self) -> tuple[FileDay, ...]:
+        if not self._counted:
+            return ()
+        together = pa.concat_tables(self._counted).group_by(["file_id", "event_day"])
+        days = together.aggregate([("rows", "sum"), ("first", "min"), ("last", "max")])
+        return tuple(
+            FileDay(
+                file_id=row["file_id"],
+                event_day=row["event_day"],
+                rows=row["rows_sum"],
+                first_event_at=row["first_min"],
+                last_event_at=row["last_max"],
+            )
+            for row in days.sort_by([("file_id", "ascending"), ("event_day", "ascending")]).to_pylist()
         )
 
     def _hash(self, rows: pa.Table) -> "_Hashes":
         """Return the hashes in the order of `rows`. DuckDB's threads give rows back in any order: each has its position."""
-        self._connection.register("rows", rows.append_column("position", pa.array(np.arange(rows.num_rows))))
-        columns = self._connection.sql(
-            "select position, hash(source::varchar, event_id) as identity_hash,"
-            " hash(event_at, client_id, method, endpoint, status_code, response_time_us, response_bytes, is_simulated)"
-            " as content_hash from rows"
-        ).fetchnumpy()
-        self._connection.unregister("rows")
-        position = np.asarray(columns["position"])
+        positioned = rows.append_column("position", pa.array(np.arange(rows.num_rows)))
+        columns = self._queries.arrays(_HASHES, {"rows": positioned})
+        position = columns["position"]
         hashes = _Hashes(np.empty(len(position), dtype=np.uint64), np.empty(len(position), dtype=np.uint64))
         hashes.identity[position] = columns["identity_hash"]
         hashes.content[position] = columns["content_hash"]
@@ -172,23 +182,23 @@ class RequestSink:
         identity = np.concatenate([hashes.identity for _, hashes in self._aside])
         content = np.concatenate([hashes.content for _, hashes in self._aside])
         written = self._hashes.matching(identity)
-        self._connection.register(
-            "written", pa.table({"identity_hash": written.identity, "content_hash": written.content})
+        judged = self._queries.arrays(
+            sql("request_repeats"),
+            {
+                "written": pa.table({"identity_hash": written.identity, "content_hash": written.content}),
+                "aside": pa.table(
+                    {"identity_hash": identity, "content_hash": content, "position": np.arange(len(identity))}
+                ),
+            },
         )
-        self._connection.register(
-            "aside",
-            pa.table({"identity_hash": identity, "content_hash": content, "position": np.arange(len(identity))}),
-        )
-        judged = self._connection.sql(sql("request_repeats")).fetchnumpy()
-        self._connection.unregister("written")
-        self._connection.unregister("aside")
-        positions = np.asarray(judged["position"])
+        positions = judged["position"]
         self._write(rows.take(pa.array(np.sort(positions[positions >= 0]))))
-        return len(np.unique(np.asarray(judged["identity_hash"])[np.asarray(judged["is_conflicting"])]))
+        return len(np.unique(judged["identity_hash"][judged["is_conflicting"]]))
 
     def _write(self, rows: pa.Table) -> None:
         if rows.num_rows:
             self._writer.write_table(rows, row_group_size=rows.num_rows)
+            self._counted.append(_counted(rows))
 
 
 _Words = np.ndarray[Any, np.dtype[np.uint64]]
@@ -312,3 +322,12 @@ def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
     columns["source"] = pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), pa.array([source], pa.string()))
     columns["file_id"] = pa.array(np.full(rows, file_id, dtype=np.int64))
     return pa.table({name: columns[name] for name in LAKE_SCHEMA.names}, schema=LAKE_SCHEMA)
+
+
+def _counted(rows: pa.Table) -> pa.Table:
+    instants = rows.column("event_at")
+    dated = pa.table({"file_id": rows.column("file_id"), "event_day": instants.cast(pa.date32()), "event_at": instants})
+    days = dated.group_by(["file_id", "event_day"]).aggregate(
+        [([], "count_all"), ("event_at", "min"), ("event_at", "max")]
+    )
+    return days.rename_columns(["file_id", "event_day", "rows", "first", "last"])

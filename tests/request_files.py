@@ -19,6 +19,7 @@ from resources import request_reader
 from resources.database import Database
 from resources.lake import Lake
 from resources.landing import Landing
+from resources.prepared_queries import PreparedQueries
 from resources.request_reader import FileOutcome
 from resources.request_store import RequestStore
 from resources.source_config import SourceConfig
@@ -135,16 +136,14 @@ class ReadFile:
 def read_file(
     path: Path,
     profile: SourceProfile | str,
-    connection: duckdb.DuckDBPyConnection,
+    queries: PreparedQueries,
     *,
     context: FileContext = CONTEXT,
 ) -> ReadFile:
     """Read a file through the bulk reader."""
     outcome = FileOutcome()
     spec = load_profile(profile) if isinstance(profile, str) else profile
-    tables = list(
-        request_reader.read_requests(path, profile=spec, context=context, connection=connection, outcome=outcome)
-    )
+    tables = list(request_reader.read_requests(path, profile=spec, context=context, queries=queries, outcome=outcome))
     rows = [record for table in tables for record in records_of(table)]
     assert len(rows) == outcome.accepted
     assert outcome.counts.unaccounted == 0

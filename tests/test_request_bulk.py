@@ -10,7 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +21,7 @@ from billing_pipeline.sources.profile import SourceProfile, load_profile, parse_
 from billing_pipeline.sources.request_lines import read_fields
 from resources import duck, request_reader
 from resources.avro import FIRST_US, LAST_US
+from resources.prepared_queries import PreparedQueries
 from tests.request_files import (
     API_REQUEST,
     CONTEXT,
@@ -366,11 +366,11 @@ def tokens_for(profile: SourceProfile, path: str) -> Sequence[str]:
     return TEXTS
 
 
-def same_reading(path: Path, profile: SourceProfile, connection: duckdb.DuckDBPyConnection, content: bytes) -> None:
+def same_reading(path: Path, profile: SourceProfile, queries: PreparedQueries, content: bytes) -> None:
     """Assert that the bulk reader and the rule agree on every line of `content`."""
     path.write_bytes(content)
     expected = read_line_by_line(content, profile)
-    read = read_file(path, profile, connection)
+    read = read_file(path, profile, queries)
     lines = content.split(b"\n")
     for number, outcome in expected.items():
         found = read.records.get(number)
@@ -385,8 +385,8 @@ def same_reading(path: Path, profile: SourceProfile, connection: duckdb.DuckDBPy
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(tmp_path_factory.mktemp("duck"), threads=1) as opened:
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedQueries]:
+    with duck.connect(tmp_path_factory.mktemp("duck"), threads=1) as engine, PreparedQueries(engine) as opened:
         yield opened
 
 
@@ -550,33 +550,31 @@ def files_of(draw: st.DrawFn) -> tuple[str, bytes, int]:
 
 class TestReadingLinesInBulk:
     @pytest.mark.parametrize("name", PROFILES)
-    def test_agrees_with_the_rule_on_every_odd_line(
-        self, name: str, file: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
+    def test_agrees_with_the_rule_on_every_odd_line(self, name: str, file: Path, queries: PreparedQueries) -> None:
         profile, base = lenient(name)
         good = spelled(tokens_of(base)).encode()
-        same_reading(file, profile, connection, b"\n".join([good, *odd_lines(profile, base)]))
+        same_reading(file, profile, queries, b"\n".join([good, *odd_lines(profile, base)]))
 
     @pytest.mark.parametrize("name", PROFILES)
     def test_agrees_when_every_line_is_whole_and_the_optimistic_query_is_enough(
-        self, name: str, file: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+        self, name: str, file: Path, queries: PreparedQueries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         profile, base = lenient(name)
         lines = [line for line in odd_lines(profile, base) if is_whole(line, base)]
         assert len(lines) > 100
         monkeypatch.setattr(request_reader, "lines_query", only_the_optimistic_query)
-        same_reading(file, profile, connection, b"\n".join(lines) + b"\n")
+        same_reading(file, profile, queries, b"\n".join(lines) + b"\n")
 
     @pytest.mark.parametrize("name", PROFILES)
     def test_agrees_on_a_chunk_without_the_optional_fields_that_the_file_has(
-        self, name: str, file: Path, connection: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+        self, name: str, file: Path, queries: PreparedQueries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Chunks of about one line, so that each is tried by the optimistic query first."""
         monkeypatch.setattr(request_reader, "CHUNK_BYTES", 700)
         profile, base = lenient(name)
         good = spelled(tokens_of(base)).encode()
         lines = odd_lines(profile, base)[::31]
-        same_reading(file, profile, connection, b"\n".join(part for line in lines for part in (good, line)) + b"\n")
+        same_reading(file, profile, queries, b"\n".join(part for line in lines for part in (good, line)) + b"\n")
 
     @settings(
         max_examples=40,
@@ -588,15 +586,15 @@ class TestReadingLinesInBulk:
         self,
         made: tuple[str, bytes, int],
         file: Path,
-        connection: duckdb.DuckDBPyConnection,
+        queries: PreparedQueries,
     ) -> None:
         name, content, chunk_bytes = made
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(request_reader, "CHUNK_BYTES", chunk_bytes)
-            same_reading(file, lenient(name)[0], connection, content)
+            same_reading(file, lenient(name)[0], queries, content)
 
     def test_a_profile_with_older_spellings_is_read_by_the_rule_alone(
-        self, file: Path, connection: duckdb.DuckDBPyConnection
+        self, file: Path, queries: PreparedQueries
     ) -> None:
         profile = load_profile("billable_request_json")
         client = profile.fields.client_id.model_copy(update={"aliases": ("caller",)})
@@ -607,8 +605,8 @@ class TestReadingLinesInBulk:
             spelled(tokens_of(API_REQUEST)).replace("client_id", "user"),
         ]
         content = "\n".join(lines).encode() + b"\n"
-        same_reading(file, profile, connection, content)
-        assert sorted(read_file(file, profile, connection).records) == [1, 2]
+        same_reading(file, profile, queries, content)
+        assert sorted(read_file(file, profile, queries).records) == [1, 2]
 
 
 def lenient(name: str) -> tuple[SourceProfile, Mapping[str, Any]]:
@@ -668,7 +666,7 @@ class TestReadingAvroInBulk:
         number_type: str,
         codec: str,
         file: Path,
-        connection: duckdb.DuckDBPyConnection,
+        queries: PreparedQueries,
     ) -> None:
         profile = load_profile("billable_request_avro").model_copy(update={"max_rejected_share": Decimal(1)})
         nullable = {"request_id": "string", "client_id": "string", "endpoint": "string", "method": "string"}
@@ -682,7 +680,7 @@ class TestReadingAvroInBulk:
             for record in (avro_request(), *records)
         ]
         file.write_bytes(avro_bytes(written, schema, codec))
-        read = read_file(file, profile, connection)
+        read = read_file(file, profile, queries)
         for number, record in enumerate(written, 1):
             expected = read_fields(
                 {name: as_read(name, value, time_type) for name, value in record.items()},

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resources import duck, request_sink
+from resources.prepared_queries import PreparedQueries
 from resources.request_reader import RECORD_SCHEMA
 from resources.request_sink import LAKE_SCHEMA, RequestSink, Written
 
@@ -25,8 +25,8 @@ Delivery = tuple[str, int, Sequence[Row]]
 
 
 @pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duck.connect(tmp_path_factory.mktemp("duck"), threads=1) as opened:
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedQueries]:
+    with duck.connect(tmp_path_factory.mktemp("duck"), threads=1) as engine, PreparedQueries(engine) as opened:
         yield opened
 
 
@@ -57,14 +57,14 @@ def table_of(rows: Sequence[Row], *, first_line: int = 1) -> pa.Table:
 
 def written(
     path: Path,
-    connection: duckdb.DuckDBPyConnection,
+    queries: PreparedQueries,
     deliveries: Sequence[Delivery],
     *,
     expected_rows: int = 0,
     identities_repeat: bool = True,
 ) -> Written:
     lines: Counter[int] = Counter()
-    with RequestSink(path, connection, expected_rows=expected_rows) as sink:
+    with RequestSink(path, queries, expected_rows=expected_rows) as sink:
         for source, file_id, rows in deliveries:
             table = table_of(rows, first_line=lines[file_id] + 1)
             lines[file_id] += len(rows)
@@ -91,12 +91,12 @@ class TestDeduplication:
         deliveries: list[Delivery],
         table_bits: int,
         path: Path,
-        connection: duckdb.DuckDBPyConnection,
+        queries: PreparedQueries,
     ) -> None:
         """Also with a bit table so small that it is full: it only sets more rows aside."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(request_sink, "SMALLEST_TABLE_BITS", table_bits)
-            done = written(path, connection, deliveries)
+            done = written(path, queries, deliveries)
         distinct = {(source, event_id, content) for source, _, rows in deliveries for event_id, content in rows}
         contents = defaultdict(set)
         for source, event_id, content in distinct:
@@ -109,11 +109,11 @@ class TestDeduplication:
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(rows=ROWS, cut=st.integers(0, 25))
     def test_does_not_depend_on_where_a_file_is_cut_or_on_order(
-        self, rows: list[Row], cut: int, path: Path, connection: duckdb.DuckDBPyConnection
+        self, rows: list[Row], cut: int, path: Path, queries: PreparedQueries
     ) -> None:
-        whole = written(path, connection, [("api", 1, rows)])
+        whole = written(path, queries, [("api", 1, rows)])
         rows_of_whole = kept(path)
-        parts = written(path, connection, [("api", 2, rows[::-1][:cut]), ("api", 1, rows[::-1][cut:])])
+        parts = written(path, queries, [("api", 2, rows[::-1][:cut]), ("api", 1, rows[::-1][cut:])])
         assert kept(path) == rows_of_whole
         assert (parts.rows, parts.conflicting_identities, parts.event_days) == (
             whole.rows,
@@ -121,14 +121,12 @@ class TestDeduplication:
             whole.event_days,
         )
 
-    def test_keeps_one_copy_of_each_content_and_its_first_position(
-        self, path: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
+    def test_keeps_one_copy_of_each_content_and_its_first_position(self, path: Path, queries: PreparedQueries) -> None:
         deliveries: list[Delivery] = [
             ("api", 1, [("a", 1), ("b", 1), ("a", 1)]),
             ("api", 2, [("b", 1), ("b", 2), ("c", 0), ("c", 0)]),
         ]
-        done = written(path, connection, deliveries)
+        done = written(path, queries, deliveries)
         rows = pq.read_table(path).to_pylist()
         assert sorted((row["event_id"], row["file_id"], row["line_number"]) for row in rows) == [
             ("a", 1, 1),
@@ -138,23 +136,17 @@ class TestDeduplication:
         ]
         assert (done.rows, done.conflicting_identities) == (4, 1)
 
-    def test_takes_an_identity_of_another_source_for_another_one(
-        self, path: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
-        assert written(path, connection, [("api", 1, [("a", 1)]), ("auth", 2, [("a", 1), ("a", 2)])]).rows == 3
+    def test_takes_an_identity_of_another_source_for_another_one(self, path: Path, queries: PreparedQueries) -> None:
+        assert written(path, queries, [("api", 1, [("a", 1)]), ("auth", 2, [("a", 1), ("a", 2)])]).rows == 3
 
-    def test_leaves_rows_alone_whose_identity_is_their_position(
-        self, path: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
-        done = written(path, connection, [("web", 1, [("x", 1), ("x", 1)])], identities_repeat=False)
+    def test_leaves_rows_alone_whose_identity_is_their_position(self, path: Path, queries: PreparedQueries) -> None:
+        done = written(path, queries, [("web", 1, [("x", 1), ("x", 1)])], identities_repeat=False)
         assert (done.rows, done.conflicting_identities) == (2, 0)
 
-    def test_finds_a_repeat_far_behind_its_first_among_many(
-        self, path: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
+    def test_finds_a_repeat_far_behind_its_first_among_many(self, path: Path, queries: PreparedQueries) -> None:
         many = [(f"r{number}", 1) for number in range(30_000)]
         parts = [("api", 1, many[start : start + 1_000]) for start in range(0, len(many), 1_000)]
-        done = written(path, connection, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
+        done = written(path, queries, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
         assert (done.rows, done.conflicting_identities) == (30_001, 1)
 
     def test_drops_the_right_rows_though_threads_give_hashes_back_in_any_order(self, tmp_path: Path) -> None:
@@ -166,8 +158,9 @@ class TestDeduplication:
         for attempt in range(8):
             path = tmp_path / f"{attempt}.parquet"
             with (
-                duck.connect(tmp_path, threads=4) as connection,
-                RequestSink(path, connection, expected_rows=len(rows)) as sink,
+                duck.connect(tmp_path, threads=4) as engine,
+                PreparedQueries(engine) as queries,
+                RequestSink(path, queries, expected_rows=len(rows)) as sink,
             ):
                 sink.add(batches, source="api", file_id=1, identities_repeat=True)
                 sink.finish()
@@ -175,19 +168,19 @@ class TestDeduplication:
 
 
 class TestFile:
-    def test_has_the_columns_of_the_lake(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        written(path, connection, [("api", 1, [("a", 1)])])
+    def test_has_the_columns_of_the_lake(self, path: Path, queries: PreparedQueries) -> None:
+        written(path, queries, [("api", 1, [("a", 1)])])
         (row,) = pq.read_table(path).to_pylist()
         assert list(row) == LAKE_SCHEMA.names
         assert (row["source"], row["file_id"], row["event_at"]) == ("api", 1, datetime(2026, 3, 1, 20))  # noqa: DTZ001
 
-    def test_of_nothing_is_a_file_without_rows(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        done = written(path, connection, [])
+    def test_of_nothing_is_a_file_without_rows(self, path: Path, queries: PreparedQueries) -> None:
+        done = written(path, queries, [])
         assert (done.rows, done.file_days, dict(done.event_days)) == (0, (), {})
         assert pq.read_table(path).num_rows == 0
 
-    def test_tells_the_event_days_of_each_file(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        done = written(path, connection, [("api", 1, [("a", 0), ("b", 2)]), ("api", 2, [("b", 2), ("c", 1)])])
+    def test_tells_the_event_days_of_each_file(self, path: Path, queries: PreparedQueries) -> None:
+        done = written(path, queries, [("api", 1, [("a", 0), ("b", 2)]), ("api", 2, [("b", 2), ("c", 1)])])
         assert [(entry.file_id, entry.event_day, entry.rows) for entry in done.file_days] == [
             (1, date(2026, 3, 1), 1),
             (1, date(2026, 3, 2), 1),
@@ -195,11 +188,9 @@ class TestFile:
         ]
         assert dict(done.event_days) == {date(2026, 3, 1): 2, date(2026, 3, 2): 1}
 
-    def test_leaves_no_hashes_behind_even_when_the_work_fails(
-        self, path: Path, connection: duckdb.DuckDBPyConnection
-    ) -> None:
+    def test_leaves_no_hashes_behind_even_when_the_work_fails(self, path: Path, queries: PreparedQueries) -> None:
         broken = table_of([("a", 1)]).drop_columns("method")
-        with RequestSink(path, connection, expected_rows=1) as sink:
+        with RequestSink(path, queries, expected_rows=1) as sink:
             sink.add(table_of([("a", 1)]), source="api", file_id=1, identities_repeat=True)
             with pytest.raises(KeyError):
                 sink.add(broken, source="api", file_id=1, identities_repeat=True)

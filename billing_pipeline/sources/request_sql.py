@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 from billing_pipeline.records import UNMATCHED_ENDPOINT
 from billing_pipeline.sources.endpoints import MAX_TARGET_LENGTH, PLAIN_PATH, Route, compile_routes
@@ -117,6 +118,7 @@ class _Tokens:
         return token
 
 
+@lru_cache
 def lines_query(profile: SourceProfile, *, present: frozenset[str]) -> BulkQuery | None:
     """Return the query for JSON lines, or None for a profile with aliases, which the bulk path does not read.
 
