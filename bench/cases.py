@@ -250,6 +250,20 @@ def storage(suite: Suite) -> Result:
     return storage_case(suite)
 
 
+def traffic(suite: Suite) -> Result:
+    """A day of counter samples, from lake files to minute buckets in PostgreSQL."""
+    from bench.traffic import traffic_case
+
+    return traffic_case(suite)
+
+
+def traffic_year(suite: Suite) -> Result:
+    """A year of counter samples of one node, built in one run."""
+    from bench.traffic import traffic_year_case
+
+    return traffic_year_case(suite)
+
+
 CASES: Mapping[str, Callable[[Suite], Result]] = {
     "requests-json": requests_json,
     "requests-hourly": requests_hourly,
@@ -259,6 +273,8 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "rating": rating,
     "copy": bulk_load,
     "storage": storage,
+    "traffic": traffic,
+    "traffic-year": traffic_year,
 }
 
 

@@ -34,6 +34,12 @@ CONTENDERS = {
     "storage-ours": "bench.storage_contenders:by_store",
     "storage-polars": "bench.storage_contenders:by_polars",
     "storage-postgres": "bench.storage_contenders:by_postgres",
+    "traffic-data": "bench.traffic_contenders:make",
+    "traffic-scan": "bench.traffic_contenders:scan",
+    "traffic-deltas": "bench.traffic_contenders:deltas",
+    "traffic-ours": "bench.traffic_contenders:by_store",
+    "traffic-polars": "bench.traffic_contenders:by_polars",
+    "traffic-postgres": "bench.traffic_contenders:by_postgres",
 }
 
 

@@ -77,6 +77,7 @@ class TrafficScan:
         self, inputs: TrafficScanInputs, *, scratch_dir: Path, memory_limit: str = "1GB", threads: int = 2
     ) -> None:
         self._inputs = inputs
+        self._is_measured = False
         self._scratch = scratch_dir / f"ingest-{uuid.uuid4().hex}"
         self._connection = duck.connect(scratch_dir, memory_limit, threads)
         try:
@@ -84,7 +85,6 @@ class TrafficScan:
             self._bind()
             self._read_streams()
             self._judge()
-            self._measure()
         except BaseException:
             self.close()
             raise
@@ -105,7 +105,12 @@ class TrafficScan:
 
     def facts(self) -> Mapping[date, TrafficFacts]:
         """Return the counts of every day that was asked for, also of one without samples."""
+        self._measure()
         return traffic_facts(self._connection, self._inputs.days)
+
+    def deltas(self) -> Iterator[pa.RecordBatch]:
+        """Yield the minutes of all streams by their key, before anybody is asked who pays for them."""
+        yield from self._stream("select * from traffic_minutes")
 
     def minute_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
         """Yield rows of `usage.traffic_minute` for `days`."""
@@ -115,10 +120,12 @@ class TrafficScan:
 
     def usage_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
         """Yield rows of `usage.traffic` for `days`, ordered by its key."""
+        self._measure()
         yield from self._of_days("traffic", days, order="account_id, meter_id, period_start, env, node, inbound_tag")
 
     def not_billable_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
         """Yield rows of `usage.traffic_not_billable` for `days`."""
+        self._measure()
         yield from self._of_days("traffic_not_billable", days, order="all")
 
     def suspect_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
@@ -249,13 +256,16 @@ class TrafficScan:
     def _judge(self) -> None:
         for name in ("judged_turns", "hourly_resets", "held_streams", "steps", "corrections", "epochs", "minutes"):
             self._connection.execute(duck.sql(f"traffic_{name}"))
+        for name in ("owners", "owned_minutes", "suspects", "last_samples"):
+            self._connection.execute(duck.sql(f"traffic_{name}"))
 
     def _measure(self) -> None:
-        for name in ("owners", "owned_minutes", "hours"):
-            self._connection.execute(duck.sql(f"traffic_{name}"))
-        self._connection.execute(duck.sql("traffic"))
-        for name in ("sample_outcomes", "not_billable", "suspects", "last_samples"):
-            self._connection.execute(duck.sql(f"traffic_{name}"))
+        """Add the minutes up into hours and usage, once: a pass over the samples that minutes alone do not need."""
+        if self._is_measured:
+            return
+        for name in ("traffic_hours", "traffic", "traffic_sample_outcomes", "traffic_not_billable"):
+            self._connection.execute(duck.sql(name))
+        self._is_measured = True
 
     def _of_days(self, table: str, days: Sequence[date], *, order: str) -> Iterator[pa.RecordBatch]:
         set_variable(self._connection, "wanted_days", list(days))

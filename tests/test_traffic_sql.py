@@ -311,6 +311,8 @@ class TestMinutesOfSamples:
         with scan(tmp_path, kept(samples), row_group_size=3_000) as result:
             assert minutes_of(result) == reference_minutes(found)
             assert_conserved(result.facts()[DAY], found[DAY])
+            rows = [row for batch in result.deltas() for row in batch.to_pylist()]
+            assert sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows) == result.facts()[DAY].minute_bytes
 
     def test_of_no_samples_are_none(self, tmp_path: Path) -> None:
         with scan(tmp_path, []) as result:

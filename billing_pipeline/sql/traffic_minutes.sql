@@ -9,7 +9,6 @@ create or replace temp view traffic_minutes as
 with
 followed as (
     select
-        event_day,
         stream_key,
         bucket_start,
         uplink_bytes,
@@ -20,59 +19,43 @@ followed as (
 ),
 last_of_minutes as (
     select
-        event_day,
         stream_key,
         bucket_start,
         uplink_bytes,
         downlink_bytes,
-        lag(event_day) over () as row_before_day,
-        lag(stream_key) over () as row_before_key,
         lag(uplink_bytes) over () as earlier_uplink_bytes,
         lag(downlink_bytes) over () as earlier_downlink_bytes,
     from followed
     where row_after_key is distinct from stream_key or row_after_bucket is distinct from bucket_start
 ),
-grown as (
-    select
-        event_day,
-        stream_key,
-        bucket_start,
-        uplink_bytes - if(is_head, 0, earlier_uplink_bytes) as uplink_growth,
-        downlink_bytes - if(is_head, 0, earlier_downlink_bytes) as downlink_growth,
-    from (
-        select
-            *,
-            row_before_key is distinct from stream_key or row_before_day is distinct from event_day as is_head,
-        from last_of_minutes
-    ) as minutes
-),
 corrected as (
     select
-        grown.event_day,
-        grown.stream_key,
-        grown.bucket_start,
+        minutes.stream_key,
+        minutes.bucket_start,
         case
-            when corrections.basis is null then uplink_growth
-            else (uplink_growth + corrections.uplink_correction)::bigint
+            when corrections.basis is null then minutes.uplink_bytes - minutes.earlier_uplink_bytes
+            when corrections.has_head then (minutes.uplink_bytes + corrections.uplink_correction)::bigint
+            else (minutes.uplink_bytes - minutes.earlier_uplink_bytes + corrections.uplink_correction)::bigint
         end as uplink_bytes,
         case
-            when corrections.basis is null then downlink_growth
-            else (downlink_growth + corrections.downlink_correction)::bigint
+            when corrections.basis is null then minutes.downlink_bytes - minutes.earlier_downlink_bytes
+            when corrections.has_head then (minutes.downlink_bytes + corrections.downlink_correction)::bigint
+            else (minutes.downlink_bytes - minutes.earlier_downlink_bytes + corrections.downlink_correction)::bigint
         end as downlink_bytes,
-        coalesce(corrections.basis, 0) as basis,
-        coalesce(corrections.suspected_loss_bytes, 0) as suspected_loss_bytes,
-    from grown
+        corrections.basis,
+        corrections.suspected_loss_bytes,
+    from last_of_minutes as minutes
     left join traffic_corrections as corrections using (stream_key, bucket_start)
 )
 select
-    corrected.event_day,
+    corrected.bucket_start::date as event_day,
     corrected.stream_key,
     corrected.bucket_start,
     corrected.uplink_bytes,
     corrected.downlink_bytes,
-    corrected.basis,
+    coalesce(corrected.basis, 0) as basis,
     coalesce(epochs.epoch, 0)::bigint as epoch,
-    corrected.suspected_loss_bytes,
+    coalesce(corrected.suspected_loss_bytes, 0) as suspected_loss_bytes,
 from corrected
 left join traffic_epochs as epochs
     on corrected.stream_key = epochs.stream_key

@@ -13,7 +13,6 @@ neighbours as (
         uplink_bytes,
         downlink_bytes,
         uptime_seconds,
-        lag(event_day) over () as row_before_day,
         lag(stream_key) over () as row_before_key,
         lag(collected_at) over () as earlier_at,
         lag(uplink_bytes) over () as earlier_uplink_bytes,
@@ -23,7 +22,7 @@ neighbours as (
 steps as (
     select
         *,
-        row_before_key is distinct from stream_key or row_before_day is distinct from event_day as is_head,
+        row_before_key is distinct from stream_key or earlier_at::date is distinct from event_day as is_head,
         epoch_us(collected_at) - epoch_us(earlier_at) as elapsed_us,
     from neighbours
 )
