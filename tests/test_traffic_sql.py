@@ -55,7 +55,7 @@ SOURCES = (
     source(on_first="full", on_reset="from_zero", region="asia", line="cn2"),
     *(
         policies
-        for number in range(30)
+        for number in range(60)
         for policies in (
             source(f"jp-{number}", on_first="full", on_reset="from_zero", region="asia", line="cn2"),
             source(f"de-{number}", max_resets_per_hour=1),
@@ -203,7 +203,7 @@ def assert_conserved(facts: TrafficFacts, streams: dict[Stream, StreamDay]) -> N
     }
 
 
-def histories(seed: int, count: int = 30) -> list[Reading]:
+def histories(seed: int, count: int = 60) -> list[Reading]:
     """Return what a few streams on each of `count` nodes said over three days; each node is a history of its own."""
     chance = random.Random(seed)
     samples = []
