@@ -1,8 +1,9 @@
-"""How an asset's body runs: which failures are tried again, and how progress is told. Not here: the work (resources)."""
+"""How an asset's body runs: which failures are tried again, how progress and days are told. Not here: the work (resources)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from typing import Protocol
 
 import dagster as dg
@@ -42,6 +43,19 @@ def told(context: dg.AssetExecutionContext, asset: str, progress: Progress) -> C
             context.log.info(f"{asset}: {stage} {done:,} of {total:,}")
 
     return on_progress
+
+
+def tell_of_day(
+    context: dg.AssetExecutionContext, asset: str, day: date, metadata: Mapping[str, dg.MetadataValue]
+) -> None:
+    """Show the metadata on the page of the day's partition, also of a day that the run did not select and has changed."""
+    partition = day.isoformat()
+    if partition in context.partition_keys:
+        context.add_asset_metadata(dict(metadata), partition_key=partition)
+    else:
+        context.log_event(
+            dg.AssetMaterialization(asset_key=asset.split("/"), partition=partition, metadata=dict(metadata))
+        )
 
 
 @contextmanager

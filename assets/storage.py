@@ -8,7 +8,7 @@ import dagster as dg
 from assets.catalog import PRICES_KEY, SUBSCRIPTIONS_KEY
 from assets.code_version import code_version
 from assets.columns import OBJECT_EVENTS, STORAGE, STORAGE_SNAPSHOTS, VISIBILITY_EVENTS
-from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, told
+from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, tell_of_day, told
 from assets.metadata import MAX_DAYS_WITH_DETAIL
 from assets.partitions import BACKFILL_POLICY, DAYS, SAME_DAYS, accepted_dagster_apis, days_of
 from assets.storage_metadata import delivery_metadata, storage_metadata
@@ -105,9 +105,7 @@ def _delivered_asset(delivered: _Delivered) -> dg.AssetsDefinition:
                 )
             in_detail = len(days) <= MAX_DAYS_WITH_DETAIL
             for ingest in ingests:
-                context.add_asset_metadata(
-                    delivery_metadata(ingest, in_detail=in_detail), partition_key=ingest.day.isoformat()
-                )
+                tell_of_day(context, key, ingest.day, delivery_metadata(ingest, in_detail=in_detail))
             return dg.MaterializeResult()
 
     return delivered_files
@@ -163,9 +161,7 @@ def storage_asset() -> dg.AssetsDefinition:
                 )
             in_detail = len(days) <= MAX_DAYS_WITH_DETAIL
             for build in builds:
-                context.add_asset_metadata(
-                    storage_metadata(build, in_detail=in_detail), partition_key=build.day.isoformat()
-                )
+                tell_of_day(context, STORAGE_KEY, build.day, storage_metadata(build, in_detail=in_detail))
             return dg.MaterializeResult()
 
     return storage

@@ -11,7 +11,7 @@ from pydantic import Field
 from assets.catalog import PRICES_KEY, SUBSCRIPTIONS_KEY
 from assets.code_version import code_version
 from assets.columns import TRAFFIC, TRAFFIC_SAMPLES
-from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, told
+from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, tell_of_day, told
 from assets.metadata import MAX_DAYS_WITH_DETAIL
 from assets.partitions import BACKFILL_POLICY, DAYS, SAME_DAYS, accepted_dagster_apis, days_of
 from assets.traffic_metadata import collection_metadata, coverage_metadata, traffic_metadata
@@ -76,8 +76,8 @@ def traffic_samples_asset() -> dg.AssetsDefinition:
             in_detail = len(days) <= MAX_DAYS_WITH_DETAIL
             coverage = coverage_metadata(traffic_store.coverage(days)) if in_detail else {}
             for one in collected:
-                context.add_asset_metadata(
-                    collection_metadata(one, in_detail=in_detail) | coverage, partition_key=one.day.isoformat()
+                tell_of_day(
+                    context, SAMPLES_KEY, one.day, {**collection_metadata(one, in_detail=in_detail), **coverage}
                 )
             return dg.MaterializeResult()
 
@@ -132,9 +132,7 @@ def traffic_asset() -> dg.AssetsDefinition:
                 )
             in_detail = len(days) <= MAX_DAYS_WITH_DETAIL
             for build in builds:
-                context.add_asset_metadata(
-                    traffic_metadata(build, in_detail=in_detail), partition_key=build.day.isoformat()
-                )
+                tell_of_day(context, TRAFFIC_KEY, build.day, traffic_metadata(build, in_detail=in_detail))
             return dg.MaterializeResult()
 
     return traffic
