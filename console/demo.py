@@ -1,12 +1,15 @@
-"""The demo: made-up request logs of three days, the whole job on them, and what came out of it.
+"""The demo: three made-up days of API requests, traffic and storage, the whole job on them, and what came out of it.
 
-Files arrive in two deliveries, so that late, repeated and contradictory data is seen to correct the bill. A second demo on the
-same state books nothing. Not here: the logs themselves (demo_landing), somebody's own files (own_files).
+Everything arrives in two deliveries, so that late, repeated and contradictory data is seen to correct the bill: files in the
+landing folder, and counters of exporters that are served over HTTPS while the demo runs. A second demo on the same state books
+nothing. Not here: what is made up (resources/demo_*), printing (demo_page), somebody's own files (own_files).
 """
 
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from billing_pipeline.catalog import Catalog
@@ -24,8 +27,8 @@ from console.status_page import (
     print_verdicts,
 )
 from console.usage_plot import draw_usage_by_hour
+from resources import demo_landing, demo_storage, demo_traffic
 from resources.catalog_store import read_catalog
-from resources.demo_landing import write_first_delivery, write_second_delivery
 from resources.object_store import is_s3_url
 from resources.reset import forget_embedded
 from resources.settings import Settings
@@ -33,6 +36,10 @@ from resources.status_reader import read_refused_lines, read_status
 from resources.usage_reader import read_billed_months, read_hourly_requests
 
 DEMO_FOLDER = "demo"
+
+# The catalog's other clients are users of traffic and owners of repositories.
+_API_CLIENT = "client_"
+_SECOND = "request logs: one late, one again under another name, one overwritten; a CloudTrail log; an exporter is back"
 _LINES_SHOWN = 20
 
 
@@ -41,39 +48,66 @@ class NotTheDemosError(BillingError):
 
 
 def run_demo(settings: Settings, *, fresh: bool) -> None:
-    """Write the demo's logs, run everything on them, and print the outcome, a bill at its end.
+    """Write the demo's files and serve its exporters, run everything on them, and print the outcome, a bill at its end.
 
     Raises:
         NotTheDemosError: the landing folder or database is not the demo's own.
     """
     landing = _own_landing(settings)
+    own = settings.home / DEMO_FOLDER
     if fresh:
         forget_embedded(settings)
-        for folder in (landing, settings.home / DEMO_FOLDER):
+        for folder in (landing, own):
             shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
-    clients = busiest_first(read_catalog(settings.catalog_dir))
-    console = page()
-    (settings.home / DEMO_FOLDER).mkdir(parents=True, exist_ok=True)
-    with pipeline(settings) as ready:
-        start = read_status(ready.runtime.database).books
-        first = write_first_delivery(landing, clients)
-        console.print(f"[bold]First delivery:[/] {count(len(first)) if first else 'no'} new files in {landing}")
-        up_to_date(ready)
-        print_booked(start, (between := read_status(ready.runtime.database).books))
-        second = write_second_delivery(landing, clients)
-        mishaps = "three files: one late, one again under another name, one overwritten" if second else "no new files"
-        console.print(f"\n[bold]Second delivery:[/] {mishaps}")
-        up_to_date(ready)
-        print_booked(between, read_status(ready.runtime.database).books)
-        console.print()
-        print_outcome(ready, plot=settings.home / DEMO_FOLDER / "usage_by_hour.png", began=began)
-    console.print("\nNext: [bold]make dev[/] opens the Dagster UI on this data; make demo again books nothing twice.")
+    clients = api_clients(read_catalog(settings.catalog_dir))
+    own.mkdir(parents=True, exist_ok=True)
+    with pipeline(settings) as ready, demo_traffic.serving_exporters(own / "exporters") as exporters:
+        with _environment(exporters.variables):
+            first = (*demo_landing.write_first_delivery(landing, clients), *demo_storage.write_first_delivery(landing))
+            _deliver(ready, f"[bold]First delivery:[/] {count(len(first)) if first else 'no'} new files in {landing}")
+            exporters.clock.now = demo_traffic.SECOND_LOOK
+            second = (
+                *demo_landing.write_second_delivery(landing, clients),
+                *demo_storage.write_second_delivery(landing),
+            )
+            _deliver(ready, f"\n[bold]Second delivery:[/] {_SECOND if second else 'no new files'}")
+        page().print()
+        print_outcome(ready, plot=own / "usage_by_hour.png", began=began)
+    page().print("\nNext: [bold]make dev[/] opens the Dagster UI on this data; make demo again books nothing twice.")
 
 
-def busiest_first(catalog: Catalog) -> tuple[str, ...]:
-    """Return the catalog's client ids in the order of its accounts, the first of which is to be the busiest."""
-    return tuple(dict.fromkeys(client.client_id for account in catalog.accounts.values() for client in account.clients))
+def _deliver(ready: Pipeline, what: str) -> None:
+    """Say what was delivered, build what is due, and say what was booked and what waits."""
+    page().print(what)
+    before = read_status(ready.runtime.database)
+    up_to_date(ready)
+    after = read_status(ready.runtime.database)
+    print_booked(before.books, after.books)
+    for one in after.verdicts:
+        if one.status == "held":
+            page().print(f"[bold red]held[/] {one.asset} {one.partition_key} {one.guard}", highlight=False)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def api_clients(catalog: Catalog) -> tuple[str, ...]:
+    """Return the API clients among the catalog's, in the order of its accounts, the first of which is to be the busiest."""
+    clients = (client.client_id for account in catalog.accounts.values() for client in account.clients)
+    return tuple(dict.fromkeys(one for one in clients if one.startswith(_API_CLIENT)))
 
 
 def up_to_date(ready: Pipeline) -> None:

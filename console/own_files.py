@@ -27,6 +27,8 @@ from resources.reset import forget_embedded
 from resources.settings import Settings
 from resources.source_config import SOURCES_FILE, SourceConfig
 from resources.status_reader import read_status
+from resources.storage_config import STORAGE_FILE
+from resources.traffic_config import TRAFFIC_FILE
 
 _SOURCE = "own"
 
@@ -143,11 +145,11 @@ def _refuse_unknown_profile(profile: str, catalog_dir: Path | None) -> None:
 
 
 def _copy_catalog(given: Path, target: Path) -> None:
-    """Copy the catalog's files; the given folder is never written to."""
+    """Copy the catalog's files, but for the sources, which are somebody else's; the given folder is never written to."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in given.glob("*.toml"):
-        if path.name != SOURCES_FILE:
+        if path.name not in (SOURCES_FILE, TRAFFIC_FILE, STORAGE_FILE):
             shutil.copyfile(path, target / path.name)
     if (given / "profiles").is_dir():
         shutil.copytree(given / "profiles", target / "profiles")

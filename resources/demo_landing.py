@@ -5,13 +5,11 @@ clients give the same bytes. Two deliveries, because one mishap is a file that i
 requests cost (catalog/), how the files are read (billing_pipeline/sources/).
 """
 
-import gzip
 import io
 import json
-import os
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,6 +19,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import fastavro
 
 from billing_pipeline.errors import BillingError
+from resources.demo_files import gzipped, write_changed, write_missing
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -148,7 +147,7 @@ def write_first_delivery(folder: Path, clients: Sequence[str]) -> tuple[Path, ..
         files[f"{AUTH_FOLDER}/{day + timedelta(days=1)}/auth-{day:%Y%m%d}.avro"] = _avro_file(
             _auth_requests(day, clients), codec, sync=f"demo-sync-{day:%m%d}00".encode()
         )
-    return tuple(_write(folder / key, content) for key, content in files.items() if not (folder / key).exists())
+    return write_missing(folder, files)
 
 
 def write_second_delivery(folder: Path, clients: Sequence[str]) -> tuple[Path, ...]:
@@ -171,17 +170,13 @@ def write_second_delivery(folder: Path, clients: Sequence[str]) -> tuple[Path, .
     )
     late_folder = f"{API_FOLDER}/{LATE_DELIVERY_DAY}"
     files = {
-        f"{late_folder}/api-{EVENT_DAYS[1]:%Y%m%d}T12-late.jsonl.gz": _gzipped(
+        f"{late_folder}/api-{EVENT_DAYS[1]:%Y%m%d}T12-late.jsonl.gz": gzipped(
             one.json_line() for one in (*late, *on_time[:50], contradiction)
         ),
         f"{late_folder}/again-{Path(copied_key).name}": copied,
-        overwritten_key: _gzipped(one.json_line() for one in first_day_block[: len(first_day_block) // 2]),
+        overwritten_key: gzipped(one.json_line() for one in first_day_block[: len(first_day_block) // 2]),
     }
-    return tuple(
-        _write(folder / key, content)
-        for key, content in files.items()
-        if not (folder / key).exists() or (folder / key).read_bytes() != content
-    )
+    return write_changed(folder, files)
 
 
 def _is_late(request: _Request) -> bool:
@@ -247,13 +242,13 @@ def _block_file(day: date, first_hour: int, requests: Sequence[_Request]) -> tup
     stem = f"{API_FOLDER}/{delivery_day}/api-{day:%Y%m%d}T{first_hour:02}.jsonl"
     match (EVENT_DAYS.index(day), first_hour // _BLOCK_HOURS):
         case (0, 2):
-            return f"{stem}.gz", _gzipped(_with_mishaps(lines, requests[0]))
+            return f"{stem}.gz", gzipped(_with_mishaps(lines, requests[0]))
         case (1, 0):
             return f"{stem}.zst", zstd.compress(b"".join(lines), level=3)
         case (2, 1):
             return stem, b"".join(lines)
         case _:
-            return f"{stem}.gz", _gzipped(lines)
+            return f"{stem}.gz", gzipped(lines)
 
 
 def _with_mishaps(lines: list[bytes], example: _Request) -> list[bytes]:
@@ -289,22 +284,9 @@ def _with_mishaps(lines: list[bytes], example: _Request) -> list[bytes]:
     return mixed
 
 
-def _gzipped(lines: Iterable[bytes]) -> bytes:
-    return gzip.compress(b"".join(lines), compresslevel=6, mtime=0)
-
-
 def _avro_file(requests: Sequence[_Request], codec: str, *, sync: bytes) -> bytes:
     """Return an object container file; `sync` (16 bytes) would be random otherwise."""
     buffer = io.BytesIO()
     records = (one.avro_record() for one in requests)
     fastavro.writer(buffer, fastavro.parse_schema(_AVRO_SCHEMA), records, codec=codec, sync_marker=sync)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write the file in one step: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-    return path

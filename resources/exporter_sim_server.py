@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from resources.exporter_simulation import RETENTION, SimulatedSnapshot, Simulation, SimulationError, rfc3339
+from resources.exporter_simulation import SimulatedSnapshot, Simulation, SimulationError, rfc3339
 
 PAGE_LIMIT = 1000
 
@@ -123,7 +123,7 @@ class _Exporter:
         node, now, fault = request.path_params["node"], self._clock(), self._faults.take(request.path_params["node"])
         if (refused := self._refused(request, node, now)) is not None:
             return refused
-        for span in (_RECENT, RETENTION):
+        for span in (_RECENT, self._simulation.retention):
             newest = deque(self._simulation.snapshots(node, now - span, now + _RECENT, as_of=now), maxlen=1)
             if newest:
                 return await _answer(request, _document(newest[0], fault), fault)

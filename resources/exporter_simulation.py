@@ -109,9 +109,11 @@ class Simulation:
         days: int = 1,
         interval_seconds: int = 60,
         vanishing: Sequence[Vanishing] | None = None,
+        retention: timedelta = RETENTION,
     ) -> None:
-        """Set the stage. `nodes` as a number: their mishaps over `days` from `start` are drawn from the seed, and user 0
-        vanishes from the last inbound of the first node half-way, unless `vanishing` says otherwise.
+        """Set the stage; nodes keep snapshots for `retention`. `nodes` as a number: their mishaps over `days` from `start` are
+        drawn from the seed, and user 0 vanishes from the last inbound of the first node half-way, unless `vanishing` says
+        otherwise.
 
         Raises:
             SimulationError: no node, user or inbound, or two nodes of one name and env.
@@ -127,6 +129,7 @@ class Simulation:
             vanishing = (Vanishing(node=self.nodes[0].name, user=0, inbound=sorted(inbounds)[-1], at=half),)
         self.seed = seed
         self.interval_seconds = interval_seconds
+        self.retention = retention
         self.accounts = tuple(str(uuid5(NAMESPACE_URL, f"exporter-sim/{seed}/{user}")) for user in range(users))
         self._emails = {account: f"user{user}@example.com" for user, account in enumerate(self.accounts)}
         self._by_name = {node.name: node for node in self.nodes}
@@ -152,7 +155,7 @@ class Simulation:
         With `as_of` (true time) only what the node holds then: stored by then, and not older than its retention.
         """
         one = self.node(node)
-        oldest = None if as_of is None else as_of - RETENTION
+        oldest = None if as_of is None else as_of - self.retention
         for tick in self._ticks(one, since, until):
             second = self._second(one, tick)
             collected_at = self._collected_at(one, tick)

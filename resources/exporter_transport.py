@@ -2,7 +2,7 @@
 
 Certificates are always verified. A client certificate is shown where the source names one, its own bearer is sent where it
 names that; both come from the environment and are in no message. No redirect is followed, no proxy used: credentials reach
-`base_url` and nobody else. A whole answer has `timeout_seconds`. 5xx, 429, timeouts and dropped connections are tried again,
+the source's address and nobody else. A whole answer has `timeout_seconds`. 5xx, 429, timeouts and dropped connections are tried again,
 a few times. Not here: what the bytes say (exporter_client).
 """
 
@@ -165,7 +165,7 @@ class ExporterConnection:
         deadline = time.monotonic() + self._source.timeout_seconds
         answers = False
         try:
-            with client.stream("GET", self._source.base_url.rstrip("/") + path, params=parameters) as response:
+            with client.stream("GET", self._address.rstrip("/") + path, params=parameters) as response:
                 answers = True
                 if response.status_code != httpx.codes.OK:
                     raise self._refusal(response)
@@ -224,7 +224,7 @@ class ExporterConnection:
                 fix="check that the node is up and base_url is its address; what it missed is pulled when it is back",
             )
         # With TLS 1.3 a server refuses a missing client certificate after the handshake, and its alert may be lost.
-        if not answers and self._source.base_url.startswith("https:") and not self._source.client_cert_env:
+        if not answers and self._address.startswith("https:") and not self._source.client_cert_env:
             problem = "it drops the connection without an answer, as one that wants a client certificate does"
             fix = "name client_cert_env and client_key_env for this source, or look at the exporter's own log"
             return _PassingError(ExporterTlsError(name, ExporterErrorKind.TLS, problem, fix=fix))
@@ -254,6 +254,10 @@ class ExporterConnection:
         fix = "check that base_url is the exporter and not a proxy or sign-in page before it"
         return ExporterAnswerError(self._source.name, ExporterErrorKind.MALFORMED, problem, fix=fix)
 
+    @property
+    def _address(self) -> str:
+        return self._source.base_url or self._environ.get(self._source.base_url_env, "")
+
     def _client(self) -> httpx.Client:
         if self._opened is None:
             self._check_address()
@@ -270,7 +274,10 @@ class ExporterConnection:
         return self._opened
 
     def _check_address(self) -> None:
-        source, parts = self._source, urlsplit(self._source.base_url)
+        source, parts = self._source, urlsplit(self._address)
+        if source.base_url_env and not self._address:
+            problem = f"the variable {source.base_url_env} is not set"
+            raise self._unusable(problem, fix="set it to the exporter's address, https://host:port")
         if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
             raise self._unusable("base_url is not the address of an exporter", fix="write https://host:port")
         if self._allow_http and parts.scheme == "http":

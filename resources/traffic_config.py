@@ -37,9 +37,9 @@ class TrafficConfigError(BillingError):
 class TrafficSource:
     """One exporter: the node that it counts for, where it answers, what its counters mean when they begin anew.
 
-    `base_url` empty: nothing is pulled, snapshots are pushed or dropped below `landing`. `format` other than `snapshots`: an
-    output of Xray without history, of which only the present can be pulled. `..._env` name environment variables: a token, or
-    paths of certificates and keys. Snapshots are expected every `expected_interval_seconds` from `active_from` (None: the
+    Neither `base_url` nor `base_url_env`: nothing is pulled, snapshots are pushed or dropped below `landing`. `format` other than
+    `snapshots`: an output of Xray without history, of which only the present can be pulled. `..._env` name environment
+    variables: the address, a token, or paths of certificates and keys. Snapshots are expected every `expected_interval_seconds` from `active_from` (None: the
     whole of every day that is collected) to before `active_to`. Above `max_resets_per_hour` two writers share one key.
     """
 
@@ -47,6 +47,7 @@ class TrafficSource:
     env: str
     node: str
     base_url: str = ""
+    base_url_env: str = ""
     landing: str = ""
     format: Format = "snapshots"
     timeout_seconds: int = 15
@@ -74,7 +75,7 @@ class TrafficSource:
     @property
     def is_pulled(self) -> bool:
         """Tell whether snapshots are fetched from the exporter."""
-        return bool(self.base_url)
+        return bool(self.base_url or self.base_url_env)
 
     @property
     def has_history(self) -> bool:
@@ -113,6 +114,7 @@ class _SourceEntry(BaseModel):
     active_from: Instant
     active_to: Instant | None = None
     base_url: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
+    base_url_env: Variable | Literal[""] = ""
     landing: str = ""
     format: Format = "snapshots"
     timeout_seconds: int = Field(default=15, ge=1, le=600)
@@ -152,6 +154,8 @@ class _SourceEntry(BaseModel):
         seconds = self.expected_interval_seconds
         if 3600 % seconds or (60 % seconds and seconds % 60):
             raise ValueError("expected_interval_seconds must divide a minute, or be whole minutes that divide an hour")
+        if self.base_url and self.base_url_env:
+            raise ValueError("base_url and base_url_env are two addresses of one exporter: keep one")
         if bool(self.client_cert_env) != bool(self.client_key_env):
             raise ValueError("client_cert_env and client_key_env go together")
         if self.active_to is not None and self.active_to <= self.active_from:

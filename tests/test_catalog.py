@@ -129,7 +129,7 @@ class TestParseCatalog:
         folder = PROJECT_ROOT / "catalog"
         catalog = parse_catalog({name: (folder / name).read_bytes() for name in FILES.values()})
         models = {type(version.model).__name__ for price in catalog.prices.values() for version in price.versions}
-        assert models == {"Standard", "Graduated", "Volume", "Package", "FlatFee"}
+        assert models == {"Standard", "Graduated", "Volume", "Package", "FlatFee", "MeteredBalance"}
 
     def test_an_unknown_entry_names_those_that_are_close(self) -> None:
         with pytest.raises(UnknownEntryError, match=r"no account 'acne' \(close: acme\)"):

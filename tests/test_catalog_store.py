@@ -127,7 +127,8 @@ class TestLoad:
                 "select version, effective_from::text, effective_to::text from catalog.price "
                 "where price_id = 'starter_requests' order by version"
             ).fetchall()
-        assert models == [("flat_fee",), ("graduated",), ("package",), ("standard",), ("volume",)]
+        names = ("flat_fee", "graduated", "metered_balance", "package", "standard", "volume")
+        assert models == [(name,) for name in names]
         assert rows == [
             (1, "2025-01-01 00:00:00+00", "2026-03-03 00:00:00+00"),
             (2, "2026-03-03 00:00:00+00", None),

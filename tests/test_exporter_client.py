@@ -535,6 +535,8 @@ class TestASourceThatCannotBeAsked:
         [
             ({"base_url": "http://127.0.0.1:1"}, "not https"),
             ({"base_url": ""}, "not the address"),
+            ({"base_url": "", "base_url_env": "NOT_SET"}, "NOT_SET is not set"),
+            ({"base_url": "", "base_url_env": "NO_FILE"}, "not the address"),
             ({"base_url": "ftp://127.0.0.1"}, "not https"),
             ({"base_url": "https://user:secret@127.0.0.1"}, "not the address"),
             ({"base_url": "https://127.0.0.1:1/?token=secret"}, "not the address"),

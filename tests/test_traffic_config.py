@@ -26,8 +26,11 @@ class TestTrafficToml:
     def test_that_is_not_there_means_no_exporters(self, tmp_path: Path) -> None:
         assert load_traffic_sources(tmp_path) == ()
 
-    def test_of_the_project_has_none_yet(self) -> None:
-        assert all(isinstance(source, TrafficSource) for source in load_traffic_sources(PROJECT_ROOT / "catalog"))
+    def test_of_the_project_ends_with_the_demos_days(self) -> None:
+        sources = load_traffic_sources(PROJECT_ROOT / "catalog")
+        assert sources
+        assert all(source.has_history and not source.base_url for source in sources)
+        assert {source.active_to for source in sources} == {datetime(2026, 3, 4, tzinfo=UTC)}
 
     def test_needs_a_name_a_node_and_a_beginning(self, tmp_path: Path) -> None:
         (source,) = load(tmp_path, LEAST)
@@ -62,6 +65,8 @@ class TestTrafficToml:
             True,
             timedelta(minutes=5),
         )
+        (named,) = load(tmp_path, LEAST + 'base_url_env = "JP_URL"\n')
+        assert (named.is_pulled, named.has_history, named.base_url) == (True, True, "")
         (polled,) = load(tmp_path, LEAST + more + 'format = "debug_vars"\n')
         assert (polled.is_pulled, polled.has_history) == (True, False)
 
@@ -71,6 +76,7 @@ class TestTrafficToml:
             ("colour = 1", "colour"),
             ('base_url = "jp.example"', "base_url"),
             ('base_url = "https://user:secret@jp.example"', "base_url"),
+            ('base_url = "https://jp.example"\nbase_url_env = "JP_URL"', "keep one"),
             ('landing = "../elsewhere"', "landing"),
             ('format = "csv"', "format"),
             ("limit = 1001", "limit"),
