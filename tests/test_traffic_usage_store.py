@@ -373,6 +373,18 @@ class TestBuildDays:
         assert (build.billable, build.not_billable_by_reason) == (2, {"unknown_identity": 1})
         assert world.rows("select sample_count, uplink_bytes from usage.traffic_not_billable") == [(1, 100)]
 
+    def test_adds_up_uuids_of_an_account_one_of_which_leaves_it_inside_the_hour(self, world: World) -> None:
+        leaving = f'clients = [{{ id = "{ACME}" }}, {{ id = "{OTHER}", valid_to = 2026-03-01T10:30:00Z }}]'
+        accounts = CATALOG["accounts.toml"].replace(f'clients = [{{ id = "{ACME}" }}]', leaving)
+        load_catalog(world.store.database, world.folder / "catalog", accounts=accounts)
+        world.deliver([*readings("10:05 100, 10:45 150"), *readings("10:10 7, 10:40 9", account_uuid=OTHER)])
+        world.build(DAY)
+        assert world.rows(
+            "select to_char(period_start, 'HH24:MI'), to_char(period_end, 'HH24:MI'), quantity::int from usage.traffic"
+            " where meter_id = 'traffic'"
+        ) == [("10:00", "11:00", 157)]
+        assert world.rows("select account_uuid, uplink_bytes::int from usage.traffic_not_billable") == [(OTHER, 2)]
+
     def test_keeps_policy_region_and_line_with_each_minute(self, world: World) -> None:
         world = world.configured(source(on_first="full", on_reset="from_zero", region="asia", line="cn2"))
         world.deliver(readings("10:30 100"))

@@ -1,12 +1,13 @@
 -- traffic. Grain: event_day, account_id, meter_id, period_start, env, node, inbound_tag. From: traffic_hours, traffic_streams,
--- meters. Sums are exact: HUGEINT, then DECIMAL(38, 9).
+-- meters. Sums are exact: HUGEINT, then DECIMAL(38, 9). Two uuids of an account may be cut at different instants of an hour, say
+-- where one of them leaves it: what begins together is one row, up to the later end.
 create or replace temp table traffic as
 select
     hours.event_day,
     hours.account_id,
     meters.meter_id,
     hours.period_start,
-    hours.period_end,
+    max(hours.period_end) as period_end,
     streams.env,
     streams.node,
     streams.inbound_tag,
