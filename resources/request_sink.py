@@ -6,7 +6,7 @@ Not here: reading files (request_reader), publishing (lake).
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resources.duck import sql
 from resources.prepared_queries import PreparedQueries
 
 LAKE_SCHEMA = pa.schema(
@@ -100,8 +99,8 @@ class RequestSink:
             write_statistics=["event_at", "file_id", "line_number"],
         )
         self._hashes = _HashFile(path.with_suffix(".hashes"))
-        # file_id, event_day, rows, first, last of what is written, for each part of it.
-        self._counted: list[pa.Table] = []
+        # Of what is written, for each part of it.
+        self._counted: list[FileDay] = []
 
     def __enter__(self) -> "RequestSink":
         return self
@@ -151,19 +150,18 @@ class RequestSink:
         )
 
     def _file_days(self) -> tuple[FileDay, ...]:
-        if not self._counted:
-            return ()
-        together = pa.concat_tables(self._counted).group_by(["file_id", "event_day"])
-        days = together.aggregate([("rows", "sum"), ("first", "min"), ("last", "max")])
+        parts: dict[tuple[int, date], list[FileDay]] = {}
+        for part in self._counted:
+            parts.setdefault((part.file_id, part.event_day), []).append(part)
         return tuple(
             FileDay(
-                file_id=row["file_id"],
-                event_day=row["event_day"],
-                rows=row["rows_sum"],
-                first_event_at=row["first_min"],
-                last_event_at=row["last_max"],
+                file_id=file_id,
+                event_day=day,
+                rows=sum(part.rows for part in of_day),
+                first_event_at=min(part.first_event_at for part in of_day),
+                last_event_at=max(part.last_event_at for part in of_day),
             )
-            for row in days.sort_by([("file_id", "ascending"), ("event_day", "ascending")]).to_pylist()
+            for (file_id, day), of_day in sorted(parts.items())
         )
 
     def _hash(self, rows: pa.Table) -> "_Hashes":
@@ -177,28 +175,30 @@ class RequestSink:
         return hashes
 
     def _settle(self) -> int:
-        """Write the rows set aside that are no duplicates; return the identities that have several contents."""
+        """Write the rows set aside that are no duplicates; return the identities that have several contents.
+
+        Same identity and content: a duplicate, left out. Same identity, other content: kept, judged when its event day is built
+        (request_identities.sql). Two 64-bit hashes must agree for a row to be left out.
+        """
         rows = pa.concat_tables([table for table, _ in self._aside])
-        identity = np.concatenate([hashes.identity for _, hashes in self._aside])
-        content = np.concatenate([hashes.content for _, hashes in self._aside])
-        written = self._hashes.matching(identity)
-        judged = self._queries.arrays(
-            sql("request_repeats"),
-            {
-                "written": pa.table({"identity_hash": written.identity, "content_hash": written.content}),
-                "aside": pa.table(
-                    {"identity_hash": identity, "content_hash": content, "position": np.arange(len(identity))}
-                ),
-            },
-        )
-        positions = judged["position"]
-        self._write(rows.take(pa.array(np.sort(positions[positions >= 0]))))
-        return len(np.unique(judged["identity_hash"][judged["is_conflicting"]]))
+        aside = [hashes for _, hashes in self._aside]
+        written = self._hashes.matching(np.concatenate([hashes.identity for hashes in aside]))
+        identity = np.concatenate([written.identity, *(hashes.identity for hashes in aside)])
+        content = np.concatenate([written.content, *(hashes.content for hashes in aside)])
+        # Stable: of the same content, what is written comes first, then what was set aside first.
+        order = np.lexsort((content, identity))
+        identity, content = identity[order], content[order]
+        is_first = np.ones(len(order), dtype=bool)
+        is_first[1:] = (identity[1:] != identity[:-1]) | (content[1:] != content[:-1])
+        new = order[is_first] - len(written.identity)
+        self._write(rows.take(pa.array(np.sort(new[new >= 0]))))
+        contents_of = identity[is_first]
+        return len(np.unique(contents_of[1:][contents_of[1:] == contents_of[:-1]]))
 
     def _write(self, rows: pa.Table) -> None:
         if rows.num_rows:
             self._writer.write_table(rows, row_group_size=rows.num_rows)
-            self._counted.append(_counted(rows))
+            self._counted += _counted(rows)
 
 
 _Words = np.ndarray[Any, np.dtype[np.uint64]]
@@ -324,10 +324,15 @@ def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
     return pa.table({name: columns[name] for name in LAKE_SCHEMA.names}, schema=LAKE_SCHEMA)
 
 
-def _counted(rows: pa.Table) -> pa.Table:
+def _counted(rows: pa.Table) -> Iterator[FileDay]:
     instants = rows.column("event_at")
     dated = pa.table({"file_id": rows.column("file_id"), "event_day": instants.cast(pa.date32()), "event_at": instants})
-    days = dated.group_by(["file_id", "event_day"]).aggregate(
-        [([], "count_all"), ("event_at", "min"), ("event_at", "max")]
-    )
-    return days.rename_columns(["file_id", "event_day", "rows", "first", "last"])
+    days = dated.group_by(["file_id", "event_day"]).aggregate([([], "count_all"), ("event_at", "min_max")])
+    for row in days.to_pylist():
+        yield FileDay(
+            file_id=row["file_id"],
+            event_day=row["event_day"],
+            rows=row["count_all"],
+            first_event_at=row["event_at_min_max"]["min"],
+            last_event_at=row["event_at_min_max"]["max"],
+        )
