@@ -24,12 +24,14 @@ from console.status_page import (
     print_deliveries,
     print_refusals,
     print_refused_lines,
-    print_verdicts,
 )
+from console.usage_page import print_coverage, print_repositories, print_verdicts_in_short
 from console.usage_plot import draw_usage_by_hour
 from resources import demo_landing, demo_storage, demo_traffic
+from resources.balance_reader import BalanceReader
 from resources.catalog_store import read_catalog
 from resources.object_store import is_s3_url
+from resources.repository_reader import read_repositories
 from resources.reset import forget_embedded
 from resources.settings import Settings
 from resources.status_reader import read_refused_lines, read_status
@@ -41,6 +43,10 @@ DEMO_FOLDER = "demo"
 _API_CLIENT = "client_"
 _SECOND = "request logs: one late, one again under another name, one overwritten; a CloudTrail log; an exporter is back"
 _LINES_SHOWN = 20
+_REPOSITORIES_SHOWN = 20
+_GUARDS = "guards_of_"
+# What the pages are shown with.
+_REPOSITORY, _PREPAID = "atlas", "lumen"
 
 
 class NotTheDemosError(BillingError):
@@ -74,6 +80,8 @@ def run_demo(settings: Settings, *, fresh: bool) -> None:
             _deliver(ready, f"\n[bold]Second delivery:[/] {_SECOND if second else 'no new files'}")
         page().print()
         print_outcome(ready, plot=own / "usage_by_hour.png", began=began)
+        _print_balance(ready)
+    page().print(f"A repository over time: billing timeline {_REPOSITORY}. A balance: billing balance {_PREPAID}")
     page().print("\nNext: [bold]make dev[/] opens the Dagster UI on this data; make demo again books nothing twice.")
 
 
@@ -87,6 +95,15 @@ def _deliver(ready: Pipeline, what: str) -> None:
     for one in after.verdicts:
         if one.status == "held":
             page().print(f"[bold red]held[/] {one.asset} {one.partition_key} {one.guard}", highlight=False)
+
+
+def _print_balance(ready: Pipeline) -> None:
+    """Print how the prepaid account stands."""
+    found = BalanceReader(ready.runtime.database).balance(_PREPAID, now=demo_traffic.SECOND_LOOK)
+    page().print(
+        f"Balance of {_PREPAID}: {found.booked_balance} after {count(found.total_bytes)} bytes, "
+        f"of which {count(found.profile.included_quota_bytes - found.remaining_included_quota)} were included"
+    )
 
 
 @contextmanager
@@ -130,9 +147,11 @@ def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
     if refused > _LINES_SHOWN:
         console.print(f"… and {count(refused - _LINES_SHOWN)} more: billing quarantine")
     print_builds(console, status.builds, ())
-    print_verdicts(console, status.verdicts)
+    print_coverage(console, ready.stores.traffic.coverage(sorted({build.day for build in status.builds})))
+    print_repositories(console, read_repositories(database, limit=_REPOSITORIES_SHOWN))
+    print_verdicts_in_short(console, status.verdicts)
     print_times(ready.seconds, time.monotonic() - began)
-    usage = read_hourly_requests(database, [build.day for build in status.builds])
+    usage = read_hourly_requests(database, sorted({build.day for build in status.builds}))
     if usage:
         console.print(f"Plot of usage by hour: {draw_usage_by_hour(usage, plot)}")
     print_books(console, status.books)
@@ -145,8 +164,11 @@ def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
 def print_times(seconds: Mapping[str, float], total: float) -> None:
     """Print the wall seconds of each step and of the whole command."""
     shown = table("Where the time went", "step", "seconds", numbers=("seconds",))
+    guards = sum(took for step, took in seconds.items() if step.startswith(_GUARDS))
     for step, took in seconds.items():
-        shown.add_row(step, f"{took:.2f}")
+        if not step.startswith(_GUARDS):
+            shown.add_row(step, f"{took:.2f}")
+    shown.add_row("guards", f"{guards:.2f}")
     shown.add_row("start and everything else", f"{max(total - sum(seconds.values()), 0):.2f}")
     shown.add_row("together", f"{total:.2f}")
     page().print(shown)

@@ -32,7 +32,7 @@ from resources.status_reader import (
 )
 from resources.traffic_reader import SourceStatus
 
-_STATUS_STYLE = {"held": "bold red", "rejected": "red", "warned": "yellow", "released": "cyan", "duplicate": "dim"}
+STATUS_STYLE = {"held": "bold red", "rejected": "red", "warned": "yellow", "released": "cyan", "duplicate": "dim"}
 # More event days than this scroll the answer off the screen; older ones are summed up in a line.
 _DAYS_SHOWN = 31
 
@@ -252,5 +252,5 @@ def print_next_steps(console: Console, status: Status, stale: Sequence[date]) ->
 
 
 def _styled(status: str) -> str:
-    style = _STATUS_STYLE.get(status)
+    style = STATUS_STYLE.get(status)
     return f"[{style}]{status}[/]" if style else status

@@ -2,8 +2,8 @@
 
 Certificates are always verified. A client certificate is shown where the source names one, its own bearer is sent where it
 names that; both come from the environment and are in no message. No redirect is followed, no proxy used: credentials reach
-the source's address and nobody else. A whole answer has `timeout_seconds`. 5xx, 429, timeouts and dropped connections are tried again,
-a few times. Not here: what the bytes say (exporter_client).
+the source's address and nobody else. A whole answer has `timeout_seconds`. 5xx, 429, timeouts and dropped connections are
+tried again, a few times. Not here: what the bytes say (exporter_client).
 """
 
 import random

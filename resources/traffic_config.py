@@ -37,10 +37,11 @@ class TrafficConfigError(BillingError):
 class TrafficSource:
     """One exporter: the node that it counts for, where it answers, what its counters mean when they begin anew.
 
-    Neither `base_url` nor `base_url_env`: nothing is pulled, snapshots are pushed or dropped below `landing`. `format` other than
-    `snapshots`: an output of Xray without history, of which only the present can be pulled. `..._env` name environment
-    variables: the address, a token, or paths of certificates and keys. Snapshots are expected every `expected_interval_seconds` from `active_from` (None: the
-    whole of every day that is collected) to before `active_to`. Above `max_resets_per_hour` two writers share one key.
+    Neither `base_url` nor `base_url_env`: nothing is pulled, snapshots are pushed or dropped below `landing`. `format` other
+    than `snapshots`: an output of Xray without history, of which only the present can be pulled. `..._env` name environment
+    variables: the address, a token, or paths of certificates and keys. Snapshots are expected every
+    `expected_interval_seconds` from `active_from` (None: the whole of every day that is collected) to before `active_to`. Above
+    `max_resets_per_hour` two writers share one key.
     """
 
     name: str
