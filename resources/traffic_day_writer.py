@@ -30,6 +30,7 @@ from resources.traffic_inputs import (
     TrafficDay,
     chain_digest,
     content_digest,
+    nodes_as_read,
     read_days,
     read_first_snapshots,
     rules_digest,
@@ -253,7 +254,7 @@ class TrafficDayWriter:
                     one.content_digest,
                     one.tail.digest,
                     day.tail_generation if one.published is None else one.published[0],
-                    json.dumps(self._facts[day.day].nodes),
+                    json.dumps(nodes_as_read(self._facts[day.day].nodes, self._run.policies)),
                     json.dumps(self._early_holds.get(day.day, ())),
                 ],
             )

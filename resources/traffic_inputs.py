@@ -76,7 +76,7 @@ def read_days(connection: psycopg.Connection, days: Sequence[date] = ()) -> tupl
             **{
                 **row,
                 "held_upstream": tuple(row["held_upstream"]),
-                "nodes": tuple((env, node) for env, node in row["nodes"]),
+                "nodes": tuple((env, node) for env, node, _ in row["nodes"]),
                 "held_after": tuple(sorted((env, node, uuid, tag) for env, node, uuid, tag in row["held_after"])),
             }
         )
@@ -96,6 +96,25 @@ def read_first_snapshots(connection: psycopg.Connection) -> tuple[FirstSnapshot,
         )
         for env, node, collected_at, streams in rows
     )
+
+
+def nodes_as_read(nodes: Iterable[Node], policies: Mapping[Node, TrafficSource]) -> list[object]:
+    """Return what usage.traffic_day keeps of a day's nodes: `[env, node, how it was read]`, null for one of the defaults."""
+    return [[*node, None if node not in policies else _reading(policies[node])] for node in nodes]
+
+
+def read_policies(connection: psycopg.Connection) -> Mapping[Node, TrafficSource]:
+    """Return how each node was read on the newest of its days, so that one that traffic.toml lists no more keeps its bill."""
+    rows = connection.execute(
+        """
+        select distinct on (read ->> 0, read ->> 1) read ->> 0, read ->> 1, read -> 2
+        from usage.traffic_day
+        cross join lateral jsonb_array_elements(nodes) as read
+        where jsonb_typeof(read -> 2) = 'object'
+        order by read ->> 0, read ->> 1, event_day desc
+        """
+    ).fetchall()
+    return {(env, node): TrafficSource(name="", env=env, node=node, **reading) for env, node, reading in rows}
 
 
 def chain_digest(
@@ -119,11 +138,19 @@ def content_digest(day: TrafficDay, *, earlier_digest: str, first_snapshots: Ite
 def rules_digest(catalog_digest: str, policies: Mapping[Node, TrafficSource], nodes: Iterable[Node]) -> str:
     """Return the digest of a day's rules: of the catalog (usage_rules), and how the nodes of the day are read."""
     lines = [
-        [*node, source.on_first, source.on_reset, source.max_resets_per_hour, source.region, source.line]
-        for node in sorted(nodes)
-        if (source := policies.get(node)) is not None
+        [*node, *_reading(source).values()] for node in sorted(nodes) if (source := policies.get(node)) is not None
     ]
     return _digest([catalog_digest, lines])
+
+
+def _reading(source: TrafficSource) -> dict[str, str | int]:
+    return {
+        "on_first": source.on_first,
+        "on_reset": source.on_reset,
+        "max_resets_per_hour": source.max_resets_per_hour,
+        "region": source.region,
+        "line": source.line,
+    }
 
 
 def _source_lines(day: TrafficDay, first_snapshots: Iterable[FirstSnapshot]) -> list[object]:

@@ -28,6 +28,7 @@ from resources.traffic_inputs import (
     chain_digest,
     read_days,
     read_first_snapshots,
+    read_policies,
     rules_digest,
 )
 from resources.traffic_scan import TrafficScan, TrafficScanInputs
@@ -75,7 +76,8 @@ class TrafficState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficUsageStore:
-    """Builds `usage.traffic_minute` and `usage.traffic`. `sources` say how the nodes' counters are read.
+    """Builds `usage.traffic_minute` and `usage.traffic`. `sources` say how the nodes' counters are read; a node that is none of
+    them any more is read as it was on the newest of its days, or by the defaults.
 
     `memory_limit` (DuckDB's spelling) and `threads` bound a scan; what does not fit is spilled below `scratch_dir`.
     """
@@ -153,7 +155,10 @@ class TrafficUsageStore:
                 catalog=catalog,
                 days=read_days(connection, days),
                 first_snapshots=read_first_snapshots(connection),
-                policies={(source.env, source.node): source for source in self.sources},
+                policies={
+                    **read_policies(connection),
+                    **{(source.env, source.node): source for source in self.sources},
+                },
             )
 
     def _runs(self, remaining: frozenset[date], *, run_id: str, code_version: str) -> Iterator[Written]:

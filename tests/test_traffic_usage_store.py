@@ -393,6 +393,21 @@ class TestBuildDays:
             ("asia", "cn2", "full", "from_zero")
         ]
 
+    def test_reads_a_node_that_is_configured_no_more_as_before(self, world: World) -> None:
+        policies = source(on_first="full", on_reset="from_zero", region="asia", line="cn2", max_resets_per_hour=1)
+        world = world.configured(policies)
+        world.deliver(readings("10:05 100, 10:45 150, 10:50 40"))
+        world.build(DAY)
+        before = world.stored()
+        removed = world.configured()
+        assert removed.store.stale_days() == ()
+        removed.build(DAY)
+        assert removed.stored() == before
+        assert removed.billed() == 190
+        # one that is configured otherwise is read otherwise, and so is every day of it
+        changed = world.configured(replace(policies, on_reset="baseline"))
+        assert changed.store.stale_days() == (DAY,)
+
     def test_of_a_day_without_samples_is_empty(self, world: World) -> None:
         (build,) = world.build(DAY)
         assert (build.state, build.samples_read, build.usage_rows) == ("built", 0, 0)

@@ -93,7 +93,8 @@ create table usage.traffic_day (
     content_digest text not null,
     tail_digest text not null,
     tail_generation text not null,
-    -- [[env, node], ...] with samples on the day: whose policies matter to it
+    -- [[env, node, {on_first, on_reset, max_resets_per_hour, region, line} or null], ...] with samples on the day, and how they
+    -- were read: a node that traffic.toml lists no more is read so again
     nodes jsonb not null,
     -- [[env, node, account_uuid, inbound_tag], ...] that two writers share from midnight on: the day before is held as well
     early_holds jsonb not null,
