@@ -4,15 +4,13 @@ A number that never ends is shown as a short fraction (15/31), or cut off and ma
 """
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from billing_pipeline.amounts import Exact, exact_text, simplest
 
 # What `RatedLine.as_text` gives, and what a charge revision keeps.
 LineText = Mapping[str, str | int | None]
-
-_READABLE = Decimal("0.000001")
 
 # Longer fractions tell a person nothing.
 _FRACTION_DIGITS = 7
@@ -68,15 +66,6 @@ def endless(number: str) -> str:
 def exact(value: Exact) -> str:
     """Return an exact number for reading, as `endless` does."""
     return endless(exact_text(value))
-
-
-def _with_fraction(number: str) -> str:
-    """Return an exact number in text; one without an end also as decimals to read: 10/3 is 3.333333.. (10/3)."""
-    over, slash, under = number.partition("/")
-    if not slash:
-        return grouped(number)
-    decimals = (Decimal(over) / Decimal(under)).quantize(_READABLE, rounding=ROUND_DOWN)
-    return f"{grouped(str(decimals))}.. ({number})"
 
 
 def plain(value: Decimal) -> str:

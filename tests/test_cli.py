@@ -114,21 +114,8 @@ class TestLineFormula:
         assert line_formula(line) == "12,345.5 request x 0.0095 = 119.98225"
         assert line_place(line) == "version 1"
 
-    def test_names_the_multiplier_of_a_prepaid_line(self) -> None:
-        line = {**self.LINE, "unit": "GB", "flat_fee": "0", "multiplier": "1.2", "amount": "140.7387"}
-        assert line_formula(line) == "12,345.5 GB x 0.0095 x 1.2 = 140.7387"
-
     def test_keeps_a_fraction_that_has_no_end(self) -> None:
         assert grouped("10/3") == "10/3"
-        line = {
-            **self.LINE,
-            "unit": "GB-month",
-            "quantity": "10/3",
-            "unit_price": "0.1",
-            "flat_fee": "0",
-            "amount": "1/3",
-        }
-        assert line_formula(line) == "3.333333.. (10/3) GB-month x 0.1 = 0.333333.. (1/3)"
 
     def test_shows_a_number_without_the_zeros_of_its_column(self) -> None:
         assert plain(Decimal("-1234.500000000")) == "-1,234.5"
