@@ -12,6 +12,7 @@ from datetime import date
 import psycopg
 
 from billing_pipeline.errors import BillingError
+from resources.charge_store import LOCK as BOOKING
 from resources.database import copy_arrow
 from resources.disk import disk_failures_explained
 from resources.traffic_day_writer import TailPointer
@@ -125,7 +126,8 @@ class _Replay:
         with (
             disk_failures_explained(self.store.scratch_dir),
             self.store.scan(self.state, [day], tail) as scan,
-            self.store.database.transaction(f"{ASSET}|{day.day.isoformat()}") as connection,
+            # A booking that has read the wrong rows must not write, once they are right, that the day is booked.
+            self.store.database.transaction(f"{ASSET}|{day.day.isoformat()}", BOOKING) as connection,
         ):
             built = connection.execute(
                 "select inputs_digest, rules_digest from usage.build where asset = %s and partition_key = %s",

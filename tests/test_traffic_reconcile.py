@@ -1,11 +1,13 @@
 """A replay of raw samples: corrupted buckets are found, put right and told, once."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from resources.charge_store import LOCK
 from resources.database import Database
 from resources.lake import Lake
 from resources.traffic_reconcile import DayReconciled, ReconciliationRefusedError, reconcile
@@ -110,6 +112,14 @@ class TestReconcile:
         corrupt(world, WRONG_BYTES)
         replay(world)
         assert world.rows("select event_day from billing.booked_day order by 1") == [(NEXT_DAY,), (THIRD_DAY,)]
+
+    def test_waits_for_a_booking_that_may_have_read_the_wrong_rows(self, world: World) -> None:
+        corrupt(world, WRONG_BYTES)
+        impatient = Database(f"{world.store.database.url}?options=-c%20lock_timeout%3D100")
+        store = replace(world.store, database=impatient)
+        with world.store.database.transaction(LOCK), pytest.raises(psycopg.errors.LockNotAvailable):
+            replay(replace(world, store=store), DAY)
+        assert [one.adjusted_minutes for one in replay(replace(world, store=store), DAY)] == [1]
 
     def test_leaves_out_days_that_are_stale_held_or_never_built(self, world: World) -> None:
         world.deliver([one for one in across_midnight() if one.day == DAY][:-2])
