@@ -15,7 +15,7 @@ from assets.plots import hourly_bars
 from billing_pipeline.checks import Verdict, VerdictStatus
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
-from resources.delivery_run import DayIngest
+from resources.request_ingest import DayIngest
 from resources.usage_store import DayBuild
 
 # A longer range gets numbers only, or 400 days would be megabytes of event log.

@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.task import Stopwatch, Task
 from resources.database import Database
-from resources.delivery_run import DayIngest
 from resources.lake import Lake
 from resources.landing import Landing
+from resources.request_ingest import DayIngest
 from resources.request_store import RequestStore
 from resources.settings import Settings
 from resources.source_config import load_sources

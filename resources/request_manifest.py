@@ -1,7 +1,7 @@
 """The manifest of delivered request logs in PostgreSQL: registering files, and what is known of delivery days.
 
 Statements only, inside the caller's transaction, for all days that are asked for at once. Not here: what is written of
-files that were read (delivery_writer), when to read and publish (request_store), usage of days (usage_inputs).
+files that were read (request_day_writer), when to read and publish (request_store), usage of days (usage_inputs).
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 A generation is a function of the files of its delivery day and of their profiles. Everything that a delivery day changes in
 PostgreSQL is one transaction under its lock; killed anywhere, the same call again ends in the same state.
-Not here: what a range of days goes through (delivery_run), the manifest's statements (request_manifest), event days
+Not here: what a range of days goes through (request_ingest), the manifest's statements (request_manifest), event days
 (usage_store).
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 from billing_pipeline.errors import BillingError
 from resources import duck, request_manifest
 from resources.database import Database
-from resources.delivery_days import DeliveryDays
-from resources.delivery_reader import DeliveryReader
-from resources.delivery_run import DayIngest, DeliveryRun
 from resources.disk import disk_failures_explained
 from resources.lake import Lake
 from resources.landing import Landing, LandingFile
+from resources.request_day_reader import RequestDayReader
+from resources.request_days import RequestDays
+from resources.request_ingest import DayIngest, RequestIngest
 from resources.scratch import sweep_scratch
 from resources.source_config import SourceConfig
 
@@ -168,16 +168,16 @@ class RequestStore:
                 on_progress("delivery days", done, len(wanted))
 
         tell(0)
-        delivery_days = DeliveryDays(self._lake, self._sources)
+        request_days = RequestDays(self._lake, self._sources)
         with (
             disk_failures_explained(self._scratch_dir),
             closing(duck.connect(self._scratch_dir, self._memory_limit, self._threads)) as engine,
             closing(
-                DeliveryReader(delivery_days, self._landing, self._pseudonym_key, engine, side_by_side=self._threads)
+                RequestDayReader(request_days, self._landing, self._pseudonym_key, engine, side_by_side=self._threads)
             ) as reader,
         ):
-            done = DeliveryRun(
-                self._database, delivery_days, reader, self._scratch_dir, run_id=run_id, code_version=code_version
+            done = RequestIngest(
+                self._database, request_days, reader, self._scratch_dir, run_id=run_id, code_version=code_version
             ).ingest(wanted, told)
         return tuple(done[day] for day in days)
 

@@ -203,7 +203,7 @@ def _die_at_steps(home: Path) -> None:
 
     Steps of usage and charges are told apart by how many files were delivered before.
     """
-    from resources import delivery_writer, usage_store
+    from resources import request_day_writer, usage_store
     from resources.request_sink import RequestSink
 
     deaths = home / DEATHS
@@ -242,7 +242,7 @@ def _die_at_steps(home: Path) -> None:
     around(os, "replace", lambda _draft, target: f"rename in {Path(target).parent.name}")
     around(RequestSink, "finish", lambda _sink: "finish")
     around(usage_store, "copy_arrow", lambda _connection, table, _batches: f"copy {table}")
-    around(delivery_writer, "copy_arrow", lambda _connection, table, _batches: f"copy {table}")
+    around(request_day_writer, "copy_arrow", lambda _connection, table, _batches: f"copy {table}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
-from resources.delivery_run import DayIngest
 from resources.payment_store import SuspensionChange
+from resources.request_ingest import DayIngest
 from resources.request_store import Discovery
 from resources.retention import Retained
 from resources.storage_day import StorageDayIngest

@@ -16,13 +16,13 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from resources import delivery_run, delivery_writer, guard_store
+from resources import guard_store, request_day_writer, request_ingest
 from resources.database import Database
-from resources.delivery_days import DeliveryDays
-from resources.delivery_reader import AcceptedFileGoneError, DeliveryReader
-from resources.delivery_run import DayIngest, DeliveryChangingError, DeliveryRun
-from resources.delivery_writer import DeliveryWriter
 from resources.lake import Lake
+from resources.request_day_reader import AcceptedFileGoneError, RequestDayReader
+from resources.request_day_writer import RequestDayWriter
+from resources.request_days import RequestDays
+from resources.request_ingest import DayIngest, DeliveryChangingError, RequestIngest
 from resources.request_store import LinesWithoutIdsError, RequestStore
 from tests.conftest import administer, database_url
 from tests.request_files import (
@@ -245,7 +245,7 @@ class TestRanges:
         for day in days:
             deliveries.deliver(day_key(day, "a.jsonl"), lines(f"r-{day}"))
         deliveries.store.discover(seen_at=AS_OF)
-        monkeypatch.setattr(delivery_run, "DAYS_PER_TRANSACTION", 3)
+        monkeypatch.setattr(request_ingest, "DAYS_PER_TRANSACTION", 3)
         locks: list[int] = []
         real = Database.transaction
 
@@ -272,10 +272,10 @@ class TestRanges:
         for day, count in zip(days, (1, 1, 9, 1), strict=True):
             deliveries.deliver(day_key(day, "a.jsonl"), lines(*(f"r-{day}-{number}" for number in range(count))))
         deliveries.store.discover(seen_at=AS_OF)
-        monkeypatch.setattr(delivery_run, "SMALL_DAY_BYTES", 5 * len(lines("r-2026-03-01-0")))
+        monkeypatch.setattr(request_ingest, "SMALL_DAY_BYTES", 5 * len(lines("r-2026-03-01-0")))
         with deliveries.database.reading() as connection:
-            found = DeliveryDays(deliveries.lake, {one.name: one for one in deliveries.sources}).read(connection, days)
-        batches = delivery_run._batches(found)
+            found = RequestDays(deliveries.lake, {one.name: one for one in deliveries.sources}).read(connection, days)
+        batches = request_ingest._batches(found)
         assert [[one.day for one in batch] for batch in batches] == [days[:2], days[2:3], days[3:]]
 
     def test_with_a_day_that_cannot_be_read_publish_the_others(self, deliveries: Deliveries) -> None:
@@ -345,13 +345,13 @@ class TestRefusedFiles:
         deliveries.ingest()
         deliveries.deliver(day_key(DAY, "b.jsonl"), lines("r-1"))
         read: list[str] = []
-        real = DeliveryReader._read_file
+        real = RequestDayReader._read_file
 
-        def noted(reader: DeliveryReader, file: Any, *rest: Any, **options: Any) -> None:
+        def noted(reader: RequestDayReader, file: Any, *rest: Any, **options: Any) -> None:
             read.append(file.key)
             real(reader, file, *rest, **options)
 
-        monkeypatch.setattr(DeliveryReader, "_read_file", noted)
+        monkeypatch.setattr(RequestDayReader, "_read_file", noted)
         deliveries.ingest()
         assert read == [day_key(DAY, "b.jsonl")]
         assert deliveries.manifest()["a.jsonl"][:2] == ("rejected", "binary")
@@ -526,14 +526,14 @@ class TestConcurrency:
             deliveries.deliver(day_key(DAY, f"{number}.jsonl"), lines(f"r-{number}", "r-0"))
         deliveries.store.discover(seen_at=AS_OF)
         both_have_read = threading.Barrier(2, timeout=60)
-        real = DeliveryReader._read_files
+        real = RequestDayReader._read_files
 
         def together(*arguments: Any) -> Any:
             result = real(*arguments)
             both_have_read.wait()
             return result
 
-        monkeypatch.setattr(DeliveryReader, "_read_files", together)
+        monkeypatch.setattr(RequestDayReader, "_read_files", together)
         with ThreadPoolExecutor(2) as executor:
             first, second = executor.map(lambda run_id: ingest_day(deliveries, run_id=run_id), ["one", "two"])
         assert first.generation == second.generation
@@ -545,7 +545,7 @@ class TestConcurrency:
     ) -> None:
         deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
         deliveries.store.discover(seen_at=AS_OF)
-        real = DeliveryReader._read_files
+        real = RequestDayReader._read_files
         rounds: list[int] = []
 
         def with_a_late_file(*arguments: Any) -> Any:
@@ -556,7 +556,7 @@ class TestConcurrency:
                 deliveries.store.discover(seen_at=AS_OF)
             return result
 
-        monkeypatch.setattr(DeliveryReader, "_read_files", with_a_late_file)
+        monkeypatch.setattr(RequestDayReader, "_read_files", with_a_late_file)
         ingest_day(deliveries)
         assert len(rounds) == 2
         assert deliveries.lake_rows() == [("r-1",), ("r-2",)]
@@ -565,7 +565,7 @@ class TestConcurrency:
     def test_a_day_whose_files_never_stop_coming_gives_way_with_a_clear_error(
         self, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = DeliveryReader._read_files
+        real = RequestDayReader._read_files
         count = iter(range(99))
 
         def with_one_more(*arguments: Any) -> Any:
@@ -575,7 +575,7 @@ class TestConcurrency:
             deliveries.store.discover(seen_at=AS_OF)
             return result
 
-        monkeypatch.setattr(DeliveryReader, "_read_files", with_one_more)
+        monkeypatch.setattr(RequestDayReader, "_read_files", with_one_more)
         with pytest.raises(DeliveryChangingError, match="2026-03-01"):
             ingest_day(deliveries)
         assert deliveries.rows("select count(*) from core.lake_partition") == [(0,)]
@@ -625,20 +625,28 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 OWNERS = {
     owner.__name__.rpartition(".")[2]: owner
-    for owner in (RequestStore, DeliveryReader, DeliveryRun, DeliveryWriter, Lake, delivery_writer, guard_store)
+    for owner in (
+        RequestStore,
+        RequestDayReader,
+        RequestIngest,
+        RequestDayWriter,
+        Lake,
+        request_day_writer,
+        guard_store,
+    )
 }
 STEPS = [
     "RequestStore._register",
-    "DeliveryRun._read",
-    "DeliveryReader._read_file",
-    "DeliveryRun._publish",
-    "DeliveryWriter.publish",
+    "RequestIngest._read",
+    "RequestDayReader._read_file",
+    "RequestIngest._publish",
+    "RequestDayWriter.publish",
     "Lake.publish_all",
-    "delivery_writer.write_generations",
-    "delivery_writer.write_files",
-    "delivery_writer.write_quarantine",
-    "delivery_writer.write_duplicates",
-    "DeliveryWriter.judge_files",
+    "request_day_writer.write_generations",
+    "request_day_writer.write_files",
+    "request_day_writer.write_quarantine",
+    "request_day_writer.write_duplicates",
+    "RequestDayWriter.judge_files",
     "guard_store.verdicts",
 ]
 

@@ -21,8 +21,8 @@ from billing_pipeline.checks import Verdict, VerdictStatus
 from resources import charge_guards, charge_store, guard_store
 from resources.charge_usage import rate_to_date
 from resources.database import Database
-from resources.delivery_reader import AcceptedFileGoneError
 from resources.lake import LakeFileMissingError
+from resources.request_day_reader import AcceptedFileGoneError
 from tests.chain import (
     DAYS,
     PRICES,

@@ -1,7 +1,7 @@
 """Gather the accepted rows of a delivery day's files in one Parquet file, which nobody sees yet.
 
 Days are read side by side, each in a DuckDB session of its own. Not here: which days together (request_store), reading one
-file (request_reader), deduplication (request_sink), publishing (delivery_writer).
+file (request_reader), deduplication (request_sink), publishing (request_day_writer).
 """
 
 import hashlib
@@ -22,10 +22,10 @@ import pyarrow as pa
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, Reason
 from billing_pipeline.sources.request_lines import FileContext
-from resources.delivery_days import DeliveryDay, DeliveryDays
 from resources.inflate import FileRejected
 from resources.landing import Landing, LandingFileChangedError, LandingKeyError
 from resources.prepared_queries import PreparedQueries
+from resources.request_days import RequestDay, RequestDays
 from resources.request_manifest import Generation, ManifestFile
 from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
@@ -58,7 +58,7 @@ class FileResult:
 class DayRead:
     """A delivery day that was read: its rows in `written.path`, what became of each file, and the wall time it took."""
 
-    delivery: DeliveryDay
+    delivery: RequestDay
     written: Written
     results: Mapping[int, FileResult]
     seconds: Decimal
@@ -72,21 +72,21 @@ class _Plans:
     of_sink: PreparedQueries
 
 
-class DeliveryReader:
+class RequestDayReader:
     """Reads delivery days, `side_by_side` of them at a time, with sessions of one DuckDB engine. Close it before the engine."""
 
     def __init__(
         self,
-        delivery_days: DeliveryDays,
+        request_days: RequestDays,
         landing: Landing,
         pseudonym_key: bytes,
         engine: duckdb.DuckDBPyConnection,
         *,
         side_by_side: int,
     ) -> None:
-        self._delivery_days = delivery_days
-        self._sources = delivery_days.sources
-        self._lake = delivery_days.lake
+        self._request_days = request_days
+        self._sources = request_days.sources
+        self._lake = request_days.lake
         self._landing = landing
         self._pseudonym_key = pseudonym_key
         self._side_by_side = side_by_side
@@ -103,7 +103,7 @@ class DeliveryReader:
             plans.of_sink.close()
 
     def read_days(
-        self, days: Sequence[tuple[DeliveryDay, Path]], told: Callable[[date], None]
+        self, days: Sequence[tuple[RequestDay, Path]], told: Callable[[date], None]
     ) -> list[DayRead | AcceptedFileGoneError]:
         """Read each day into its draft and return what came of it, in order; `told` of each as it is done.
 
@@ -119,7 +119,7 @@ class DeliveryReader:
                 pool.shutdown(cancel_futures=True)
         return outcomes
 
-    def _outcome(self, day_and_draft: tuple[DeliveryDay, Path]) -> DayRead | AcceptedFileGoneError:
+    def _outcome(self, day_and_draft: tuple[RequestDay, Path]) -> DayRead | AcceptedFileGoneError:
         delivery, draft = day_and_draft
         started = time.perf_counter()
         plans = self._plans.get()
@@ -131,9 +131,7 @@ class DeliveryReader:
             self._plans.put(plans)
         return DayRead(delivery=delivery, written=written, results=results, seconds=elapsed(started))
 
-    def _read_files(
-        self, delivery: DeliveryDay, plans: _Plans, draft: Path
-    ) -> tuple[Written, Mapping[int, FileResult]]:
+    def _read_files(self, delivery: RequestDay, plans: _Plans, draft: Path) -> tuple[Written, Mapping[int, FileResult]]:
         """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
 
         A file that the current generation has read in the same way is taken over from there: the landing zone may have been
@@ -145,7 +143,7 @@ class DeliveryReader:
                 outcome=FileOutcome(), refusal=FileRejected(Reason(file.reason or ""), file.detail or "")
             )
             for file in files
-            if file.status == "rejected" and file.read_with == self._delivery_days.read_with(file.source)
+            if file.status == "rejected" and file.read_with == self._request_days.read_with(file.source)
         }
         copies = Counter((file.source, file.content_sha256) for file in files)
 
@@ -168,7 +166,7 @@ class DeliveryReader:
                     if (
                         current is not None
                         and file.status == "accepted"
-                        and file.read_with == self._delivery_days.read_with(file.source)
+                        and file.read_with == self._request_days.read_with(file.source)
                     ):
                         result.taken_over = replace(
                             file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0

@@ -1,7 +1,7 @@
 """Bring a range of delivery days up to date: batches of days are read side by side and published in one transaction each.
 
 While a batch is published, the next one is read. Days whose files changed meanwhile go again. Not here: reading
-(delivery_reader), what is written (delivery_writer), which days (request_store).
+(request_day_reader), what is written (request_day_writer), which days (request_store).
 """
 
 import secrets
@@ -21,9 +21,9 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts
 from resources import guard_store, request_manifest
 from resources.database import Database
-from resources.delivery_days import DeliveryDay, DeliveryDays
-from resources.delivery_reader import AcceptedFileGoneError, DayRead, DeliveryReader, elapsed
-from resources.delivery_writer import DeliveryWriter, sum_of
+from resources.request_day_reader import AcceptedFileGoneError, DayRead, RequestDayReader, elapsed
+from resources.request_day_writer import RequestDayWriter, sum_of
+from resources.request_days import RequestDay, RequestDays
 from resources.request_manifest import DATASET, FileIngest
 
 ROUNDS_BEFORE_GIVING_WAY = 5
@@ -58,23 +58,23 @@ class DayIngest:
     seconds: Mapping[str, Decimal]
 
 
-class DeliveryRun:
+class RequestIngest:
     """One call of the store. `run_id` and `code_version` go into what is written."""
 
     def __init__(
         self,
         database: Database,
-        delivery_days: DeliveryDays,
-        reader: DeliveryReader,
+        request_days: RequestDays,
+        reader: RequestDayReader,
         scratch_dir: Path,
         *,
         run_id: str,
         code_version: str,
     ) -> None:
         self._database = database
-        self._delivery_days = delivery_days
+        self._request_days = request_days
         self._reader = reader
-        self._writer = DeliveryWriter(delivery_days)
+        self._writer = RequestDayWriter(request_days)
         self._scratch_dir = scratch_dir
         self._name = f"ingest-{secrets.token_hex(6)}"
         self._run_id = run_id
@@ -106,7 +106,7 @@ class DeliveryRun:
 
     def _do_round(self, days: Sequence[date], told: Callable[[date], None]) -> None:
         with self._database.reading() as connection:
-            deliveries = self._delivery_days.read(connection, days)
+            deliveries = self._request_days.read(connection, days)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
             pending: Future[None] | None = None
             for batch in _batches(deliveries):
@@ -118,7 +118,7 @@ class DeliveryRun:
             if pending is not None:
                 pending.result()
 
-    def _read(self, batch: Sequence[DeliveryDay], told: Callable[[date], None]) -> list[DayRead]:
+    def _read(self, batch: Sequence[RequestDay], told: Callable[[date], None]) -> list[DayRead]:
         wanted = [delivery for delivery in batch if not delivery.is_up_to_date]
         drafts = [self._scratch_dir / f"{self._name}-{delivery.day}.parquet" for delivery in wanted]
         outcomes = self._reader.read_days(list(zip(wanted, drafts, strict=True)), told)
@@ -135,7 +135,7 @@ class DeliveryRun:
         started = time.perf_counter()
         by_day = {read.delivery.day: read for read in reads}
         with self._database.transaction(*(f"{DATASET}|{day}" for day in days)) as connection:
-            now = self._delivery_days.read(connection, days)
+            now = self._request_days.read(connection, days)
             fresh = [
                 by_day[one.day]
                 for one in now
@@ -185,9 +185,9 @@ def _summaries(connection: psycopg.Connection, days: Sequence[date]) -> dict[dat
     return done
 
 
-def _batches(days: Sequence[DeliveryDay]) -> Iterator[tuple[DeliveryDay, ...]]:
+def _batches(days: Sequence[RequestDay]) -> Iterator[tuple[RequestDay, ...]]:
     """Cut days, in their order, into those that share a transaction."""
-    batch: list[DeliveryDay] = []
+    batch: list[RequestDay] = []
     size = 0
     for one in days:
         to_read = 0 if one.is_up_to_date else one.packed_bytes

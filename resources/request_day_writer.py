@@ -1,6 +1,6 @@
 """Publish delivery days that were read: lake files, pointers, counts, quarantine, verdicts. All days at once.
 
-Everything happens in the caller's transaction, under the locks of the days. Not here: reading (delivery_reader), when to
+Everything happens in the caller's transaction, under the locks of the days. Not here: reading (request_day_reader), when to
 publish (request_store).
 """
 
@@ -16,9 +16,9 @@ from billing_pipeline.checks import Subject, Verdict, files_taken, lines_conserv
 from billing_pipeline.records import LineCounts, Reason
 from resources import guard_store, request_manifest
 from resources.database import copy_arrow
-from resources.delivery_days import DeliveryDay, DeliveryDays
-from resources.delivery_reader import DayRead, FileResult
 from resources.lake import LakeDraft, LakeFile
+from resources.request_day_reader import DayRead, FileResult
+from resources.request_days import RequestDay, RequestDays
 from resources.request_manifest import DATASET, ManifestFile
 
 
@@ -49,10 +49,10 @@ class _FileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryWriter:
+class RequestDayWriter:
     """Writes what delivery days have become, in one go for all of them."""
 
-    delivery_days: DeliveryDays
+    request_days: RequestDays
 
     def publish(
         self, connection: psycopg.Connection, reads: Sequence[DayRead], *, run_id: str, code_version: str
@@ -75,7 +75,7 @@ class DeliveryWriter:
         guard_store.record(connection, verdicts, run_id=run_id)
         return write_duplicates(connection, [read.delivery.day for read in reads])
 
-    def judge_files(self, connection: psycopg.Connection, days: Sequence[DeliveryDay], *, run_id: str) -> None:
+    def judge_files(self, connection: psycopg.Connection, days: Sequence[RequestDay], *, run_id: str) -> None:
         """Write the verdict on refused and held files: a file may also have been held since its day was read."""
         files = request_manifest.outcomes(connection, [delivery.day for delivery in days])
         verdicts = []
@@ -85,7 +85,7 @@ class DeliveryWriter:
         guard_store.record(connection, verdicts, run_id=run_id)
 
     def _publish_drafts(self, reads: Sequence[DayRead], generations: Sequence[str]) -> tuple[LakeFile, ...]:
-        return self.delivery_days.lake.publish_all(
+        return self.request_days.lake.publish_all(
             [
                 LakeDraft(
                     local_file=read.written.path,
@@ -101,8 +101,8 @@ class DeliveryWriter:
         write_files(
             connection,
             rows,
-            profile_versions=[self.delivery_days.sources[row.file.source].profile.version for row in rows],
-            read_with=[self.delivery_days.read_with(row.file.source) for row in rows],
+            profile_versions=[self.request_days.sources[row.file.source].profile.version for row in rows],
+            read_with=[self.request_days.read_with(row.file.source) for row in rows],
         )
         write_quarantine(connection, [row for row in rows if row.result.taken_over is None])
 
@@ -270,7 +270,7 @@ def sum_of(counts: Sequence[LineCounts]) -> LineCounts:
     )
 
 
-def _subject(delivery: DeliveryDay) -> Subject:
+def _subject(delivery: RequestDay) -> Subject:
     return Subject(asset=DATASET, partition_key=delivery.day.isoformat(), inputs_digest=delivery.inputs_digest)
 
 

@@ -1,6 +1,6 @@
 """What a delivery day is made of: its files, the digest of them and of their profiles, the generation it points at.
 
-Read for a whole range at once. Not here: reading files (delivery_reader), publishing (delivery_writer), statements
+Read for a whole range at once. Not here: reading files (request_day_reader), publishing (request_day_writer), statements
 (request_manifest).
 """
 
@@ -22,7 +22,7 @@ READER_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryDay:
+class RequestDay:
     """A delivery day as the manifest has it. `current` is None also when the lake has lost it: the files are read again."""
 
     day: date
@@ -46,18 +46,18 @@ class DeliveryDay:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryDays:
+class RequestDays:
     """Looks up delivery days of these sources."""
 
     lake: Lake
     sources: Mapping[str, SourceConfig]
 
-    def read(self, connection: psycopg.Connection, days: Sequence[date]) -> tuple[DeliveryDay, ...]:
+    def read(self, connection: psycopg.Connection, days: Sequence[date]) -> tuple[RequestDay, ...]:
         """Return `days` as they are now, in their order."""
         files = request_manifest.files_of(connection, days, list(self.sources))
         current = request_manifest.current_generations(connection, days)
         return tuple(
-            DeliveryDay(
+            RequestDay(
                 day=day,
                 files=files[day],
                 inputs_digest=self._inputs_digest(files[day]),
