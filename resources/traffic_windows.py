@@ -133,10 +133,12 @@ def stretches_to_read(
     earliest = max(source.active_from or _ALWAYS, now - timedelta(hours=source.retention_hours))
     last = min(now, day_window(day).end - timedelta(microseconds=1))
     # An exporter that drifts gives a minute's snapshot a moment after it.
-    return tuple(
+    stretches = (
         Window(start=max(stretch.start, earliest), end=min(stretch.end + source.slot / 2, last))
         for stretch in ranges_of(wanted, slot=source.slot, overlap=timedelta(seconds=source.overlap_seconds))
     )
+    # Of a window that is half forgotten, what is missing may be in the forgotten half.
+    return tuple(stretch for stretch in stretches if stretch.start < stretch.end)
 
 
 def slots_to_read(

@@ -325,6 +325,15 @@ class TestAnOutage:
         assert min(since for since, _ in node.asked) == back - timedelta(hours=72)
         assert collector.query("select count(*) from core.traffic_gap where event = 'opened'") == [(24,)]
 
+    def test_is_not_asked_for_backwards_when_the_exporter_has_just_forgotten_it(self, collector: Collector) -> None:
+        node = collector.add(Node().lives(0, 20).lives(50, 175), retention_hours=2)
+        collector.collect(at(61))
+        node.asked.clear()
+        # the window from 0 to 60 is known to the exporter from 55 on: minutes 20 to 50 are not
+        collector.collect(at(175))
+        assert [(since < until, since) for since, until in node.asked] == [(True, at(59))]
+        assert collector.windows()[0][1:3] == ("partial", 30)
+
     def test_is_no_success_because_the_page_is_empty(self, collector: Collector) -> None:
         collector.add(Node())
         collector.collect(at(61))
