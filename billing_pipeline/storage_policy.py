@@ -3,6 +3,8 @@
 Not here: what a source's keys mean (sources/storage_profile), the checks (storage_checks).
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -29,3 +31,15 @@ class StoragePolicy:
     drift_percent: Decimal = Decimal(1)
     on_drift: OnFailure = OnFailure.WARN
     on_visibility_mismatch: OnFailure = OnFailure.WARN
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of all that it decides: a day that was built under another one is stale."""
+        said = [
+            sorted(self.complete),
+            self.max_snapshot_age // timedelta(microseconds=1),
+            str(self.drift_percent.normalize()),
+            self.on_drift,
+            self.on_visibility_mismatch,
+        ]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()

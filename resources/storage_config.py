@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from enum import StrEnum
 from itertools import permutations
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.storage_profile import StorageProfile, load_storage_profile
+from billing_pipeline.storage_policy import OnFailure, StoragePolicy
 from resources.landing import LandingFile
 from resources.source_config import SOURCES_FILE
 
@@ -115,8 +117,16 @@ class _Entry(BaseModel):
         return self
 
 
+class _Policy(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    drift_percent: Decimal = Field(default=StoragePolicy().drift_percent, ge=0, le=100, decimal_places=4)
+    on_drift: OnFailure = StoragePolicy().on_drift
+    on_visibility_mismatch: OnFailure = StoragePolicy().on_visibility_mismatch
+
+
 class _StorageFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+    policy: _Policy = _Policy()
     source: tuple[_Entry, ...] = ()
 
 
@@ -128,12 +138,7 @@ def load_storage_sources(folder: Path) -> tuple[StorageSource, ...]:
         StorageProfileError: a profile is missing or not valid.
     """
     path = folder / STORAGE_FILE
-    try:
-        entries = _StorageFile(**tomllib.loads(path.read_text(encoding="utf-8"))).source
-    except FileNotFoundError:
-        return ()
-    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
-        raise _refused(f"{path} is not valid: {error}") from error
+    entries = _storage_file(path).source
     names = [entry.name for entry in entries]
     taken = _names_in(folder / SOURCES_FILE) | _names_in(folder / "traffic.toml")
     for name in names:
@@ -159,6 +164,24 @@ def load_storage_sources(folder: Path) -> tuple[StorageSource, ...]:
     )
 
 
+def load_storage_policy(folder: Path) -> StoragePolicy:
+    """Return what `folder`/storage.toml says in [policy] about failed checks; what it leaves out is as it ships.
+
+    Raises:
+        StorageConfigError: the file is not valid.
+    """
+    return StoragePolicy(**_storage_file(folder / STORAGE_FILE).policy.model_dump())
+
+
+def _storage_file(path: Path) -> _StorageFile:
+    try:
+        return _StorageFile(**tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal))
+    except FileNotFoundError:
+        return _StorageFile()
+    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+        raise _refused(f"{path} is not valid: {error}") from error
+
+
 def _names_in(path: Path) -> frozenset[str]:
     """Return the names of the sources in another file; one that cannot be read is refused by its own reader."""
     try:
@@ -172,5 +195,6 @@ def _refused(what: str) -> StorageConfigError:
     return StorageConfigError(
         what,
         bill="no storage is read, so none is billed",
-        fix="write [[source]] blocks with name, kind, landing (a folder of its own) and profile, as catalog/storage.toml shows",
+        fix="write [[source]] blocks with name, kind, landing (a folder of its own) and profile, and [policy], as "
+        "catalog/storage.toml shows",
     )

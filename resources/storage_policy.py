@@ -1,9 +1,10 @@
-"""What the storage sources decide about timelines: (sources) -> one policy of the installation. Pure.
+"""What the storage sources decide about timelines: (sources, what storage.toml says) -> one policy of the installation. Pure.
 
 Not here: what the policy means (billing_pipeline/timelines), the files it comes from (storage_config).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from billing_pipeline.timelines import StoragePolicy
@@ -13,10 +14,13 @@ from resources.storage_config import SNAPSHOTS, Kind, StorageSource
 _COMPLETE = (Kind.INVENTORY, Kind.LISTING)
 
 
-def storage_policy(sources: Sequence[StorageSource]) -> StoragePolicy:
-    """Return the policy; of several snapshot sources the one that may be oldest says when a day without one is held."""
+def storage_policy(sources: Sequence[StorageSource], said: StoragePolicy | None = None) -> StoragePolicy:
+    """Return the policy: what failures do as `said`, the rest by the sources.
+
+    Of several snapshot sources the one that may be oldest says when a day without one is held.
+    """
     ages = [source.profile.max_snapshot_age_hours for source in sources if source.dataset == SNAPSHOTS]
-    complete = frozenset(source.name for source in sources if source.kind in _COMPLETE)
-    if not ages:
-        return StoragePolicy(complete=complete)
-    return StoragePolicy(complete=complete, max_snapshot_age=timedelta(hours=max(ages)))
+    policy = replace(
+        said or StoragePolicy(), complete=frozenset(source.name for source in sources if source.kind in _COMPLETE)
+    )
+    return replace(policy, max_snapshot_age=timedelta(hours=max(ages))) if ages else policy

@@ -17,7 +17,7 @@ from resources.request_store import RequestStore
 from resources.retention import Retention
 from resources.settings import Settings
 from resources.source_config import load_sources
-from resources.storage_config import load_storage_sources
+from resources.storage_config import load_storage_policy, load_storage_sources
 from resources.storage_policy import storage_policy
 from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
@@ -82,7 +82,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
             lake=lake,
             scratch_dir=settings.scratch_dir,
             sources=frozenset(source.name for source in storage_sources),
-            policy=storage_policy(storage_sources),
+            policy=storage_policy(storage_sources, load_storage_policy(settings.catalog_dir)),
         ),
         catalog=CatalogStore(database),
         charges=ChargeStore(database),

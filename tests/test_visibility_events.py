@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,16 @@ import pytest
 
 from billing_pipeline.sources.storage_table import SizeRow, read_size_row
 from billing_pipeline.sources.visibility_events import RepositoryEvent, json_fields, read_fields
+from billing_pipeline.storage_policy import OnFailure, StoragePolicy
 from resources.landing import LandingFile
-from resources.storage_config import Kind, StorageConfigError, delivery_day_of, load_storage_sources
+from resources.storage_config import (
+    Kind,
+    StorageConfigError,
+    delivery_day_of,
+    load_storage_policy,
+    load_storage_sources,
+)
+from resources.storage_policy import storage_policy
 from tests.storage_files import AS_OF
 
 AT = datetime(2026, 6, 1, 14, 0, tzinfo=UTC)
@@ -167,6 +176,26 @@ class TestConfiguration:
         assert sources[-1].public_keys == tmp_path / "keys.json"
         assert sources[0].landing == "storage/inventory"
 
+    def test_says_what_a_failed_check_does(self, tmp_path: Path) -> None:
+        assert load_storage_policy(tmp_path) == StoragePolicy()
+        (tmp_path / "monthly.toml").write_text(
+            'name = "m"\nversion = 1\ndescription = "m"\nkeys = ["(?P<repository>.+)"]\nmax_snapshot_age_hours = 800'
+        )
+        sources = self.load(
+            tmp_path,
+            '[policy]\ndrift_percent = 0.5\non_drift = "hold"\n'
+            '[[source]]\nname = "l"\nkind = "listing"\nlanding = "l"\nplace = "s3://b"\n'
+            '[[source]]\nname = "t"\nkind = "table"\nlanding = "t"\nprofile = "monthly"\n',
+        )
+        assert storage_policy(sources, load_storage_policy(tmp_path)) == StoragePolicy(
+            complete=frozenset({"l"}),
+            max_snapshot_age=timedelta(hours=800),
+            drift_percent=Decimal("0.5"),
+            on_drift=OnFailure.HOLD,
+            on_visibility_mismatch=OnFailure.WARN,
+        )
+        assert storage_policy((), load_storage_policy(tmp_path)).max_snapshot_age == timedelta(hours=72)
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -180,6 +209,10 @@ class TestConfiguration:
             '[[source]]\nname="a"\nkind="table"\nlanding="x"\n[[source]]\nname="b"\nkind="table"\nlanding="x/y"',
             '[[source]]\nname="api"\nkind="table"\nlanding="x"',
             "source = ",
+            "[policy]\ndrift_percent = 101",
+            "[policy]\ndrift_percent = 0.00001",
+            '[policy]\non_drift = "stop"',
+            "[policy]\nmax_age = 3",
         ],
     )
     def test_that_cannot_be_is_refused(self, tmp_path: Path, text: str) -> None:
