@@ -64,6 +64,7 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
         "identities_known": "Every identity with traffic belongs to an account.",
     },
     "usage/storage": {
+        "deliveries_sound": "No delivery that the day is made of is held.",
         "rows_read": "Every row of the day's deliveries was read.",
         "bytes_conserved": "Byte-seconds of the timelines = those of the hours, added up another way.",
         "drift_small": "Snapshots and the events before them agree on sizes.",

@@ -3,7 +3,7 @@
 Bytes x microseconds are integers here, so that equal means equal. Not here: counting (sql/storage_facts), keeping verdicts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,6 +11,8 @@ from billing_pipeline.checks import Subject, Verdict, VerdictStatus
 from billing_pipeline.storage_policy import OnFailure, StoragePolicy
 
 KEEPS = "For the bill: the day keeps its last good usage, or none."
+# A snapshot that was refused, or waits for a person, gives no row: sizes are carried forward as if none had come.
+NOT_TAKEN = ("core/storage_snapshots", "snapshots_sound")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,39 @@ class Disagreement:
     at: datetime
     expected: str
     actual: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldDelivery:
+    """A guard that holds a delivery day of a dataset, of which the day is made or which it should be made of."""
+
+    dataset: str
+    delivery_day: str
+    guard: str
+
+    @property
+    def is_carried(self) -> bool:
+        """Tell whether nothing of what is held counts, so that the state before it goes on."""
+        return (self.dataset, self.guard) == NOT_TAKEN
+
+
+def deliveries_sound(subject: Subject, held: Collection[HeldDelivery]) -> Verdict:
+    """Hold a day whose events may not be whole; warn of one whose snapshots were not all taken."""
+    named = ", ".join(f"{one.dataset} of {one.delivery_day} ({one.guard})" for one in held)
+    status, message = VerdictStatus.PASSED, "No delivery that the day is made of is held."
+    if any(not one.is_carried for one in held):
+        status = VerdictStatus.HELD
+        message = (
+            f"Deliveries that the day is made of are held: {named}. {KEEPS} To fix: see what holds the delivery day; deliver "
+            "what is missing, or release it there, then build this day."
+        )
+    elif held:
+        status = VerdictStatus.WARNED
+        message = (
+            f"Snapshots were not taken: {named}. For the bill: sizes are carried forward from the snapshot before, for as long "
+            "as its source allows. To fix: deliver a sound snapshot, or accept the one that is held."
+        )
+    return _verdict(subject, "deliveries_sound", status, "no delivery of the day is held", named or "none is", message)
 
 
 def rows_read(subject: Subject, *, in_lake: int, read: int) -> Verdict:

@@ -165,6 +165,7 @@ class StorageBuilder:
                 object_events=[fetch(uri) for uri in own.uris(OBJECT_EVENTS)],
                 repository_events=[fetch(uri) for uri in own.uris(REPOSITORY_EVENTS)],
                 later_bases=bases,
+                taken_snapshots=own.taken_snapshots,
             )
         )
         draft = self._store.scratch_dir / f"ingest-tail-{secrets.token_hex(8)}.parquet"
@@ -225,6 +226,7 @@ class StorageBuilder:
                 one.facts,
                 inputs_digest=one.inputs_digest,
                 in_lake=one.facts.records_read if ends_early else in_lake,
+                held=self._inputs.days[one.day].held,
                 policy=self._store.policy,
             )
             found[one.day] = checks.with_releases(verdicts, released.get(one.day.isoformat(), frozenset()))

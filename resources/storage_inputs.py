@@ -1,8 +1,8 @@
 """What each event day's storage is made of, read from PostgreSQL by one statement for all days.
 
-A day is made of its own files, of what the day before has left (its tail), of the object listings that the tail refers to, and of
-what later days have found out about how repositories began. The digest of these is the day's inputs digest. Not here: reading the
-lake (storage_scan), building (storage_usage_store).
+A day is made of its own files, of what the day before has left (its tail), of the object listings that the tail refers to, of
+what later days have found out about how repositories began, and of which of its deliveries are held. The digest of these is the
+day's inputs digest. Not here: reading the lake (storage_scan), building (storage_usage_store).
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from datetime import date, datetime, timedelta
 import psycopg
 from psycopg.rows import class_row
 
+from billing_pipeline.storage_checks import HeldDelivery
 from resources import duck
 
 ASSET = "usage/storage"
@@ -33,6 +34,15 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenSnapshot:
+    """A snapshot that counts, whatever it lists. `snapshot_at` is UTC without its zone, as in the lake."""
+
+    source: str
+    snapshot_id: str
+    snapshot_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageDay:
     """The inputs of an event day as PostgreSQL has them, and what it was last built from; `built_*` None: never built."""
 
@@ -41,6 +51,8 @@ class StorageDay:
     bases_digest: str
     listing_digest: str
     generations: Sequence[Mapping[str, object]]
+    snapshots: Sequence[Sequence[str]]
+    held_deliveries: Sequence[Sequence[str]]
     tail_digest: str | None
     tail_uri: str | None
     index_days: Sequence[date]
@@ -49,11 +61,32 @@ class StorageDay:
     is_held: bool
 
     @property
+    def has_evidence(self) -> bool:
+        """Tell whether anything was delivered about the day itself."""
+        return bool(self.own_digest or self.snapshots)
+
+    @property
+    def held(self) -> tuple[HeldDelivery, ...]:
+        """Return what holds deliveries of the day, or with rows of it."""
+        return tuple(
+            HeldDelivery(dataset=dataset, delivery_day=delivery_day, guard=guard)
+            for dataset, delivery_day, guard, _ in self.held_deliveries
+        )
+
+    @property
     def tail(self) -> Tail | None:
         """Return what the day leaves to the next, None before its first build."""
         if self.tail_digest is None or self.tail_uri is None:
             return None
         return Tail(digest=self.tail_digest, uri=self.tail_uri, index_days=tuple(self.index_days))
+
+    @property
+    def taken_snapshots(self) -> tuple[TakenSnapshot, ...]:
+        """Return the snapshots that count on the day."""
+        return tuple(
+            TakenSnapshot(source=source, snapshot_id=snapshot_id, snapshot_at=datetime.fromisoformat(instant))
+            for source, snapshot_id, instant in self.snapshots
+        )
 
     def uris(self, dataset: str) -> tuple[str, ...]:
         """Return the current lake files of `dataset` with rows of the day."""
@@ -70,6 +103,11 @@ class StorageInputs:
 
     days: Mapping[date, StorageDay]
 
+    @property
+    def last_evidence(self) -> date | None:
+        """Return the last day that anything was delivered about; None without any."""
+        return max((day for day, one in self.days.items() if one.has_evidence), default=None)
+
     def opening(self, day: date) -> Tail | None:
         """Return what the day before has left; None on the first day, or when the day before was never built."""
         before = self.days.get(day - DAY)
@@ -84,6 +122,7 @@ class StorageInputs:
             opening.digest if opening else "",
             *(self.days[one].listing_digest for one in (opening.index_days if opening else ()) if one in self.days),
             as_of.isoformat() if as_of and as_of < day_end(day) else "",
+            *(json.dumps(one) for one in ((own.snapshots, own.held_deliveries) if own else ())),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from billing_pipeline.storage_policy import StoragePolicy
 from billing_pipeline.timelines import UPLOAD_DAYS
 from resources import duck
 from resources.storage_facts import SECONDS, StorageFacts, day_facts
-from resources.storage_inputs import Base
+from resources.storage_inputs import Base, TakenSnapshot
 from resources.usage_rules import UsageRules
 
 BATCH_ROWS = 65_536
@@ -81,6 +81,7 @@ class DaySources:
     object_events: Sequence[Path]
     repository_events: Sequence[Path]
     later_bases: Sequence[Base]
+    taken_snapshots: Sequence[TakenSnapshot] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,19 +127,7 @@ class StorageScan:
     def scan(self, sources: DaySources) -> StorageFacts:
         """Work out the day that follows the one before, and keep its rows until `forget_results`."""
         self._bind_day(sources)
-        for name in (
-            "snapshots",
-            "owners",
-            "actions",
-            "uploads",
-            "held",
-            "deltas",
-            "steps",
-            "bases",
-            "segments",
-            "hours",
-            "drifts",
-        ):
+        for name in _STEPS:
             self._connection.execute(duck.sql(f"storage_{name}"))
         self._keep_results(sources.day)
         self._connection.execute(duck.sql("storage_tails"))
@@ -237,6 +226,12 @@ class StorageScan:
             "later_bases",
             pa.schema([("repository", _TEXT), ("base_bytes", _BIG), ("base_visibility", _TEXT), ("base_owner", _TEXT)]),
             [(one.repository, one.base_bytes, one.base_visibility, one.base_owner) for one in sources.later_bases],
+        )
+
+        self._table(
+            "taken_snapshots",
+            pa.schema([("source", _TEXT), ("snapshot_id", _TEXT), ("snapshot_at", _INSTANT)]),
+            [(one.source, one.snapshot_id, one.snapshot_at) for one in sources.taken_snapshots],
         )
 
     def _lake_view(self, name: str, paths: Sequence[Path]) -> None:

@@ -4,8 +4,9 @@ A day begins with what the day before has left (lake dataset usage/storage_tails
 rewritten. Not here: what counts (sql/storage_*), building a run of days (storage_builder), when to build (assets).
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from billing_pipeline.catalog import Catalog
@@ -15,7 +16,7 @@ from resources import guard_store
 from resources.catalog_store import CatalogStore
 from resources.storage_builder import StorageBuilder, Workplace
 from resources.storage_builder import StorageDayBuild as StorageDayBuild
-from resources.storage_inputs import ASSET, DAY, StorageInputs, read_inputs
+from resources.storage_inputs import ASSET, DAY, StorageInputs, day_end, read_inputs
 from resources.usage_rules import UsageRules, usage_rules
 
 ATTEMPTS = 5
@@ -34,8 +35,9 @@ class StorageUsageStore(Workplace):
     def stale_days(self, now: datetime | None = None) -> tuple[date, ...]:
         """Return the days whose inputs or rules differ from what they were last built from, ascending.
 
-        From the first evidence to the last; with `now`, to the last day that has ended by then, also without any evidence, and no
-        further. Among them: held days that a person has released since.
+        From the first evidence to the last; with `now`, also the days since then without any, but only those that have ended and
+        no more than the oldest age of a snapshot and a day: those are incomplete and say so, and so would each day after them.
+        Among them: held days that a person has released since.
 
         Raises:
             CatalogNotLoadedError: there are no rules to compare with.
@@ -51,6 +53,8 @@ class StorageUsageStore(Workplace):
             }
             released = guard_store.released_guards(connection, ASSET, held)
             holding = guard_store.held_partitions(connection, ASSET, list(held))
+        if last_day is not None and inputs.last_evidence is not None:
+            last_day = min(last_day, (day_end(inputs.last_evidence) + self.policy.max_snapshot_age).date())
         days = [day for day in inputs.days if last_day is None or day <= last_day]
         digests = self._rules(catalog, days).digests
         return tuple(
@@ -119,7 +123,12 @@ class StorageUsageStore(Workplace):
             )
 
     def _rules(self, catalog: Catalog, days: Sequence[date]) -> UsageRules:
-        return usage_rules(catalog, days, MeterSource.STORAGE)
+        rules = usage_rules(catalog, days, MeterSource.STORAGE)
+        digests = {
+            day: hashlib.sha256(f"{one}|{self.policy.digest}".encode()).hexdigest()
+            for day, one in rules.digests.items()
+        }
+        return replace(rules, digests=digests)
 
 
 def _never_built(inputs: StorageInputs, days: Sequence[date]) -> list[date]:

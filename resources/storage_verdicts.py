@@ -1,15 +1,22 @@
 """What a storage scan has counted -> verdicts: which fact goes to which guard. Not here: the guards (storage_checks)."""
 
+from collections.abc import Collection
+
 from billing_pipeline import storage_checks as guards
 from billing_pipeline.checks import Subject, Verdict
-from billing_pipeline.storage_checks import Disagreement, Integrals
+from billing_pipeline.storage_checks import Disagreement, HeldDelivery, Integrals
 from billing_pipeline.storage_policy import StoragePolicy
-from resources.storage_inputs import ASSET
 from resources.storage_facts import StorageFacts
+from resources.storage_inputs import ASSET
 
 
-def judge(facts: StorageFacts, *, inputs_digest: str, in_lake: int, policy: StoragePolicy) -> tuple[Verdict, ...]:
-    """Return the verdict of every guard over the day. `in_lake`: rows of the day that the lake's generations name."""
+def judge(
+    facts: StorageFacts, *, inputs_digest: str, in_lake: int, held: Collection[HeldDelivery], policy: StoragePolicy
+) -> tuple[Verdict, ...]:
+    """Return the verdict of every guard over the day.
+
+    `in_lake`: rows of the day that the lake's generations name. `held`: what holds the deliveries that it is made of.
+    """
     subject = Subject(asset=ASSET, partition_key=facts.day.isoformat(), inputs_digest=inputs_digest)
     integrals = Integrals(
         of_segments=facts.of_segments,
@@ -38,6 +45,7 @@ def judge(facts: StorageFacts, *, inputs_digest: str, in_lake: int, policy: Stor
         for one in facts.mismatches
     ]
     return (
+        guards.deliveries_sound(subject, held),
         guards.rows_read(subject, in_lake=in_lake, read=facts.records_read),
         guards.bytes_conserved(subject, integrals),
         guards.drift_small(subject, policy, failures=facts.drift_failures, worst=drifts),

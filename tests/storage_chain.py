@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -108,9 +108,13 @@ class StorageDeliveries:
     scratch_dir: Path
     delivered: dict[tuple[str, date], list[dict[str, Any]]] = field(default_factory=dict)
 
-    def deliver(self, day: date, facts: Facts) -> None:
-        """Add `facts` to what was delivered on `day`."""
+    def deliver(self, day: date, facts: Facts, *, sources: Mapping[datetime, str] | None = None) -> None:
+        """Add `facts` to what was delivered on `day`. `sources`: instants of snapshots that another source gives."""
         for dataset, rows in facts.rows().items():
+            for row in rows:
+                said_at = row.get("snapshot_at")
+                if sources and said_at is not None and said_at.replace(tzinfo=UTC) in sources:
+                    row["source"] = sources[said_at.replace(tzinfo=UTC)]
             if rows:
                 self._deliver(dataset, day, rows)
 

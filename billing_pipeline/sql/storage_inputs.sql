@@ -3,6 +3,8 @@
 --
 -- own_digest: over the accepted files of storage's sources that have rows on the day. bases_digest: over what builds of later days
 -- have found about repositories that had begun by the day. listing_digest: over the object listings of snapshots of the day.
+-- snapshots: [source, snapshot_id, instant] that count on the day; one that lists nothing has no row in the lake.
+-- held_deliveries: [dataset, delivery day, guard, inputs digest] that hold deliveries of the day, or with rows of it, unreleased.
 with
 files as (
     select
@@ -14,12 +16,27 @@ files as (
     join core.source_file as file using (file_id)
     where file.status = 'accepted' and file.source = any(%(sources)s)
 ),
+taken_snapshots as (
+    select
+        (snapshot_at at time zone 'UTC')::date as event_day,
+        jsonb_agg(
+            jsonb_build_array(
+                source, snapshot_id, to_char(snapshot_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
+            )
+            order by snapshot_at, source collate "C"
+        ) as snapshots
+    from core.storage_snapshot
+    where status = 'accepted' and source = any(%(sources)s)
+    group by (snapshot_at at time zone 'UTC')::date
+),
 extent as (
     select
         least(min(day), %(first_day)s::date) as first_day,
         greatest(max(day), %(last_day)s::date) as last_day
     from (
         select event_day as day from files
+        union all
+        select event_day as day from taken_snapshots
         union all
         select partition_key as day from usage.build where asset = %(asset)s
     ) as days
@@ -62,6 +79,37 @@ generations as (
         )
     group by generation_day.event_day
 ),
+held as (
+    select verdict.asset, verdict.partition_key::date as delivery_day, verdict.guard, verdict.inputs_digest
+    from guards.verdict as verdict
+    where
+        verdict.asset in ('core/storage_snapshots', 'core/object_events', 'core/visibility_events')
+        and verdict.status = 'held'
+        and not exists (
+            select from guards.release as release
+            where
+                release.asset = verdict.asset
+                and release.partition_key = verdict.partition_key
+                and release.guard = verdict.guard
+                and release.inputs_digest = verdict.inputs_digest
+        )
+),
+held_deliveries as (
+    select
+        event_day,
+        jsonb_agg(jsonb_build_array(asset, delivery_day, guard, inputs_digest) order by asset, delivery_day, guard)
+            as held_deliveries
+    from (
+        select delivery_day as event_day, held.* from held
+        union
+        select generation_day.event_day, held.*
+        from held
+        join core.lake_partition as current_generation
+            on current_generation.dataset = held.asset and current_generation.partition_key = held.delivery_day
+        join core.lake_generation_day as generation_day using (dataset, partition_key, generation)
+    ) as reached
+    group by event_day
+),
 bases as (
     select
         days.event_day,
@@ -94,6 +142,8 @@ select
     coalesce(bases.bases_digest, '') as bases_digest,
     encode(sha256(convert_to(coalesce(generations.listing_lines, ''), 'UTF8')), 'hex') as listing_digest,
     coalesce(generations.generations, '[]') as generations,
+    coalesce(taken_snapshots.snapshots, '[]') as snapshots,
+    coalesce(held_deliveries.held_deliveries, '[]') as held_deliveries,
     tail.tail_digest,
     tail_generation.uri as tail_uri,
     coalesce(tail.index_days, '{}') as index_days,
@@ -104,6 +154,8 @@ from days
 left join own using (event_day)
 left join bases using (event_day)
 left join generations using (event_day)
+left join taken_snapshots using (event_day)
+left join held_deliveries using (event_day)
 left join usage.storage_tail as tail using (event_day)
 left join core.lake_partition as tail_partition
     on tail_partition.dataset = 'usage/storage_tails' and tail_partition.partition_key = days.event_day
