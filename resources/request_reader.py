@@ -2,13 +2,13 @@
 
 Millions of good lines go through DuckDB (`request_sql`); a line that it leaves out is read by `request_lines`, whose word is
 final. Memory is bounded by the chunk. A file is all or nothing: the caller keeps nothing of a file whose reading raised.
-Not here: which files there are (request_store), deduplication across files (request_sink).
+Not here: which files there are (request_store), cutting them into lines (line_chunks), deduplication across files (request_sink).
 """
 
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,24 +26,18 @@ from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, 
 from billing_pipeline.sources.avro import SchemaRefusal, resolve
 from billing_pipeline.sources.profile import SourceProfile
 from billing_pipeline.sources.request_avro import wanted_of
-from billing_pipeline.sources.request_lines import MAX_DEPTH, FileContext, pseudonym, read_fields, read_line
+from billing_pipeline.sources.request_lines import FileContext, pseudonym, read_fields, read_line
 from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, lines_query, rows_query
 from billing_pipeline.sources.timestamps import AFTER_LEAP_SECONDS, CLOCK_TOLERANCE
-from resources import text_columns
+from resources import line_chunks, text_columns
 from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 from resources.prepared_queries import PreparedQueries
 
-# Below 32 MiB the C library keeps what it has allocated: fresh memory for each chunk costs as much as inflating it.
-CHUNK_BYTES = 24 << 20
 BLOCK_BYTES = 1 << 20
-SLICES_PER_CHUNK = 8
 SAMPLED_LINES = 200
 # A share of refused lines means something only over this many lines.
 LINES_TO_JUDGE = 1_000
-# Text without a line end in this many bytes is no file of lines, and would have to be held whole.
-LONGEST_LINE_BYTES = 8 * CHUNK_BYTES
-
 RECORD_SCHEMA = pa.schema(
     [
         ("line_number", pa.int64()),
@@ -67,8 +61,6 @@ class BulkReadError(BillingError):
 
 _Numbered = tuple[int, RequestRecord | Rejection | OutOfScope]
 _Item = TypeVar("_Item")
-_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(slots=True)
@@ -97,23 +89,6 @@ class FileOutcome:
     def rejected_by_reason(self) -> Mapping[str, int]:
         """Return reason -> refused lines."""
         return Counter(str(rejection.reason) for rejection in self.rejections)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Whole lines, without a copy: `data` with the offsets at which lines begin, and one more at its end."""
-
-    data: bytes
-    offsets: "np.ndarray[Any, np.dtype[np.int64]]"
-    first_line_number: int
-    # Indices of lines that the bulk parser must not see.
-    doubtful: "np.ndarray[Any, np.dtype[np.int64]]"
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def line(self, index: int) -> bytes:
-        return self.data[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
 
 def read_requests(
@@ -153,8 +128,8 @@ class _Reading:
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
         """Inflate and cut into lines ahead in a thread while DuckDB parses the chunk before."""
         query: BulkQuery | None = None
-        blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, CHUNK_BYTES))
-        with contextlib.closing(_prefetched(_chunks(blocks, self.profile.max_line_bytes))) as chunks:
+        blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, line_chunks.CHUNK_BYTES))
+        with contextlib.closing(_prefetched(line_chunks.chunks_of(blocks, self.profile.max_line_bytes))) as chunks:
             for number, chunk in enumerate(chunks):
                 if number == 0:
                     query = lines_query(self.profile, present=self._present(chunk))
@@ -197,7 +172,7 @@ class _Reading:
                 f"{refused} of the first {lines} lines are refused ({reasons}): is it the right profile?",
             )
 
-    def _take_chunk(self, chunk: _Chunk, query: BulkQuery | None) -> Iterator[pa.Table]:
+    def _take_chunk(self, chunk: line_chunks.LineChunk, query: BulkQuery | None) -> Iterator[pa.Table]:
         self.outcome.lines_read += len(chunk)
         plain = np.ones(len(chunk), dtype=bool)
         plain[chunk.doubtful] = False
@@ -221,11 +196,13 @@ class _Reading:
                 records.append((number, OutOfScope(line_number=number)))
         yield from self._accepted(taken, records)
 
-    def _run_chunk(self, chunk: _Chunk, plain: "np.ndarray[Any, np.dtype[np.bool_]]", query: BulkQuery) -> pa.Table:
-        lines = _lines_table(chunk)
+    def _run_chunk(
+        self, chunk: line_chunks.LineChunk, plain: "np.ndarray[Any, np.dtype[np.bool_]]", query: BulkQuery
+    ) -> pa.Table:
+        lines = chunk.table()
         if not plain.all():
             lines = lines.filter(pa.array(plain))
-        is_simple = not any(_holds(chunk.data, key) for key in query.absent_keys)
+        is_simple = not any(chunk.holds(key) for key in query.absent_keys)
         if query.absent_keys and b"\\" in chunk.data:
             is_simple = False
         taken = self._taken(query.optimistic, "lines", lines, query) if is_simple else None
@@ -295,7 +272,7 @@ class _Reading:
             self.outcome.accepted += len(numbered)
             yield _records_table(numbered)
 
-    def _present(self, chunk: _Chunk) -> frozenset[str]:
+    def _present(self, chunk: line_chunks.LineChunk) -> frozenset[str]:
         """Return the optional paths that most of the first lines have."""
         optional = [
             spec.path
@@ -346,93 +323,6 @@ def _prefetched(items: Generator[_Item, None, None]) -> Generator[_Item, None, N
         while (item := pending.result()) is not None:
             pending = executor.submit(next, items, None)
             yield item
-
-
-def _chunks(blocks: Generator[bytes, None, None], max_line_bytes: int) -> Generator[_Chunk, None, None]:
-    """Gather blocks and cut them at line ends, with one copy; the last chunk may end without one."""
-    held: list[bytes] = []
-    held_bytes = unended_bytes = 0
-    line_number = 1
-    with contextlib.closing(blocks):
-        for block in blocks:
-            end = block.rfind(b"\n") + 1
-            held_bytes += len(block)
-            unended_bytes = len(block) - end if end else unended_bytes + len(block)
-            if unended_bytes > LONGEST_LINE_BYTES:
-                raise FileRejected(Reason.TOO_LONG, f"a line of more than {LONGEST_LINE_BYTES} bytes")
-            if end == 0 or held_bytes < CHUNK_BYTES:
-                held.append(block)
-                continue
-            chunk = _chunk(b"".join([*held, block[:end]]), line_number, max_line_bytes)
-            held, held_bytes = [block[end:]], len(block) - end
-            line_number += len(chunk)
-            yield chunk
-    if held_bytes:
-        yield _chunk(b"".join(held), line_number, max_line_bytes)
-
-
-def _chunk(data: bytes, first_line_number: int, max_line_bytes: int) -> _Chunk:
-    bytes_view = np.frombuffer(data, dtype=np.uint8)
-    ends = _found(bytes_view, lambda piece: piece == 0x0A) + 1
-    unended = [] if data.endswith(b"\n") else [len(data)]
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends, np.array(unended, dtype=np.int64)])
-    return _Chunk(data, offsets, first_line_number, _not_plain(data, offsets, max_line_bytes))
-
-
-def _not_plain(
-    data: bytes, offsets: "np.ndarray[Any, np.dtype[np.int64]]", max_line_bytes: int
-) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, too long, perhaps too deep."""
-    bytes_view = np.frombuffer(data, dtype=np.uint8)
-    indices = [np.flatnonzero(np.diff(offsets) > max_line_bytes)]
-    # One bit tells "[" from "{". The bulk parser knows no bound of depth.
-    opening = _found(bytes_view, lambda piece: (piece | 0x20) == 0x7B)
-    # Flat lines, one bracket in each, are told from others without a search.
-    is_flat = len(opening) == len(offsets) - 1 and bool(((opening >= offsets[:-1]) & (opening < offsets[1:])).all())
-    if not is_flat:
-        indices.append(np.flatnonzero(np.diff(np.searchsorted(opening, offsets)) > MAX_DEPTH))
-    if not data.isascii() or b"\x00" in data:
-        strange = np.flatnonzero((bytes_view >= 0x80) | (bytes_view == 0))
-        indices.append(np.searchsorted(offsets, strange, side="right") - 1)
-    return np.unique(np.concatenate(indices))
-
-
-def _holds(data: bytes, key: bytes) -> bool:
-    """Return whether `key` is in `data`. Its first four bytes alone are hardly ever, and are looked for far faster."""
-    bytes_view, piece = np.frombuffer(data, dtype=np.uint8), 1 << 18
-    if len(key) < 4:
-        return key in data
-    word = np.frombuffer(key, dtype=np.uint32, count=1)[0]
-    for start in range(0, len(bytes_view), piece):
-        # Three bytes more than the piece, so that no word is cut.
-        part = bytes_view[start : start + piece + 3]
-        for shift in range(4):
-            words = part[shift : shift + (len(part) - shift) // 4 * 4].view(np.uint32)
-            if (words == word).any():
-                return key in data
-    return False
-
-
-def _found(bytes_view: _Bytes, condition: Callable[[_Bytes], _Mask]) -> "np.ndarray[Any, np.dtype[np.int64]]":
-    """Return where `condition` holds. In pieces that stay in the cache: four times as fast as one pass over the chunk."""
-    piece = 1 << 20
-    found = [
-        np.flatnonzero(condition(bytes_view[start : start + piece])) + start
-        for start in range(0, len(bytes_view), piece)
-    ]
-    return np.concatenate([np.empty(0, dtype=np.int64), *found])
-
-
-def _lines_table(chunk: _Chunk) -> pa.Table:
-    """Return (line, line_number) over the chunk's own bytes, in batches that DuckDB's threads can share."""
-    rows = len(chunk)
-    lines = pa.Array.from_buffers(
-        pa.large_string(), rows, [None, pa.py_buffer(chunk.offsets), pa.py_buffer(chunk.data)]
-    )
-    numbers = pa.array(np.arange(chunk.first_line_number, chunk.first_line_number + rows, dtype=np.int64))
-    batch = pa.record_batch([lines, numbers], names=["line", "line_number"])
-    size = max(2_048, -(-rows // SLICES_PER_CHUNK))
-    return pa.Table.from_batches([batch.slice(start, size) for start in range(0, rows, size)] or [batch])
 
 
 def _records_table(numbered: list[tuple[int, RequestRecord]]) -> pa.Table:

@@ -19,7 +19,7 @@ from billing_pipeline.records import OutOfScope, Rejection, RequestRecord
 from billing_pipeline.sources import request_sql
 from billing_pipeline.sources.profile import SourceProfile, load_profile, parse_profile
 from billing_pipeline.sources.request_lines import read_fields
-from resources import duck, request_reader
+from resources import duck, line_chunks, request_reader
 from resources.avro import FIRST_US, LAST_US
 from resources.prepared_queries import PreparedQueries
 from tests.request_files import (
@@ -570,7 +570,7 @@ class TestReadingLinesInBulk:
         self, name: str, file: Path, queries: PreparedQueries, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Chunks of about one line, so that each is tried by the optimistic query first."""
-        monkeypatch.setattr(request_reader, "CHUNK_BYTES", 700)
+        monkeypatch.setattr(line_chunks, "CHUNK_BYTES", 700)
         profile, base = lenient(name)
         good = spelled(tokens_of(base)).encode()
         lines = odd_lines(profile, base)[::31]
@@ -590,7 +590,7 @@ class TestReadingLinesInBulk:
     ) -> None:
         name, content, chunk_bytes = made
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(request_reader, "CHUNK_BYTES", chunk_bytes)
+            patch.setattr(line_chunks, "CHUNK_BYTES", chunk_bytes)
             same_reading(file, lenient(name)[0], queries, content)
 
     def test_a_profile_with_older_spellings_is_read_by_the_rule_alone(

@@ -15,7 +15,7 @@ import pytest
 
 from billing_pipeline.records import Reason
 from billing_pipeline.sources.profile import load_profile
-from resources import duck, request_reader
+from resources import duck, line_chunks, request_reader
 from resources.inflate import FileRejected
 from resources.prepared_queries import PreparedQueries
 from resources.request_reader import BulkReadError
@@ -258,8 +258,8 @@ class TestFilesOfLines:
         assert files.read(b"no json\n" * 999).outcome.rejected_by_reason == {"bad_json": 999}
 
     def test_are_refused_when_a_line_does_not_end(self, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(request_reader, "CHUNK_BYTES", 1 << 16)
-        monkeypatch.setattr(request_reader, "LONGEST_LINE_BYTES", 1 << 18)
+        monkeypatch.setattr(line_chunks, "CHUNK_BYTES", 1 << 16)
+        monkeypatch.setattr(line_chunks, "LONGEST_LINE_BYTES", 1 << 18)
         reason, _ = files.refused(api_line() + b'[{"a": 1}, ' * 60_000)
         assert reason is Reason.TOO_LONG
 
@@ -279,7 +279,7 @@ class TestFilesOfLines:
         content = b"".join(lines(15)) + b"bad\n\n" + api_line(bytes=...) + api_line(status_code=7)
         whole = files.read(content)
         for chunk_bytes in (197, 1_000):
-            monkeypatch.setattr(request_reader, "CHUNK_BYTES", chunk_bytes)
+            monkeypatch.setattr(line_chunks, "CHUNK_BYTES", chunk_bytes)
             read = files.read(content)
             assert (read.records, read.rejections) == (whole.records, whole.rejections)
             assert read.outcome.counts == whole.outcome.counts
@@ -385,14 +385,19 @@ class TestDuckdbErrors:
         assert caught.value.__context__ is None
 
 
+def chunk_of(data: bytes) -> line_chunks.LineChunk:
+    (chunk,) = line_chunks.chunks_of((block for block in (data,)), len(data))
+    return chunk
+
+
 class TestHolds:
     @pytest.mark.parametrize("key", [b'"bytes"', b'"a"', b'"ab"'])
     @pytest.mark.parametrize("size", [0, 5, (1 << 18) - 2, (1 << 18) + 9])
     def test_finds_a_key_wherever_it_is(self, key: bytes, size: int) -> None:
         for place in {*range(min(size, 9)), *range(max(0, size - 20), size + 1)}:
             data = b"." * place + key + b"." * (size - place)
-            assert request_reader._holds(data, key)
-            assert not request_reader._holds(data.replace(key, key[:-1] + b"."), key)
+            assert chunk_of(data).holds(key)
+            assert not chunk_of(data.replace(key, key[:-1] + b".")).holds(key)
 
 
 class TestPrefetch:
