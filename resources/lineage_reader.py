@@ -1,7 +1,8 @@
-"""Follow usage down: charge -> usage rows -> the accepted records behind one row -> source file and line.
+"""Follow usage of requests down: charge -> usage rows -> the accepted records behind one row -> source file and line.
 
 Read-only. The records are those of the lake generations that the day's last build was made of. Instants are aware UTC.
-Not here: charges themselves (charge_reader), showing any of it (console).
+Not here: charges themselves (charge_reader), other usage (traffic_lineage, prepaid_lineage, storage_lineage), showing any
+of it (console).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,14 @@ from decimal import Decimal
 import psycopg
 from psycopg.rows import class_row
 
-from billing_pipeline.errors import BillingError
 from resources import duck
 from resources.catalog_store import CatalogStore
 from resources.database import Database
 from resources.lake import Lake
+from resources.lineage_files import build_uris, file_keys
 from resources.settings import Settings
 
 _USAGE = "usage/api_requests"
-
-
-class UsageNotBuiltError(BillingError):
-    """The usage of a day has no build, so nothing says what it is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +112,7 @@ def read_positions(database: Database, settings: Settings, row: UsageRow, *, lim
     """
     rule = CatalogStore(database).current().billable_rule
     with database.reading() as connection:
-        uris = _generations(connection, row.event_day)
+        uris = build_uris(connection, _USAGE, row.event_day)
         uncounted = _uncounted(connection, row.event_day)
     lake = Lake(settings.lake_url, settings.scratch_dir)
     with duck.connect(settings.scratch_dir) as engine:
@@ -135,13 +132,7 @@ def read_positions(database: Database, settings: Settings, row: UsageRow, *, lim
             },
         ).fetchall()
     with database.reading() as connection:
-        files = {
-            file_id: (source, key)
-            for file_id, source, key in connection.execute(
-                "select file_id, source, key from core.source_file where file_id = any(%s)",
-                ([file_id for file_id, _, _ in records],),
-            ).fetchall()
-        }
+        files = file_keys(connection, (file_id for file_id, _, _ in records))
     return Positions(
         first=tuple(
             Position(source=files[file_id][0], key=files[file_id][1], line_number=line_number)
@@ -164,27 +155,6 @@ def _behind_a_charge(columns: str) -> bytes:
           and (%(method)s::text is null or method = %(method)s)
           and (%(client_id)s::text is null or client_id = %(client_id)s)
         """.encode()
-
-
-def _generations(connection: psycopg.Connection, day: date) -> Sequence[str]:
-    """Return the lake files that the day's last build read."""
-    rows = connection.execute(
-        """
-        select generation ->> 'uri'
-        from usage.build
-        left join lateral jsonb_array_elements(generations) as generation on true
-        where asset = %s and partition_key = %s
-        order by 1
-        """,
-        (_USAGE, day),
-    ).fetchall()
-    if not rows:
-        raise UsageNotBuiltError(
-            f"The usage of {day} has no build.",
-            bill="Its rows cannot be followed to files; the amounts are not affected.",
-            fix=f"Build the day again: billing materialize --day {day}",
-        )
-    return [uri for (uri,) in rows if uri is not None]
 
 
 def _uncounted(connection: psycopg.Connection, day: date) -> Sequence[tuple[int, int]]:
