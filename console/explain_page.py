@@ -1,24 +1,30 @@
-"""Follow a charge down: revisions and arithmetic, postings, the usage rows behind it, the files and lines behind those.
+"""Follow a charge down: revisions and arithmetic, postings, the usage rows behind it, the raw rows behind those.
 
-Every step is read from where it is kept; nothing is calculated here. Not here: the queries (charge_reader, lineage_reader).
+Every step is read from where it is kept. Not here: the queries (charge_reader, lineage_reader), the steps below usage of
+traffic and storage (explain_traffic, explain_storage).
 """
 
 from rich.console import Console
 from rich.markup import escape
 
-from console.arithmetic import line_formula, line_place, plain
+from billing_pipeline.meters import MeterSource
+from console.arithmetic import line_formula, line_place, lines_total, plain
+from console.explain_storage import print_storage
+from console.explain_traffic import print_prepaid, print_traffic
 from console.screen import count, page, table
 from resources.charge_reader import BookedCharge, ChargeExplanation, ChargeReader
 from resources.lineage_reader import UsageRow, read_positions, read_usage_rows
+from resources.prepaid_lineage import read_prepaid_entries
 from resources.runtime import Runtime, running
 from resources.settings import Settings
 
 
 def show_charge(settings: Settings, charge_id: str, *, usage_rows: int, lines: int) -> None:
-    """Print the charge whose id begins so, `usage_rows` of its usage rows, and `lines` file positions for each.
+    """Print the charge whose id begins so, `usage_rows` of its usage rows, and `lines` raw rows at each step below them.
 
     Raises:
         ChargeNotFoundError: no charge's id begins so, or several do.
+        UsageNotBuiltError: a day of it has no build.
         LakeFileMissingError: records behind it are not in the lake any more.
     """
     with running(settings) as runtime:
@@ -41,7 +47,7 @@ def _print_head(console: Console, charge: BookedCharge) -> None:
     console.print(f"  quantity to date {plain(charge.quantity)} {charge.unit}")
     for line in charge.lines:
         console.print(f"    {line_formula(line)}  [dim]({line_place(line)})[/]")
-    console.print(f"  exact {plain(charge.exact_amount)}, rounded once: [bold]{charge.amount}[/]")
+    console.print(f"  exact {lines_total(charge.lines)}, rounded once: [bold]{charge.amount}[/]")
 
 
 def _print_revisions(console: Console, explained: ChargeExplanation) -> None:
@@ -70,29 +76,42 @@ def _print_postings(console: Console, explained: ChargeExplanation) -> None:
 
 
 def _print_usage(console: Console, runtime: Runtime, charge: BookedCharge, *, usage_rows: int, lines: int) -> None:
-    if charge.meter_id is None:
-        console.print("A flat fee: no usage stands behind it.")
-        return
+    match charge.source:
+        case None:
+            console.print("A flat fee: no usage stands behind it.")
+        case MeterSource.API_REQUESTS:
+            _print_requests(console, runtime, charge, usage_rows=usage_rows, lines=lines)
+        case MeterSource.TRAFFIC:
+            entries = read_prepaid_entries(runtime.database, charge.charge_id, limit=usage_rows)
+            if entries.entries:
+                print_prepaid(console, runtime, entries, currency=charge.amount.currency, lines=lines)
+            else:
+                print_traffic(console, runtime, charge, usage_rows=usage_rows, lines=lines)
+        case MeterSource.STORAGE:
+            print_storage(console, runtime, charge, usage_rows=usage_rows, lines=lines)
+
+
+def _print_requests(console: Console, runtime: Runtime, charge: BookedCharge, *, usage_rows: int, lines: int) -> None:
     usage = read_usage_rows(
         runtime.database,
         account_id=charge.account_id,
-        meter_id=charge.meter_id,
+        meter_id=charge.meter_id or "",
         period_start=charge.period.start,
         period_end=charge.period.end,
         group=charge.group,
         limit=usage_rows,
     )
     console.print(
-        f"[bold]Usage[/] of meter {escape(charge.meter_id)}: {count(usage.rows)} rows of {count(usage.requests)} requests"
+        f"[bold]Usage[/] of meter {escape(charge.meter_id or '')}: {count(usage.rows)} rows of {count(usage.requests)} requests"
         f"; the first {count(len(usage.first))}:"
     )
     for row in usage.first:
-        _print_usage_row(console, runtime, row, lines=lines)
+        _print_request_row(console, runtime, row, lines=lines)
     if usage.rows > len(usage.first):
         console.print(f"  … and {count(usage.rows - len(usage.first))} more rows: --rows {usage.rows}")
 
 
-def _print_usage_row(console: Console, runtime: Runtime, row: UsageRow, *, lines: int) -> None:
+def _print_request_row(console: Console, runtime: Runtime, row: UsageRow, *, lines: int) -> None:
     console.print(
         f"  {row.period_start:%Y-%m-%d %H:%M:%S} to {row.period_end:%H:%M:%S} UTC  {row.method} {escape(row.endpoint)}  "
         f"client {escape(row.client_id)}: {plain(row.quantity)} {row.unit}, {count(row.request_count)} requests"
