@@ -404,6 +404,39 @@ class TestTogether:
             prices=BASE["prices.toml"] + euros, plans=plan
         )
 
+    @pytest.mark.parametrize(
+        ("fields", "envs", "is_shared"),
+        [
+            (("uplink_bytes", "total_bytes"), ('["prod"]', '["prod"]'), True),
+            (("uplink_bytes", "uplink_bytes"), ('["prod"]', '["dev", "prod"]'), True),
+            (("total_bytes", "total_bytes"), ('["prod"]', '["dev"]'), False),
+            (("uplink_bytes", "downlink_bytes"), ('["prod"]', '["prod"]'), False),
+        ],
+    )
+    def test_a_plan_bills_a_byte_of_traffic_once(
+        self, fields: tuple[str, str], envs: tuple[str, str], is_shared: bool
+    ) -> None:
+        meters = "".join(
+            f'[[meter]]\nid = "m{number}"\nsource = "traffic"\naggregation = "sum"\nfield = "{field}"\nunit = "byte"\n'
+            f"envs = {environments}\n"
+            for number, (field, environments) in enumerate(zip(fields, envs, strict=True))
+        )
+        prices = "".join(
+            BASE["prices.toml"].replace('"each"', f'"p{number}"').replace('"requests"', f'"m{number}"')
+            for number in range(2)
+        )
+        changes = {
+            "meters": BASE["meters.toml"] + meters,
+            "prices": BASE["prices.toml"] + prices,
+            "plans": '[[plan]]\nid = "plain"\nprices = ["p0", "p1"]\n',
+        }
+        if is_shared:
+            assert findings(**changes) == [
+                "plans.toml: plain: prices: p0, p1 would bill the bytes twice that meters 'm0' and 'm1' share"
+            ]
+        else:
+            assert parse(**changes).plans["plain"].prices == ("p0", "p1")
+
     def test_two_subscriptions_bill_a_meter_one_after_the_other(self) -> None:
         first = BASE["subscriptions.toml"]
         second = first.replace('"s1"', '"s2"').replace("2026-01-01", "2026-02-01")

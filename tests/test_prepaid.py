@@ -393,14 +393,16 @@ class TestCatalog:
     def test_refuses_two_prices_on_one_balance(self) -> None:
         other = prepaid_books.price(version(body='unit_price = "1"'), price_id="other", meter="downlink")
         both = prepaid_books.HALF + other
-        (finding,) = findings(prices=both, plans='[[plan]]\nid = "paygo"\nprices = ["per_byte", "other"]\n')
-        assert "would spend one balance by two quotas" in finding
-        (finding,) = findings(
+        shared, spent = findings(prices=both, plans='[[plan]]\nid = "paygo"\nprices = ["per_byte", "other"]\n')
+        assert "would bill the bytes twice that meters 'downlink' and 'traffic' share" in shared
+        assert "would spend one balance by two quotas" in spent
+        shared, spent = findings(
             prices=both,
             plans='[[plan]]\nid = "paygo"\nprices = ["per_byte"]\n[[plan]]\nid = "more"\nprices = ["other"]\n',
             subscriptions=subscription("acme") + subscription("acme", plan="more"),
         )
-        assert "spends the balance of 'acme' together with 's_acme_paygo'" in finding
+        assert "bills bytes of meter 'downlink', which meter 'traffic' counts too, of account 'acme' together" in shared
+        assert "spends the balance of 'acme' together with 's_acme_paygo'" in spent
 
     def test_refuses_an_initial_balance_that_nothing_spends(self) -> None:
         fee = '[[price]]\nid = "fee"\ncurrency = "USD"\n' + version(body='amount = "1"').replace(

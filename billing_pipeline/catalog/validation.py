@@ -13,6 +13,7 @@ from itertools import combinations, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits, to_money
+from billing_pipeline.catalog import double_billing
 from billing_pipeline.catalog.entries import (
     Account,
     BillingMode,
@@ -258,14 +259,8 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
         for price_id, count in Counter(plan.prices).items():
             if count > 1:
                 yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{price_id!r} is listed {count} times")
-        by_meter: dict[str, set[str]] = defaultdict(set)
-        for price in known:
-            if price.meter_id is not None:
-                by_meter[price.meter_id].add(price.price_id)
-        for meter_id, price_ids in by_meter.items():
-            if len(price_ids) > 1:
-                names = ", ".join(sorted(price_ids))
-                yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{names} would bill meter {meter_id!r} twice")
+        for message in double_billing.in_one_plan(known, catalog.meters):
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
         prepaid = sorted({price.price_id for price in known if price.is_prepaid})
         if len(prepaid) > 1:
             message = f"{', '.join(prepaid)} would spend one balance by two quotas: keep one prepaid price in a plan"
@@ -306,9 +301,10 @@ def _subscription_findings(catalog: Catalog) -> Iterator[Finding]:
     for account_id, subscriptions in catalog.subscriptions_by_account.items():
         for one, other in combinations(subscriptions, 2):
             if one.starts_at < (other.ends_at or _OPEN) and other.starts_at < (one.ends_at or _OPEN):
-                for meter_id in sorted(_meters_of(catalog, one) & _meters_of(catalog, other)):
+                prices = _known_prices(catalog, one), _known_prices(catalog, other)
+                for what in double_billing.in_two_plans(*prices, catalog.meters):
                     message = (
-                        f"bills meter {meter_id!r} of account {account_id!r} together with {one.subscription_id!r}, "
+                        f"bills {what} of account {account_id!r} together with {one.subscription_id!r}, "
                         "which has it at the same time"
                     )
                     yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
@@ -365,10 +361,6 @@ def _covered(price: Price) -> Iterator[tuple[datetime, datetime]]:
         end = version.effective_to or _OPEN
     if start is not None:
         yield start, end
-
-
-def _meters_of(catalog: Catalog, subscription: Subscription) -> set[str]:
-    return {price.meter_id for price in _known_prices(catalog, subscription) if price.meter_id is not None}
 
 
 def _is_prepaid(catalog: Catalog, subscription: Subscription) -> bool:
