@@ -138,6 +138,14 @@ class _SourceEntry(BaseModel):
     def _plain_names(cls, value: str) -> str:
         return _plain(value)
 
+    @field_validator("env")
+    @classmethod
+    def _env_and_node_stay_apart(cls, value: str) -> str:
+        # Ids of booked minutes are made of `env:node`, in which a node may have colons of its own.
+        if ":" in value:
+            raise ValueError(f"{value!r} has a colon, with which env:node could be two things")
+        return value
+
     @field_validator("region", "line")
     @classmethod
     def _plain_names_or_none(cls, value: str) -> str:

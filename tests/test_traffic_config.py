@@ -110,6 +110,11 @@ class TestTrafficToml:
         with pytest.raises(TrafficConfigError, match=cause):
             load(tmp_path, LEAST + second)
 
+    def test_keeps_env_and_node_apart(self, tmp_path: Path) -> None:
+        assert load(tmp_path, LEAST.replace('node = "', 'node = "eu:'))[0].node.startswith("eu:")
+        with pytest.raises(TrafficConfigError, match="colon"):
+            load(tmp_path, LEAST.replace('"prod"', '"prod:eu"'))
+
     @pytest.mark.parametrize("text", ["[[source]]\nname = ", "\x00", LEAST.replace("prod", "a b"), "[[source]]\n"])
     def test_that_is_no_such_file_is_refused(self, tmp_path: Path, text: str) -> None:
         with pytest.raises(TrafficConfigError, match="not valid"):
