@@ -110,6 +110,8 @@ class _Search:
         self._engine = engine
         self._lake = lake
         self._segment = segment
+        known = {"bytes": segment.bytes, "visibility": segment.visibility, "owner": segment.owner}
+        self._aspects = [aspect for aspect in _ASPECTS if known[aspect] is not None]
         self._until = segment.state_start.astimezone(UTC).replace(tzinfo=None)
         self._first_loaded = segment.event_day
         self._loaded: set[date] = set()
@@ -120,8 +122,8 @@ class _Search:
         """Return the rows of storage_evidence.sql."""
         later, segment_day = self._said_later(), self._segment.event_day
         self._look_back(later)
-        said = {aspect: self._said_before(aspect) for aspect in _ASPECTS}
-        for aspect in _ASPECTS:
+        said = {aspect: self._said_before(aspect) for aspect in self._aspects}
+        for aspect in self._aspects:
             if said[aspect] is None and aspect in later:
                 # events up to the first snapshot are undone; of the others just the day matters
                 since = segment_day if aspect == "bytes" else later[aspect]
@@ -163,15 +165,13 @@ class _Search:
 
     def _look_back(self, later: dict[str, date]) -> None:
         """Load earlier days, more at a time, until all that was said before the state is there."""
-        segment, days = self._segment, 1
-        known = {"bytes": segment.bytes, "visibility": segment.visibility, "owner": segment.owner}
-        wanted = [aspect for aspect in _ASPECTS if known[aspect] is not None and aspect not in later]
+        wanted, days = [aspect for aspect in self._aspects if aspect not in later], 1
         while self._first_loaded > self._begun and any(self._said_before(aspect) is None for aspect in wanted):
-            self._load_back(self._first_loaded - timedelta(days=days))
+            self._load_back(max(self._first_loaded - timedelta(days=days), self._begun))
             days *= 2
 
     def _load_back(self, day: date) -> None:
-        day = max(day, self._begun)
+        """Load what lies between `day` and the days that are there."""
         if day < self._first_loaded:
             self._load(day, self._first_loaded - DAY)
             self._first_loaded = day
@@ -231,7 +231,7 @@ class _Search:
             self._engine.execute(_LISTED, {**parameters, "repository": self._segment.repository})
 
     def _load_parts(self, after: datetime, through: datetime) -> None:
-        """Load the days on which parts of uploads came that were completed in between."""
+        """Load the days on which parts of uploads came that were completed in between, also before the first state."""
         first = self._engine.execute(
             "select min(fact_at) from repository_facts where name = $name and fact_at > $after and fact_at <= $through",
             {"name": COMPLETION, "after": after, "through": through},
@@ -305,7 +305,7 @@ _MISSING = """
     insert into repository_facts (fact_at, kind, name, bytes) values ($1, 'missing', 'missing', 0)
 """
 
-# Which facts say an aspect of a state. An object event names the owner where nothing else does.
+# Which facts say an aspect of a state. Object events, which name an owner where nothing else does, are listed anyhow.
 _SAYS = {
     "bytes": "kind in ('snapshot', 'missing')",
     "visibility": "kind <> 'object' and visibility is not null",
