@@ -33,7 +33,7 @@ SIGKILLED = -9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a process does: `work`, a name in chain.WORK, on the installation with this home, database and catalog.
+    """What a process does: `work`, a name that the server knows, on the installation with this home, database and catalog.
 
     `dies_at_steps`: it kills itself at the first step at which no process of this installation has died before.
     """
@@ -64,7 +64,10 @@ class Process:
 
 
 class ForkServer:
-    """Starts jobs. Use it in a `with`; safe to use from several threads."""
+    """Starts jobs. Use it in a `with`; safe to use from several threads. `module`: the program that is the server."""
+
+    def __init__(self, module: str = "tests.chain_process") -> None:
+        self._module = module
 
     def __enter__(self) -> "ForkServer":
         self._lock = threading.Lock()
@@ -78,7 +81,7 @@ class ForkServer:
             "_RJEM_MALLOC_CONF": "background_thread:false",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chain_process"],
+            [sys.executable, "-m", self._module],
             cwd=PROJECT_ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -120,9 +123,11 @@ class Trials:
 
     @classmethod
     @contextmanager
-    def opened(cls, postgres_url: str, template: str, folder: Path) -> Iterator["Trials"]:
+    def opened(
+        cls, postgres_url: str, template: str, folder: Path, *, module: str = "tests.chain_process"
+    ) -> Iterator["Trials"]:
         """Provide a server for installations whose databases are cloned from `template`."""
-        with ForkServer() as server:
+        with ForkServer(module) as server:
             yield cls(Site(postgres_url, template, folder), server)
 
     def installation(self) -> AbstractContextManager[Installation]:
@@ -130,7 +135,7 @@ class Trials:
         return self.site.installation()
 
     def start(self, installation: Installation, work: str, *, dies_at_steps: bool = False) -> Process:
-        """Start `work`, a name in chain.WORK."""
+        """Start `work`, a name that the server knows."""
         return self.server.start(
             Job(
                 home=str(installation.home),
@@ -152,7 +157,8 @@ class Trials:
         return self.ended(self.start(installation, work, dies_at_steps=dies_at_steps), installation)
 
 
-def _serve() -> None:
+def serve(work: Mapping[str, Callable[[Installation], object]]) -> None:
+    """Answer until standard input ends. `work`: what a job may name."""
     _import_the_rest()
     sys.stdout.write(json.dumps({"threads": _other_threads()}) + "\n")
     sys.stdout.flush()
@@ -161,7 +167,7 @@ def _serve() -> None:
         if "job" in question:
             pid = os.fork()
             if pid == 0:
-                _do(Job(**question["job"]))
+                _do(Job(**question["job"]), work)
             answer: dict[str, int | None] = {"pid": pid}
         else:
             ended, status = os.waitpid(question["wait"], os.WNOHANG)
@@ -183,7 +189,7 @@ def _other_threads() -> list[str]:
     return [(task / "comm").read_text().strip() for task in tasks.iterdir() if task.name != str(os.getpid())]
 
 
-def _do(job: Job) -> None:
+def _do(job: Job, work: Mapping[str, Callable[[Installation], object]]) -> None:
     """Do the job and end the process; what goes wrong is written to ERRORS in the installation's home."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
@@ -191,7 +197,7 @@ def _do(job: Job) -> None:
     try:
         if job.dies_at_steps:
             _die_at_steps(Path(job.home))
-        WORK[job.work](Installation(Path(job.home), Database(job.database_url), Path(job.catalog_dir)))
+        work[job.work](Installation(Path(job.home), Database(job.database_url), Path(job.catalog_dir)))
     except BaseException:  # noqa: BLE001 - the entry point: it must not return into the server
         (Path(job.home) / ERRORS).write_text(traceback.format_exc())
         os._exit(1)
@@ -246,4 +252,4 @@ def _die_at_steps(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(WORK)
