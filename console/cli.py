@@ -154,7 +154,7 @@ def bill(
 def explain(
     charge: Annotated[str, typer.Argument(help="A charge id, or the digits that it begins with.")],
     usage_rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="Usage rows to follow to files.")] = 5,
-    lines: Annotated[int, typer.Option(min=1, max=10_000, help="File positions for each usage row.")] = 3,
+    lines: Annotated[int, typer.Option(min=1, max=10_000, help="Raw rows at each step of the way down.")] = 3,
 ) -> None:
     """Follow a charge down: its revisions and arithmetic, the usage behind it, the files and lines behind that."""
     from console.explain_page import show_charge
