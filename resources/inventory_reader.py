@@ -52,7 +52,10 @@ _LISTED = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSnapshot:
-    """One snapshot of a file. `rows`: repository, owner, visibility, bytes, object_count; `objects`: the index, when it is kept."""
+    """One snapshot of a file. `rows`: repository, owner, visibility, bytes, object_count; `objects`: the index, when it is kept.
+
+    `bucket`: which was listed; null for a ready table.
+    """
 
     snapshot_at: datetime
     rows: pa.Table
@@ -60,6 +63,7 @@ class ReadSnapshot:
     total_bytes: int
     unassigned_objects: int
     unassigned_bytes: int
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +193,7 @@ def _snapshot(
         total_bytes=int(total),
         unassigned_objects=tally.unassigned_objects,
         unassigned_bytes=tally.unassigned_bytes,
+        bucket=manifest.source_bucket,
     )
     return snapshot, repeated
 

@@ -1,7 +1,7 @@
 """Snapshots of a delivery day: read every new file whole, judge it against the snapshot before, publish what is sound.
 
-A snapshot that is older than the last is kept as history; one of the same instant with other content, one that jumps beyond its
-bounds and one with bad rows are held until a person accepts the file. Not here: reading (inventory_reader, size_tables).
+A snapshot that is older than the last is kept as history; one of the same instant with other content, one of another bucket, one
+that jumps beyond its bounds and one with bad rows are held until a person accepts the file. Not here: reading (inventory_reader, size_tables).
 """
 
 import secrets
@@ -171,7 +171,14 @@ class SnapshotIngest:
             )
         totals: list[tuple[datetime, int]] = []
         for snapshot in sorted(read.snapshots, key=lambda one: one.snapshot_at):
-            before = totals[-1][1] if totals else self._total_before(connection, file, snapshot.snapshot_at)
+            last, bucket = self._before(connection, file, snapshot.snapshot_at)
+            if bucket not in (None, snapshot.bucket):
+                return FileRefusal(
+                    reason=StorageReason.OTHER_BUCKET,
+                    detail=f"a snapshot of {snapshot.bucket} after those of {bucket}: it would say that all of them is gone; "
+                    "each bucket is a source of its own",
+                )
+            before = totals[-1][1] if totals else last
             bounds = self._sources[file.source].profile.bounds
             if before is not None and not bounds.allows(before=before, now=snapshot.total_bytes):
                 return FileRefusal(
@@ -182,20 +189,24 @@ class SnapshotIngest:
             totals.append((snapshot.snapshot_at, snapshot.total_bytes))
         return None
 
-    def _total_before(self, connection: psycopg.Connection, file: DeliveredFile, instant: datetime) -> int | None:
+    def _before(
+        self, connection: psycopg.Connection, file: DeliveredFile, instant: datetime
+    ) -> tuple[int | None, str | None]:
+        """Return total and bucket of the snapshot that counts before `instant`."""
         row = connection.execute(
-            "select total_bytes from core.storage_snapshot where source = %s and snapshot_at < %s and status = 'accepted'"
+            "select total_bytes, bucket from core.storage_snapshot where source = %s and snapshot_at < %s and status = 'accepted'"
             " and file_id <> %s order by snapshot_at desc limit 1",
             [file.source, instant, file.file_id],
         ).fetchone()
-        return None if row is None else int(row[0])
+        return (None, None) if row is None else (int(row[0]), row[1])
 
     def _keep(self, connection: psycopg.Connection, judged: _Judged) -> None:
         connection.execute("delete from core.storage_snapshot where file_id = %s", [judged.file.file_id])
         with connection.cursor() as cursor:
             cursor.executemany(
                 "insert into core.storage_snapshot (source, file_id, snapshot_at, snapshot_id, status, total_bytes,"
-                " repository_count, unassigned_objects, unassigned_bytes) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                " repository_count, unassigned_objects, unassigned_bytes, bucket)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     (
                         judged.file.source,
@@ -207,6 +218,7 @@ class SnapshotIngest:
                         snapshot.rows.num_rows,
                         snapshot.unassigned_objects,
                         snapshot.unassigned_bytes,
+                        snapshot.bucket,
                     )
                     for snapshot in judged.snapshots
                 ],

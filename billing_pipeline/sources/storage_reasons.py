@@ -24,6 +24,7 @@ class StorageReason(StrEnum):
     FILE_CHECKSUM = "file_checksum"
     CONFLICTING_ROWS = "conflicting_rows"
     BAD_ROWS = "bad_rows"
+    OTHER_BUCKET = "other_bucket"
     OUT_OF_BOUNDS = "out_of_bounds"
     SAME_INSTANT_OTHER_CONTENT = "same_instant_other_content"
 

@@ -5,6 +5,8 @@ create table core.storage_snapshot (
     source text not null,
     file_id bigint not null references core.source_file (file_id),
     snapshot_at timestamptz not null,
+    -- the bucket that was listed; null: a ready table
+    bucket text,
     -- of the lake's core/storage_snapshots and core/storage_objects
     snapshot_id text not null,
     -- held: its rows are in no generation until a person accepts the file
