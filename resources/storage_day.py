@@ -26,7 +26,7 @@ from resources.landing import Landing
 from resources.storage_config import StorageSource
 
 # Raise it when a reader takes, refuses or spells something differently: every delivery day is then read anew when asked for.
-READER_VERSION = 1
+READER_VERSION = 2
 ROUNDS_BEFORE_GIVING_WAY = 5
 
 Progress = Callable[[str, int, int], None]

@@ -126,12 +126,14 @@ class TestOtherChanges:
 
         current = profile()
         assert deletion(None, None, current) == ("delete", None)
-        assert deletion("true", None, current) == ("delete_marker", None)
+        assert deletion("true", None, current) == ("delete", None)
         assert deletion(None, "v1", current) == ("delete_version", "v1")
         assert deletion(None, "null", current) == ("delete_version", None)
         assert deletion("true", "m1", current) == ("unsized", "m1")
         assert deletion("true", "m1", VERSIONED) == ("delete_marker", "m1")
         assert deletion("true", None, VERSIONED) == ("delete_marker", None)
+        assert deletion(None, None, VERSIONED) == ("delete", None)
+        assert deletion(None, "v1", VERSIONED) == ("delete", "v1")
 
     def test_that_delete_in_a_batch_name_no_key(self) -> None:
         assert ignored(eventName="DeleteObjects", key=...) == "batch_delete"
@@ -296,7 +298,7 @@ NASTY = {
     "error_access_denied_put.json.gz": {"failed": 2},
     "byte_types.json.gz": {"put": 4, "unsized": 8},
     "delete_objects_batch.json.gz": {"batch_delete": 1},
-    "delete_object_variants.json.gz": {"delete": 1, "delete_marker": 1, "delete_version": 1, "unsized": 1},
+    "delete_object_variants.json.gz": {"delete": 2, "delete_version": 1, "unsized": 1},
     "cross_account_pair.json.gz": {"put": 2},
     "management_named_like_data.json.gz": {"not_a_data_event": 1},
     "service_noise.json.gz": {"log_delivery": 1},

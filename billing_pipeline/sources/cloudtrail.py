@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
-from billing_pipeline.sources.storage_profile import LARGEST_BYTES, StorageProfile, is_key, object_id
+from billing_pipeline.sources.storage_profile import LARGEST_BYTES, StorageProfile, is_key, object_id, version_object_id
 from billing_pipeline.sources.storage_reasons import FileRefusal, StorageReason
 from billing_pipeline.sources.timestamps import parse_instant
 
@@ -39,8 +39,9 @@ MAX_ID_LENGTH = 128
 
 
 class Action(StrEnum):
-    """What an event did. `part`: of an upload, no object yet. `delete_marker`: hidden, or a marker removed where all versions are
-    sold. `unsized`: changed, size unknown."""
+    """What an event did. `part`: of an upload, no object yet. `delete_version`: of an object of which the current version is sold.
+    `delete_marker`: an object hidden or shown again where all versions are sold, so that nothing sold changes. `unsized`: changed,
+    size unknown."""
 
     PUT = "put"
     PART = "part"
@@ -64,7 +65,10 @@ class Ignored(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectEvent:
-    """One event. `event_at` is aware UTC; `bytes` is null where the record does not say; ids are AWS's own."""
+    """One event. `event_at` is aware UTC; `bytes` is null where the record does not say; ids are AWS's own.
+
+    `object_id` names the version too where every version is sold.
+    """
 
     event_id: str
     shared_event_id: str | None
@@ -222,13 +226,14 @@ def _event(
         raise _Out(Ignored.OTHER_KEY)
     every_version = profile.bytes_sold == "all_versions"
     action, size, version_id = _change(name, record, parameters, every_version=every_version)
+    identity = object_id(bucket, key)
     return ObjectEvent(
         event_id=event_id,
         shared_event_id=_identifier(record, "sharedEventID"),
         event_at=event_at,
         repository=belonging.repository,
         owner=belonging.owner,
-        object_id=object_id(bucket, key),
+        object_id=version_object_id(identity, version_id) if every_version else identity,
         event_name=name,
         action=action,
         bytes=size,
@@ -296,11 +301,12 @@ def _deletion(
 ) -> tuple[Action, int | None, str | None]:
     is_marker = str(answer.get("x-amz-delete-marker")).lower() == "true"
     if "versionId" not in parameters:
-        # A marker hides the object; its versions stay stored.
-        return Action.DELETE_MARKER if is_marker else Action.DELETE, None, None
+        # A marker hides the object; its versions stay stored, but for the null version, of which it takes the place.
+        hides = every_version and is_marker and answer.get("x-amz-version-id") != NULL_VERSION
+        return Action.DELETE_MARKER if hides else Action.DELETE, None, None
     version_id = _version(parameters, "versionId")
     if not is_marker:
-        return Action.DELETE_VERSION, None, version_id
+        return Action.DELETE if every_version else Action.DELETE_VERSION, None, version_id
     # The marker itself is gone: no stored byte went, but an older version is listed again, and nothing here says its size.
     return Action.DELETE_MARKER if every_version else Action.UNSIZED, None, version_id
 

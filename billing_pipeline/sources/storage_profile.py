@@ -116,6 +116,11 @@ def object_id(bucket: str, key: str) -> str:
     return hashlib.sha256(f"{bucket}|{key}".encode()).hexdigest()[:32]
 
 
+def version_object_id(identity: str, version_id: str | None) -> str:
+    """Return the identity of one version of an object, where each is sold. sql/listed_objects says the same."""
+    return hashlib.sha256(f"{identity}|{version_id or ''}".encode()).hexdigest()[:32]
+
+
 def parse_storage_profile(content: bytes, *, origin: str) -> StorageProfile:
     """Return the profile that a TOML file holds; `origin` names the file in errors.
 

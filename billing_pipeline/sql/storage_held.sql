@@ -15,7 +15,7 @@ written as (
         end as bytes,
     from storage_actions as actions
     left join storage_uploads as uploads using (repository, action_id)
-    where actions.event_name not in ('UploadPart', 'UploadPartCopy')
+    where actions.event_name not in ('UploadPart', 'UploadPartCopy') and actions.action <> 'delete_marker'
 )
 select
     written.*,

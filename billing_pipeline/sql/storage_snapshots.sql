@@ -30,7 +30,7 @@ known as (
     from object_events
     where
         event_at >= getvariable('day_start') and event_at < getvariable('day_end')
-        and event_name not in ('UploadPart', 'UploadPartCopy')
+        and event_name not in ('UploadPart', 'UploadPartCopy') and action <> 'delete_marker'
     group by repository
 ),
 named_last as (
