@@ -66,6 +66,7 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
     "usage/storage": {
         "deliveries_sound": "No delivery that the day is made of is held.",
         "rows_read": "Every row of the day's deliveries was read.",
+        "no_conflict": "No event came with two different contents.",
         "bytes_conserved": "Byte-seconds of the timelines = those of the hours, added up another way.",
         "drift_small": "Snapshots and the events before them agree on sizes.",
         "visibility_agrees": "Snapshots and the events before them agree on visibility.",

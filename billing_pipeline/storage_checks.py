@@ -90,6 +90,21 @@ def rows_read(subject: Subject, *, in_lake: int, read: int) -> Verdict:
     )
 
 
+def no_conflict(subject: Subject, conflicts: int) -> Verdict:
+    """Warn of events that were delivered with several contents on different days."""
+    return _verdict(
+        subject,
+        "no_conflict",
+        VerdictStatus.WARNED if conflicts else VerdictStatus.PASSED,
+        "0 events with different contents",
+        f"{conflicts} events with different contents",
+        "No event was delivered with two contents."
+        if not conflicts
+        else f"{conflicts} events were delivered with different contents under one id. For the bill: none of them counts; the next "
+        "snapshot corrects the sizes. To fix: find which delivery is forged or broken.",
+    )
+
+
 def bytes_conserved(subject: Subject, integrals: Integrals) -> Verdict:
     """Hold a day whose integral of bytes over time is not the same from states, from changes, and from hours."""
     found = integrals

@@ -3,17 +3,18 @@
 One repository; the reference that sql/storage_*.sql is held to. Byte-seconds are exact: `bytes x microseconds / 10^6`. The rules:
 
 R1 by time; at one instant events come before the snapshot, and among events the action id decides. R2 an event counts once, by
-shared event id or event id; a correction takes the place of what it corrects. R3 a put adds its size less what the key held, a
-delete takes away what the key held, as the snapshot's object index or an event since has it. What has no size, or takes away
-what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A completed upload has the size of its
-parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never before; what it says less what events gave
-is the drift. R5 before the first snapshot the state is carried back with the events undone, to the midnight before the first
-evidence; a visibility event undone is the other visibility, unless it is the first evidence; an ownership event undone is an
-unknown owner. R6 the last state reaches to the end that is asked for.
+shared event id or event id; a correction takes the place of what it corrects; an id with two contents does not count. R3 a put adds
+its size less what the key held, a delete takes away what the key held, as the snapshot's object index or an event since has it.
+What has no size, or takes away what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A
+completed upload has the size of its parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never before;
+what it says less what events gave is the drift. R5 before the first snapshot the state is carried back with the events undone, to
+the midnight before the first evidence; a visibility event undone is the other visibility, unless it is the first evidence; an
+ownership event undone is an unknown owner. R6 the last state reaches to the end that is asked for.
 
 Not here: who pays (accounts by owner), GB-months (rating), finding the inputs (resources).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
@@ -21,14 +22,11 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import groupby, pairwise
 
-from billing_pipeline.storage_policy import OnFailure as OnFailure
-from billing_pipeline.storage_policy import StoragePolicy as StoragePolicy
-
 MICROSECOND = timedelta(microseconds=1)
 # Parts of an upload that nobody completed are forgotten: what completes it later is unsized.
 UPLOAD_DAYS = 7
 PARTS = frozenset({"UploadPart", "UploadPartCopy"})
-COMPLETION = "CompleteMultipartUpload"
+COMPLETION, MARKER = "CompleteMultipartUpload", "delete_marker"
 OTHER_VISIBILITY = {"public": "private", "private": "public"}
 
 
@@ -54,7 +52,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectEvent:
-    """A change of one object. `action`: put, delete, delete_version, part; anything else is unsized.
+    """A change of one object. `action`: put, delete, delete_version, part, delete_marker (nothing sold changes); else unsized.
 
     `object_id` names the version too where every version is sold, so that `delete_version` comes only where the current one is.
     """
@@ -165,8 +163,8 @@ def timeline(
     by_instant: dict[datetime, Snapshot] = {}
     for snapshot in snapshots:
         by_instant.setdefault(snapshot.at, snapshot)
-    changes = _changes([one for one in object_events if one.at < end], by_instant)
-    facts: list[_Fact] = [*changes, *_repository_facts(repository_events)]
+    facts = _changes([one for one in object_events if one.at < end], by_instant)
+    facts += _repository_facts(repository_events)
     facts += [_Fact(at=at, snapshot=snapshot) for at, snapshot in by_instant.items()]
     merged = [
         _merged(list(same)) for _, same in groupby(sorted(facts, key=lambda fact: fact.order), lambda fact: fact.order)
@@ -177,11 +175,12 @@ def timeline(
 
 def counted_once(events: Iterable[ObjectEvent]) -> tuple[ObjectEvent, ...]:
     """Return one event per action, corrections in the place of what they correct; by time and action (R1, R2)."""
-    known = list(events)
-    corrected = {event.original_event_id for event in known if event.original_event_id is not None}
+    told = set(events)
+    contents = Counter(event.event_id for event in told)
+    corrected = {event.original_event_id for event in told}
     kept: dict[str, ObjectEvent] = {}
-    for event in sorted(known, key=lambda one: (one.original_event_id is None, one.event_id)):
-        if event.event_id not in corrected:
+    for event in sorted(told, key=lambda one: (one.original_event_id is None, one.event_id)):
+        if event.event_id not in corrected and contents[event.event_id] == 1:
             kept.setdefault(event.action_id, event)
     return tuple(sorted(kept.values(), key=lambda event: (event.at, event.action_id)))
 
@@ -251,7 +250,7 @@ def _changes(events: Sequence[ObjectEvent], snapshots: Mapping[datetime, Snapsho
     epochs = sorted(snapshots)
     objects, facts = _Objects(), []
     for event in counted_once(events):
-        if event.event_name in PARTS:
+        if event.event_name in PARTS or event.action == MARKER:
             objects.keep_part(event)
             continue
         while epochs and epochs[0] < event.at:

@@ -33,7 +33,7 @@ class DriftFailure:
 class StorageFacts:
     """What a day's guards compare. Integrals are bytes x microseconds, exact.
 
-    `carried_too_far`: repositories whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
+    `conflicts`: event ids with several contents, `events_in_conflict` their copies. `carried_too_far`: repositories whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
     microseconds of private bytes that nobody pays for).
     """
 
@@ -42,6 +42,8 @@ class StorageFacts:
     repository_events: int
     snapshots: int
     applied: int
+    events_in_conflict: int
+    conflicts: int
     unsized_today: int
     unsized_waiting: int
     repositories_waiting: int
@@ -71,6 +73,11 @@ class StorageFacts:
     def records_read(self) -> int:
         """Return events and snapshots of the day in the lake."""
         return self.object_events + self.repository_events + self.snapshots
+
+    @property
+    def duplicates(self) -> int:
+        """Return what repeats, or is corrected or outdone by, something that counts."""
+        return self.records_read - self.applied - self.events_in_conflict
 
 
 def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:

@@ -1,13 +1,13 @@
 """What the storage sources decide about timelines: (sources, what storage.toml says) -> one policy of the installation. Pure.
 
-Not here: what the policy means (billing_pipeline/timelines), the files it comes from (storage_config).
+Not here: what the policy means (billing_pipeline/storage_policy), the files it comes from (storage_config).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from billing_pipeline.timelines import StoragePolicy
+from billing_pipeline.storage_policy import StoragePolicy
 from resources.storage_config import SNAPSHOTS, Kind, StorageSource
 
 # A table may be about some repositories; these name all there are, so that one that is missing is gone.

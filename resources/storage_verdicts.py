@@ -47,6 +47,7 @@ def judge(
     return (
         guards.deliveries_sound(subject, held),
         guards.rows_read(subject, in_lake=in_lake, read=facts.records_read),
+        guards.no_conflict(subject, facts.conflicts),
         guards.bytes_conserved(subject, integrals),
         guards.drift_small(subject, policy, failures=facts.drift_failures, worst=drifts),
         guards.visibility_agrees(subject, policy, failures=facts.mismatch_failures, worst=mismatches),

@@ -64,7 +64,9 @@ SNAPSHOTS = st.builds(
 @st.composite
 def object_events(draw: st.DrawFn) -> ObjectEvent:
     kind = draw(
-        st.sampled_from(["put", "put", "delete", "delete_version", "unsized", "part", "copied part", "completed"])
+        st.sampled_from(
+            ["put", "put", "delete", "delete_version", "unsized", "delete_marker", "part", "copied part", "completed"]
+        )
     )
     fields: dict[str, Any] = {
         "event_id": draw(st.uuids()).hex,
@@ -112,9 +114,11 @@ def deliveries(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     snapshots, events, changes = draw(HISTORIES)
     told = list(events)
     for event in events:
-        match draw(st.sampled_from(["once", "twice", "shared", "corrected", "corrected twice"])):
+        match draw(st.sampled_from(["once", "twice", "shared", "corrected", "corrected twice", "in conflict"])):
             case "twice":
                 told.append(event)
+            case "in conflict":
+                told.append(replace(event, owner="eve", size_bytes=3))
             case "shared":
                 told.remove(event)
                 told += [
@@ -204,7 +208,9 @@ class Chain:
     def began(self) -> dict[str, date]:
         # parts alone are no evidence of a repository
         known = [(name, one.at) for name, one in self.facts.snapshots]
-        known += [(name, one.at) for name, one in self.facts.object_events if one.action != "part"]
+        known += [
+            (name, one.at) for name, one in self.facts.object_events if one.action not in ("part", "delete_marker")
+        ]
         known += [(name, one.at) for name, one in self.facts.repository_events]
         return {name: min(at.date() for other, at in known if other == name) for name, _ in known}
 

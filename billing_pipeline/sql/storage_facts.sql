@@ -10,6 +10,8 @@ read as (
         (select count(*) from snapshots where snapshot_at >= getvariable('day_start') and snapshot_at < getvariable('day_end'))
             as snapshots,
         (select count(*) from storage_actions) as actions,
+        (select coalesce(sum(copies), 0)::bigint from storage_conflicts) as events_in_conflict,
+        (select count(*) from storage_conflicts) as conflicts,
         (
             select count(distinct event_id)
             from visibility_events

@@ -25,8 +25,8 @@ facts as (
         repository,
         event_at as step_at,
         0 as rank,
-        max_by(value, event_id) filter (where kind = 'visibility') as visibility,
-        max_by(value, event_id) filter (where kind = 'owner') as owner,
+        max_by(value, {'id': event_id, 'value': value}) filter (where kind = 'visibility') as visibility,
+        max_by(value, {'id': event_id, 'value': value}) filter (where kind = 'owner') as owner,
     from visibility_events
     where event_at >= getvariable('day_start') and event_at < getvariable('day_end')
     group by repository, event_at
