@@ -212,6 +212,12 @@ class TestWhatANodeHolds:
         assert len(held) == 72 * 60
         assert held[0].collected_at > now - timedelta(hours=72)
 
+    def test_is_as_long_as_the_simulation_says(self) -> None:
+        now = DEFAULT_START + 4 * DAY
+        simulation = Simulation(seed=1, nodes=1, users=1, retention=4 * DAY)
+        node = simulation.nodes[0].name
+        assert next(simulation.snapshots(node, DEFAULT_START, now, as_of=now)).collected_at < DEFAULT_START + HOUR
+
     def test_has_late_snapshots_only_when_they_are_stored(self) -> None:
         simulation = simulated(one_node(late_every=4, late_by=timedelta(minutes=30)))
         now = DEFAULT_START + HOUR

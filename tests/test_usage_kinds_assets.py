@@ -86,6 +86,18 @@ class TestUsage:
         assert world.storage_usage.built == [(FIRST,)]
         assert "244,800,000,000,000" in str(metadata_of(result, "usage/storage", DAY)["byte_seconds"])
 
+    def test_a_day_that_a_build_changes_beside_the_run_is_told_on_its_own_page(
+        self, world: World, instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = world.storage_usage
+        build_days = store.build_days
+        monkeypatch.setattr(store, "build_days", lambda days, **rest: build_days((*days, SECOND), **rest))
+        result = world.run("build_storage_usage", instance, DAY)
+        assert result.success
+        assert store.built == [(FIRST, SECOND)]
+        for day in (DAY, str(SECOND)):
+            assert "byte_seconds" in metadata_of(result, "usage/storage", day)
+
     def test_a_held_day_stops_the_rest_of_its_run(self, world: World, instance) -> None:
         world.verdicts.hold("usage/storage", DAY, "snapshots_fresh")
         result = world.run("build_storage_usage", instance, DAY)
