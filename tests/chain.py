@@ -32,6 +32,7 @@ from resources.lake import Lake
 from resources.request_store import RequestStore
 from resources.runtime import Runtime
 from resources.settings import Settings
+from resources.stores import open_stores
 from resources.usage_store import DayBuild, UsageStore
 from tests.conftest import administer, database_url
 
@@ -430,7 +431,8 @@ class Installation:
         """Materialize whatever is due, as `billing materialize` does, with Dagster's own records in memory."""
         runtime = Runtime(settings=self.settings, database=self.database, dagster_database_url="", child_environment={})
         with dg.DagsterInstance.ephemeral() as instance:
-            Pipeline(runtime=runtime, definitions=self.definitions, instance=instance).bring_up_to_date()
+            stores = open_stores(self.settings, self.database)
+            Pipeline(runtime=runtime, stores=stores, definitions=self.definitions, instance=instance).bring_up_to_date()
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on PostgreSQL."""
