@@ -181,7 +181,8 @@ def _trail() -> dict[str, bytes]:
     by_hour: dict[datetime, list[Mapping[str, Any]]] = defaultdict(list)
     for at, record in _records():
         by_hour[at.replace(minute=0, second=0)].append(record)
-    chain, files = DigestChain(), {}
+    chain = DigestChain()
+    files: dict[str, bytes] = {}
     for number in range(24 * len(EVENT_DAYS)):
         hour = START + timedelta(hours=number)
         logs = {}
@@ -210,8 +211,9 @@ def _records() -> list[tuple[datetime, Mapping[str, Any]]]:
                 records.append((at, _record("UploadPart", at, one.key, size_bytes=size, parameters=part)))
             records.append((one.added_at, _record(one.logged_as, one.added_at, one.key, parameters=upload)))
         elif one.added_at is not None and one.logged_as:
-            size = one.size_bytes if one.logged_as == "PutObject" else None
-            records.append((one.added_at, _record(one.logged_as, one.added_at, one.key, size_bytes=size)))
+            # The body of a copy's request is not the object.
+            said = one.size_bytes if one.logged_as == "PutObject" else None
+            records.append((one.added_at, _record(one.logged_as, one.added_at, one.key, size_bytes=said)))
         if one.removed_at is not None:
             records.append((one.removed_at, _record("DeleteObject", one.removed_at, one.key)))
     first_at, first = min(records, key=lambda pair: pair[0])
