@@ -81,6 +81,7 @@ def build_defs(
             "usage_store": stores.request_usage,
             "traffic_usage_store": stores.traffic_usage,
             "storage_usage_store": stores.storage_usage,
+            "timelines": stores.timelines,
             "catalog_store": stores.catalog,
             "charge_store": stores.charges,
             "payment_store": stores.payments,

@@ -1,19 +1,21 @@
 """What repositories hold over time: `core/storage_snapshots`, `core/object_events`, `core/visibility_events`, `usage/storage`."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import dagster as dg
+from pydantic import Field
 
 from assets.catalog import PRICES_KEY, SUBSCRIPTIONS_KEY
 from assets.code_version import code_version
 from assets.columns import OBJECT_EVENTS, STORAGE, STORAGE_SNAPSHOTS, VISIBILITY_EVENTS
 from assets.execution import DUCKDB_POOL, Progress, retried_when_transient, tell_of_day, told
-from assets.metadata import MAX_DAYS_WITH_DETAIL
+from assets.metadata import LISTED_ROWS, MAX_DAYS_WITH_DETAIL
 from assets.partitions import BACKFILL_POLICY, DAYS, SAME_DAYS, accepted_dagster_apis, days_of
-from assets.storage_metadata import delivery_metadata, storage_metadata
+from assets.storage_metadata import delivery_metadata, storage_metadata, timeline_metadata
 from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
+from resources.timeline_reader import RepositoryTimeline, RepositoryUnknownError, TimelineReader
 
 SNAPSHOTS_KEY = "core/storage_snapshots"
 OBJECT_EVENTS_KEY = "core/object_events"
@@ -56,6 +58,14 @@ _DELIVERED = (
         description="When repositories became public, private, or somebody else's.",
     ),
 )
+
+
+class Shown(dg.Config):
+    """What the page of a day shows."""
+
+    repository: str = Field(
+        default="", description="Whose timeline is drawn; the day's biggest repository when it is empty."
+    )
 
 
 def delivered_storage_assets() -> tuple[dg.AssetsDefinition, ...]:
@@ -135,6 +145,7 @@ def storage_asset() -> dg.AssetsDefinition:
                 "Snapshots anchor a timeline, events tell what happened in between; before the first snapshot the state is "
                 "carried back, with the events undone. What a snapshot finds different is drift, stored and checked. Without a "
                 "snapshot the last state is carried forward, up to the age that the source allows; then the day is held.\n\n"
+                "The page of a day draws a week of its biggest repository, or of the `repository` in the run's config. "
                 "Timelines: `usage.storage_state`, `billing timeline REPOSITORY`. GB-months come out of rating, over each "
                 "subscriber's own period."
             ),
@@ -148,7 +159,9 @@ def storage_asset() -> dg.AssetsDefinition:
         )
         def storage(
             context: dg.AssetExecutionContext,
+            config: Shown,
             storage_usage_store: dg.ResourceParam[StorageUsageStore],
+            timelines: dg.ResourceParam[TimelineReader],
             progress: dg.ResourceParam[Progress],
         ) -> dg.MaterializeResult[None]:
             days = days_of(context.partition_keys)
@@ -159,9 +172,21 @@ def storage_asset() -> dg.AssetsDefinition:
                     code_version=code_version(),
                     on_progress=told(context, STORAGE_KEY, progress),
                 )
-            in_detail = len(days) <= MAX_DAYS_WITH_DETAIL
+            in_detail = len(builds) <= MAX_DAYS_WITH_DETAIL
             for build in builds:
-                tell_of_day(context, STORAGE_KEY, build.day, storage_metadata(build, in_detail=in_detail))
+                metadata = storage_metadata(build, in_detail=in_detail)
+                if in_detail:
+                    drifts = timelines.drifts_of(build.day, limit=LISTED_ROWS)
+                    metadata |= timeline_metadata(_timeline(timelines, build.day, config.repository), drifts)
+                tell_of_day(context, STORAGE_KEY, build.day, metadata)
             return dg.MaterializeResult()
 
     return storage
+
+
+def _timeline(timelines: TimelineReader, day: date, repository: str) -> RepositoryTimeline | str | None:
+    """Return the timeline to show, or why there is none: the day is built all the same."""
+    try:
+        return timelines.week_to(day, repository or None)
+    except RepositoryUnknownError as error:
+        return error.what

@@ -1,5 +1,7 @@
 """Say on the pages of the storage assets what a day's run did: results of the stores -> metadata. Pure."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from assets.metadata import (
@@ -11,8 +13,10 @@ from assets.metadata import (
     partition_link,
     verdicts_table,
 )
+from assets.timeline_plot import timeline_picture
 from resources.storage_day import StorageDayIngest
 from resources.storage_usage_store import StorageDayBuild
+from resources.timeline_reader import RepositoryTimeline, TimelineDrift
 
 
 def delivery_metadata(ingest: StorageDayIngest, *, in_detail: bool) -> Metadata:
@@ -70,4 +74,29 @@ def storage_metadata(build: StorageDayBuild, *, in_detail: bool) -> Metadata:
             "inputs_digest": dg.MetadataValue.text(build.inputs_digest),
             "charges_of_this_day": partition_link("billing/charges", build.day),
         }
+    return metadata
+
+
+def timeline_metadata(timeline: RepositoryTimeline | str | None, drifts: Sequence[TimelineDrift]) -> Metadata:
+    """Return the picture of a repository, or why there is none, and where the day's snapshots disagree with events."""
+    metadata: Metadata = {}
+    if timeline is not None:
+        shown = timeline if isinstance(timeline, str) else timeline_picture(timeline)
+        metadata["timeline"] = dg.MetadataValue.md(shown)
+    if drifts:
+        metadata["drifts"] = markdown_table(
+            ("repository", "snapshot", "events gave", "snapshot says", "drift", "visibility", "events without size"),
+            [
+                (
+                    one.repository,
+                    f"{one.snapshot_at:%H:%M:%S}" + (" (not named)" if one.is_missing else ""),
+                    "nothing" if one.derived_bytes is None else one.derived_bytes,
+                    one.snapshot_bytes,
+                    one.drift_bytes,
+                    f"{one.derived_visibility}, now {one.snapshot_visibility}" if one.visibility_mismatch else "",
+                    one.unsized_events,
+                )
+                for one in drifts
+            ],
+        )
     return metadata

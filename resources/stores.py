@@ -21,6 +21,7 @@ from resources.storage_config import load_storage_policy, load_storage_sources
 from resources.storage_policy import storage_policy
 from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
+from resources.timeline_reader import TimelineReader
 from resources.traffic_clients import exporter_clients
 from resources.traffic_config import load_traffic_sources
 from resources.traffic_receipts import e_mail_pseudonyms
@@ -31,7 +32,8 @@ from resources.usage_store import UsageStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """What reads, builds and books. `requests`, `traffic`, `storage` take deliveries; `..._usage` build event days."""
+    """What reads, builds and books. `requests`, `traffic`, `storage` take deliveries; `..._usage` build event days,
+    which `timelines` shows."""
 
     requests: RequestStore
     traffic: TrafficStore
@@ -39,6 +41,7 @@ class Stores:
     request_usage: UsageStore
     traffic_usage: TrafficUsageStore
     storage_usage: StorageUsageStore
+    timelines: TimelineReader
     catalog: CatalogStore
     charges: ChargeStore
     payments: PaymentStore
@@ -84,6 +87,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
             sources=frozenset(source.name for source in storage_sources),
             policy=storage_policy(storage_sources, load_storage_policy(settings.catalog_dir)),
         ),
+        timelines=TimelineReader(database=database, lake=lake, scratch_dir=settings.scratch_dir),
         catalog=CatalogStore(database),
         charges=ChargeStore(database),
         payments=PaymentStore(database),

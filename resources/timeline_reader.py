@@ -176,6 +176,31 @@ def read_drifts(
         return tuple(rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineReader:
+    """Timelines of an installation, as the page of a day shows them."""
+
+    database: Database
+    lake: Lake
+    scratch_dir: Path
+
+    def week_to(self, day: date, repository: str | None = None) -> RepositoryTimeline | None:
+        """Return the seven days to the end of `day` of a repository, of the day's biggest if None; None when there is none.
+
+        Raises:
+            RepositoryUnknownError: no day knows the repository.
+        """
+        name = repository or biggest_repository(self.database, day)
+        if name is None:
+            return None
+        first = day - timedelta(days=6)
+        return read_timeline(self.database, self.lake, self.scratch_dir, name, first=first, last=day)
+
+    def drifts_of(self, day: date, *, limit: int) -> tuple[TimelineDrift, ...]:
+        """Return where the day's snapshots disagree with events, the largest drift first."""
+        return read_drifts(self.database, first=day, last=day, limit=limit)
+
+
 def biggest_repository(database: Database, day: date) -> str | None:
     """Return the repository with the most private byte-seconds on `day`, else with the most of any; None without any."""
     with database.reading() as connection:

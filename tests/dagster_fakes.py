@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from resources.retention import Retained
 from resources.storage_day import StorageDayIngest
 from resources.storage_usage_store import StorageDayBuild
 from resources.stores import Stores
+from resources.timeline_reader import RepositoryTimeline, RepositoryUnknownError, TimelineDrift, TimelineState
 from resources.traffic_day_writer import TrafficDayBuild
 from resources.traffic_reader import NodeDay
 from resources.traffic_store import DayCollected
@@ -264,6 +265,34 @@ class FakeStorageUsageStore:
 
 
 @dataclass
+class FakeTimelines:
+    """Timelines: a week of one repository, and the drifts of days that have some."""
+
+    drifts: dict[date, tuple[TimelineDrift, ...]] = field(default_factory=dict)
+    asked: list[tuple[date, str | None]] = field(default_factory=list)
+
+    def week_to(self, day: date, repository: str | None = None) -> RepositoryTimeline | None:
+        self.asked.append((day, repository))
+        if repository == "nobody/knows":
+            raise RepositoryUnknownError("No day knows it.", bill="Nothing.", fix="Name another.")
+        start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        state = TimelineState(
+            start=start,
+            end=start + timedelta(days=1),
+            bytes=4 * 10**9,
+            visibility="private",
+            owner="ann",
+            account_id="acme",
+            basis="snapshot",
+            byte_seconds=Decimal(345_600 * 10**9),
+        )
+        return RepositoryTimeline(repository=repository or "ann/big", states=(state,), marks=(), drifts=())
+
+    def drifts_of(self, day: date, *, limit: int) -> tuple[TimelineDrift, ...]:
+        return self.drifts.get(day, ())[:limit]
+
+
+@dataclass
 class FakePaymentStore:
     """Payments: sweeps that were asked for."""
 
@@ -310,6 +339,7 @@ class World:
         self.traffic_usage = FakeTrafficUsageStore(self.verdicts)
         self.storage = FakeStorageStore(self.verdicts)
         self.storage_usage = FakeStorageUsageStore(self.verdicts)
+        self.timelines = FakeTimelines()
         self.charges = FakeChargeStore(self.verdicts)
         self.payments = FakePaymentStore()
         self.catalog = FakeCatalogStore()
@@ -323,6 +353,7 @@ class World:
                 request_usage=self.usage,
                 traffic_usage=self.traffic_usage,
                 storage_usage=self.storage_usage,
+                timelines=self.timelines,
                 catalog=self.catalog,
                 charges=self.charges,
                 payments=self.payments,

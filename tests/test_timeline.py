@@ -27,12 +27,13 @@ from resources.storage_usage_store import StorageUsageStore
 from resources.timeline_reader import (
     RepositoryTimeline,
     RepositoryUnknownError,
+    TimelineReader,
     biggest_repository,
     read_drifts,
     read_timeline,
 )
 from tests.storage_chain import Facts, StorageDeliveries
-from tests.test_storage_usage_store import (
+from tests.storage_days import (
     EXAMPLE,
     GB,
     JUNE_1,
@@ -158,6 +159,31 @@ class TestPrinting:
         page_of_timeline.show_timeline(settings, "ann/cats", DayRange(first=JUNE_1, last=JUNE_2))
         assert "Timeline of ann/cats" in capsys.readouterr().out
         assert (tmp_path / "home" / "plots" / "ann_cats.png").stat().st_size > 5_000
+
+
+class TestThePageOfADay:
+    def test_has_a_week_of_the_biggest_repository_or_of_one_that_is_named(
+        self, store: StorageUsageStore, tmp_path: Path
+    ) -> None:
+        others = [snapshot("ann/old", at(1), GB), snapshot("ann/cats", at(9), 4 * GB), snapshot("ann/old", at(9), GB)]
+        delivered(store, tmp_path, EXAMPLE + Facts(snapshots=others))
+        page = TimelineReader(database=store.database, lake=store.lake, scratch_dir=store.scratch_dir)
+        biggest = page.week_to(date(2026, 6, 9))
+        assert biggest is not None
+        assert (biggest.repository, biggest.states[0].start, biggest.states[-1].end) == ("ann/cats", at(3), at(10))
+        # the week begins with the third; from the fifth to the eighth the days are held
+        named = page.week_to(JUNE_2, "ann/old")
+        assert named is not None
+        assert [(one.start, one.end, one.bytes) for one in named.states] == [(at(1), at(3), GB)]
+        assert page.week_to(date(2026, 5, 1)) is None
+        with pytest.raises(RepositoryUnknownError):
+            page.week_to(JUNE_2, "ann/none")
+
+    def test_has_the_drifts_of_the_day_alone(self, store: StorageUsageStore, tmp_path: Path) -> None:
+        delivered(store, tmp_path, WITHOUT_PUT)
+        page = TimelineReader(database=store.database, lake=store.lake, scratch_dir=store.scratch_dir)
+        assert page.drifts_of(JUNE_1, limit=10) == ()
+        assert [one.drift_bytes for one in page.drifts_of(JUNE_2, limit=10)] == [2 * GB]
 
 
 class TestPictures:

@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 
 import dagster as dg
 import pytest
 
 from assets.plots import Cell, heat_map
 from assets.sensors import new_storage_deliveries, open_windows, stale_storage, stale_traffic
+from resources.timeline_reader import TimelineDrift
 from tests.dagster_fakes import World
 
 DAY = "2026-03-01"
@@ -97,6 +98,47 @@ class TestUsage:
         assert store.built == [(FIRST, SECOND)]
         for day in (DAY, str(SECOND)):
             assert "byte_seconds" in metadata_of(result, "usage/storage", day)
+
+    def test_storage_draws_the_biggest_repository_and_lists_what_disagrees(self, world: World, instance) -> None:
+        world.timelines.drifts[FIRST] = (
+            TimelineDrift(
+                repository="ann/cats",
+                snapshot_at=datetime(2026, 3, 1, 7, tzinfo=UTC),
+                derived_bytes=2_000_000_000,
+                snapshot_bytes=4_000_000_000,
+                drift_bytes=2_000_000_000,
+                derived_visibility="public",
+                snapshot_visibility="private",
+                visibility_mismatch=True,
+                unsized_events=1,
+                is_missing=False,
+            ),
+        )
+        result = world.run("build_storage_usage", instance, DAY)
+        shown = metadata_of(result, "usage/storage", DAY)
+        assert world.timelines.asked == [(FIRST, None)]
+        assert str(shown["timeline"]).startswith("![ann/big](data:image/svg+xml;base64,")
+        row = "| ann/cats | 07:00:00 | 2,000,000,000 | 4,000,000,000 | 2,000,000,000 | public, now private | 1 |"
+        assert row in str(shown["drifts"])
+        assert "| acme | 244,800,000,000,000 |" in str(shown["biggest_accounts"])
+
+    @pytest.mark.parametrize(
+        ("repository", "begins"), [("bob/small", "![bob/small](data:image"), ("nobody/knows", "No day knows it.")]
+    )
+    def test_storage_draws_the_repository_that_the_run_names(
+        self, world: World, instance, repository: str, begins: str
+    ) -> None:
+        result = world.defs.resolve_job_def("build_storage_usage").execute_in_process(
+            instance=instance,
+            partition_key=DAY,
+            run_config={"ops": {"usage__storage": {"config": {"repository": repository}}}},
+        )
+        assert result.success
+        assert str(metadata_of(result, "usage/storage", DAY)["timeline"]).startswith(begins)
+
+    def test_a_long_range_draws_nothing(self, world: World, instance) -> None:
+        assert world.run("build_storage_usage", instance, DAY, "2026-04-10").success
+        assert world.timelines.asked == []
 
     def test_a_held_day_stops_the_rest_of_its_run(self, world: World, instance) -> None:
         world.verdicts.hold("usage/storage", DAY, "snapshots_fresh")
