@@ -20,6 +20,7 @@ DAY = timedelta(days=1)
 # Without `active_from` a day is expected whole once it is collected.
 _ALWAYS = datetime(1995, 1, 1, tzinfo=UTC)
 _COLLECTOR = "billing_pipeline"
+_NOT_READ = "not_read"
 _NOT_READ_TO_END = "not_read_to_end"
 # Messages of exporters are bounded before they are kept.
 _LONGEST_DETAIL = 500
@@ -246,7 +247,7 @@ def _cause(
         return "source_failed", attempt.error
     if source.has_history and (attempt is None or not attempt.has_read(state.covered_until, state.covered_until)):
         is_known = before is not None and before.missing_minutes > 0 and before.reason is not None
-        return (before.reason or "", before.detail) if before is not None and is_known else ("not_read", None)
+        return (before.reason or "", before.detail) if before is not None and is_known else (_NOT_READ, None)
     if state.snapshots:
         return "missing_snapshots", "the source has no snapshot of these minutes"
     return ("empty_page" if source.is_pulled else "nothing_delivered"), "the source has no snapshot of this window"
@@ -292,7 +293,10 @@ def _write_windows(connection: psycopg.Connection, states: Sequence[WindowState]
 def _write_gap_events(
     connection: psycopg.Connection, source: TrafficSource, states: Sequence[WindowState], *, now: datetime
 ) -> None:
-    """Note gaps of windows that have ended when they open, and when snapshots fill them."""
+    """Note gaps of windows that have ended when they open, and when snapshots fill them.
+
+    A window that nobody has tried to read is open as well, and no gap of its source yet: files are taken before exporters are asked.
+    """
     rows = connection.execute(
         """
         select distinct on (window_start) window_start, event
@@ -306,7 +310,8 @@ def _write_gap_events(
     events = []
     for state in states:
         before = last.get(state.window_start)
-        if state.is_open_gap and state.missing_minutes and state.window_end <= horizon(now) and before != "opened":
+        is_gap = state.is_open_gap and state.missing_minutes and state.reason != _NOT_READ
+        if is_gap and state.window_end <= horizon(now) and before != "opened":
             events.append(("opened", state, state.reason))
         elif state.status == "complete" and before in ("opened", "closed"):
             events.append(("filled", state, "every minute has a snapshot now"))
