@@ -253,44 +253,49 @@ def change(event_id: str, hours: float, repository: str, **values: str) -> dict[
     return {"event_id": event_id, "at": f"{at(hours):%Y-%m-%dT%H:%M:%SZ}", "repository": repository, **values}
 
 
-def storage_mornings() -> tuple[Delivery, ...]:
-    """Return the files of three mornings.
-
-    A put is logged twice, one repository goes over to bolt, one has no events, one no snapshot before the third. A log of the
-    first day comes on the last morning.
-    """
-    cats, dogs, birds, fish = "ann/cats", "ann/dogs", "bob/birds", "bob/fish"
-    listing = [listed(f"{cats}/a", 2 * GB), listed(f"{dogs}/a", GB), listed(f"{birds}/a", 3 * GB)]
-    second = [
-        listed(f"{cats}/a", 2 * GB),
-        listed(f"{cats}/b", 2 * GB),
-        listed(f"{birds}/a", 3 * GB),
-        listed(f"{dogs}/a", GB),
-    ]
-    third = [listed(f"{cats}/b", 2 * GB), listed(f"{birds}/a", 3 * GB), listed(f"{dogs}/b", 5), listed(f"{fish}/a", 9)]
-    puts = (put(1, 5, f"{cats}/a", 2 * GB), put(2, 12, f"{cats}/b", 2 * GB))
+def inventories() -> tuple[Delivery, ...]:
+    """Return the inventories of three mornings; bob/fish is in the third only."""
+    cats, dogs, birds = (listed("ann/cats/a", 2 * GB), listed("ann/dogs/a", GB), listed("bob/birds/a", 3 * GB))
+    more_cats = listed("ann/cats/b", 2 * GB)
     return (
-        (
-            *inventory(listing, at(7)),
-            trail_log("AAAAAAAAAAAAAAAA", JUNE_1, puts[0]),
-            said(
-                JUNE_1,
-                "a",
-                change("v1", 1, cats, visibility="public"),
-                change("v2", 1, dogs, visibility="private"),
-                change("v3", 2, birds, visibility="private"),
-                change("v4", 14, cats, visibility="private"),
-            ),
-        ),
-        (
-            *inventory(second, at(31)),
-            trail_log("BBBBBBBBBBBBBBBB", JUNE_2, *puts, delete(3, 33, f"{cats}/a")),
-            said(JUNE_2, "b", change("o1", 38.61, dogs, owner="bob"), change("v5", 35, fish, visibility="private")),
-        ),
-        (
-            *inventory(third, at(55)),
-            trail_log("CCCCCCCCCCCCCCCC", JUNE_1, put(4, 16, f"{dogs}/b", 5), put(5, 34, f"{fish}/a", 9)),
-        ),
+        inventory([cats, dogs, birds], at(7)),
+        inventory([cats, more_cats, birds, dogs], at(31)),
+        inventory([more_cats, birds, listed("ann/dogs/b", 5), listed("bob/fish/a", 9)], at(55)),
+    )
+
+
+def object_records() -> tuple[dict[str, Any], ...]:
+    """Return what CloudTrail logs: three puts and a delete that inventories confirm, and a put that they contradict."""
+    return (
+        put(1, 5, "ann/cats/a", 2 * GB),
+        put(2, 12, "ann/cats/b", 2 * GB),
+        delete(3, 33, "ann/cats/a"),
+        put(4, 16, "ann/dogs/b", 5),
+        put(5, 34, "bob/fish/a", 9),
+    )
+
+
+def repository_changes() -> tuple[dict[str, str], ...]:
+    """Return what the application says: who is private from when on, and that ann/dogs goes over to bolt."""
+    return (
+        change("v1", 1, "ann/cats", visibility="public"),
+        change("v2", 1, "ann/dogs", visibility="private"),
+        change("v3", 2, "bob/birds", visibility="private"),
+        change("v4", 14, "ann/cats", visibility="private"),
+        change("o1", 38.61, "ann/dogs", owner="bob"),
+        change("v5", 35, "bob/fish", visibility="private"),
+    )
+
+
+def storage_mornings() -> tuple[Delivery, ...]:
+    """Return the files of three mornings. A put is logged twice; a log of the first day comes on the last morning."""
+    first, second, third = inventories()
+    put_a, put_b, deletion, late_dogs, late_fish = object_records()
+    *early, transfer, fish = repository_changes()
+    return (
+        (*first, trail_log("AAAAAAAAAAAAAAAA", JUNE_1, put_a), said(JUNE_1, "a", *early)),
+        (*second, trail_log("BBBBBBBBBBBBBBBB", JUNE_2, put_a, put_b, deletion), said(JUNE_2, "b", transfer, fish)),
+        (*third, trail_log("CCCCCCCCCCCCCCCC", JUNE_1, late_dogs, late_fish)),
     )
 
 
@@ -519,7 +524,9 @@ _MONEY = {
     "prepaid minutes": """
         select bucket_id, account_id, charge_id, sum(rated_bytes), sum(included_bytes), sum(amount_delta)
         from billing.prepaid_entry
-        group by 1, 2, 3 order by 1
+        group by 1, 2, 3
+        having sum(rated_bytes) <> 0 or sum(included_bytes) <> 0 or sum(amount_delta) <> 0
+        order by 1
     """,
     "prepaid periods": "select * from billing.prepaid_period order by 1",
     "balances": """
