@@ -60,6 +60,7 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
         "samples_conserved": "Samples read = billable + not billable + duplicate + in conflict.",
         "bytes_conserved": "Differences of all streams = their minutes, added up another way.",
         "no_split_brain": "No two writers share one counter.",
+        "within_int64": "No stream would come to more bytes of a day than a counter holds.",
         "no_suspected_loss": "No counter began anew without saying what it had counted.",
         "identities_known": "Every identity with traffic belongs to an account.",
     },

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 
 SECOND = timedelta(seconds=1)
+# Counters are signed integers of 64 bits, and so is what a minute of a stream is kept in.
+LARGEST_TOTAL = 2**63 - 1
 
 
 class OnFirst(StrEnum):
@@ -44,6 +46,13 @@ class Basis(IntEnum):
     AFTER_HOLD = 3
     RESTART = 4
     RESET = 5
+
+
+class HoldReason(StrEnum):
+    """Why nothing of a stream's day is billed: two writers share its key, or a direction comes to more than 2^63 - 1 bytes."""
+
+    SPLIT_BRAIN = "split_brain"
+    BEYOND_INT64 = "beyond_int64"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +104,7 @@ class MinuteDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamDay:
-    """A stream's minutes of a day, ascending. `is_held`: two writers share its key, so that none of it is billed.
+    """A stream's minutes of a day, ascending. `held_for`: why none of it is billed; None: it is.
 
     `resets_of_first_hour`: what the day before has to know.
     """
@@ -103,8 +112,13 @@ class StreamDay:
     minutes: tuple[MinuteDelta, ...]
     resets: int
     resets_of_first_hour: int
-    is_held: bool
+    held_for: HoldReason | None
     tail: StreamTail
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether none of the day is billed."""
+        return self.held_for is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +146,12 @@ def stream_day(
     """
     minutes: dict[datetime, MinuteDelta] = {}
     resets: Counter[datetime] = Counter()
-    epoch, earlier = 0, tail
+    epoch, earlier, uplink, downlink = 0, tail, 0, 0
     for sample in samples:
+        # what a sample says does not depend on what was held before it
+        told = None if earlier is None else replace(earlier, is_held=False)
+        counted = _step(sample, told, is_first_of_node=is_first_of_node, policy=policy)
+        uplink, downlink = uplink + counted.uplink_bytes, downlink + counted.downlink_bytes
         step = _step(sample, earlier, is_first_of_node=is_first_of_node, policy=policy)
         epoch += step.is_reset or step.basis is Basis.RESTART
         resets[sample.collected_at.replace(minute=0, second=0, microsecond=0)] += step.is_reset
@@ -143,13 +161,17 @@ def stream_day(
             collected_at=sample.collected_at, uplink_bytes=sample.uplink_bytes, downlink_bytes=sample.downlink_bytes
         )
     assert earlier is not None
-    is_held = max(resets_after_midnight, *resets.values()) > policy.max_resets_per_hour
+    held_for: HoldReason | None = None
+    if max(resets_after_midnight, *resets.values()) > policy.max_resets_per_hour:
+        held_for = HoldReason.SPLIT_BRAIN
+    elif max(uplink, downlink) > LARGEST_TOTAL:
+        held_for = HoldReason.BEYOND_INT64
     return StreamDay(
         minutes=tuple(minutes.values()),
         resets=resets.total(),
         resets_of_first_hour=resets[earlier.collected_at.replace(hour=0, minute=0, second=0, microsecond=0)],
-        is_held=is_held,
-        tail=replace(earlier, is_held=is_held),
+        held_for=held_for,
+        tail=replace(earlier, is_held=held_for is not None),
     )
 
 

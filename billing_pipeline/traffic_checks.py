@@ -75,6 +75,21 @@ def no_split_brain(subject: Subject, *, held_streams: Collection[str]) -> Verdic
     )
 
 
+def within_int64(subject: Subject, *, held_streams: Collection[str]) -> Verdict:
+    """Warn of streams that would come to more bytes of the day than 2^63 - 1 in a direction: they alone are held."""
+    return _warning(
+        subject,
+        "within_int64",
+        held_streams,
+        "streams beyond 2^63 - 1 bytes",
+        passed="No stream would come to more bytes of the day than a 64-bit counter holds.",
+        warned=f"Totals of {_listed(held_streams)} would come to more than 2^63 - 1 bytes of one day. No node counts so much: "
+        "the totals are wrong. For the bill: these streams are not billed on this day, the others are "
+        "(usage.traffic_not_billable). To fix: look at the node's exporter for what it sent, and settle the day's traffic of "
+        "these accounts with them.",
+    )
+
+
 def no_suspected_loss(subject: Subject, *, reset_streams: Collection[str], suspected_loss_bytes: int) -> Verdict:
     """Warn of streams whose totals went down with no witness of a restart."""
     return _warning(

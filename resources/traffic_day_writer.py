@@ -329,7 +329,8 @@ class TrafficDayWriter:
             traffic_checks.bytes_conserved(
                 subject, conserved=facts.conserved_bytes, in_minutes=facts.minute_bytes, stored=stored
             ),
-            traffic_checks.no_split_brain(subject, held_streams=facts.held_streams),
+            traffic_checks.no_split_brain(subject, held_streams=facts.split_brain_streams),
+            traffic_checks.within_int64(subject, held_streams=facts.beyond_int64_streams),
             traffic_checks.no_suspected_loss(
                 subject, reset_streams=facts.reset_streams, suspected_loss_bytes=facts.suspected_loss_bytes
             ),

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from billing_pipeline.counters import HoldReason
 from resources import duck
 
 TOP_ACCOUNTS = 10
@@ -38,12 +39,18 @@ class TrafficFacts:
     usage_rows: int
     quantity_by_meter: Mapping[str, Decimal]
     top_accounts: tuple[tuple[str, int], ...]
-    held_streams: tuple[str, ...]
+    split_brain_streams: tuple[str, ...]
+    beyond_int64_streams: tuple[str, ...]
     reset_streams: tuple[str, ...]
     suspected_loss_bytes: int
     unknown_identities: tuple[str, ...]
     unknown_bytes: int
     nodes: tuple[tuple[str, str], ...]
+
+    @property
+    def held_streams(self) -> tuple[str, ...]:
+        """Return every stream that is held on the day, for whatever reason."""
+        return self.split_brain_streams + self.beyond_int64_streams
 
 
 def traffic_facts(connection: duckdb.DuckDBPyConnection, days: Iterable[date]) -> Mapping[date, TrafficFacts]:
@@ -105,7 +112,8 @@ class _Found:
             usage_rows=self._rows.get(day, {}).get("", 0),
             quantity_by_meter=self._quantities.get(day, {}),
             top_accounts=tuple(self._accounts.get(day, ())),
-            held_streams=tuple(name for name, reason, _ in suspects if reason == "split_brain"),
+            split_brain_streams=tuple(name for name, reason, _ in suspects if reason == HoldReason.SPLIT_BRAIN),
+            beyond_int64_streams=tuple(name for name, reason, _ in suspects if reason == HoldReason.BEYOND_INT64),
             reset_streams=tuple(name for name, reason, _ in suspects if reason == "reset"),
             suspected_loss_bytes=sum(loss for _, reason, loss in suspects if reason == "reset"),
             unknown_identities=tuple(sorted(unknown)),
@@ -129,7 +137,7 @@ class _Found:
             f"""
             select event_day, account_id, sum(uplink_bytes + downlink_bytes) as bytes
             from traffic_hours
-            where account_id is not null and not is_held
+            where account_id is not null and held_for is null
             group by event_day, account_id
             qualify row_number() over (partition by event_day order by bytes desc, account_id) <= {TOP_ACCOUNTS}
             order by event_day, bytes desc, account_id

@@ -254,9 +254,9 @@ class TrafficScan:
         return bool(heads == stream_days and disordered == 0)
 
     def _judge(self) -> None:
-        for name in ("judged_turns", "hourly_resets", "held_streams", "steps", "corrections", "epochs", "minutes"):
+        for name in ("judged_turns", "hourly_resets", "counted_turns", "held_streams", "steps"):
             self._connection.execute(duck.sql(f"traffic_{name}"))
-        for name in ("owners", "owned_minutes", "suspects", "last_samples"):
+        for name in ("corrections", "epochs", "minutes", "owners", "owned_minutes", "suspects", "last_samples"):
             self._connection.execute(duck.sql(f"traffic_{name}"))
 
     def _measure(self) -> None:

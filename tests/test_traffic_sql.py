@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from billing_pipeline.catalog import BillableRule
-from billing_pipeline.counters import Basis, StreamDay
+from billing_pipeline.counters import Basis, HoldReason, StreamDay
 from billing_pipeline.meters import Aggregation, Meter, MeterSource
 from resources.traffic_config import TrafficSource
 from resources.traffic_facts import TrafficFacts
@@ -334,6 +334,40 @@ class TestMinutesOfSamples:
             assert minutes[2] == (0, 0, "reset", 1, 2 * largest - 2)
             assert usage_of(result)["acme", "total", at("00:00"), CUT_AT, "prod", "jp", "premium"] == 2 * largest - 1
             assert result.facts()[DAY].minute_bytes == result.facts()[DAY].conserved_bytes == 2 * largest - 1
+
+    def test_that_come_to_more_than_64_bits_hold_their_stream(self, tmp_path: Path) -> None:
+        almost = 2**63 - 1
+        # two restarts inside a minute, each with a total that alone would do; of another stream all is well
+        absurd = [
+            Reading(
+                collected_at=at(f"00:01:{second}"), uplink_bytes=almost - position, uptime_seconds=1, inbound_tag="x"
+            )
+            for position, second in enumerate(("10", "30", "50"))
+        ]
+        samples = [*absurd, *readings("00:01 100, 00:02 150")]
+        found = Reference(first_snapshots(samples)).days(samples)
+        assert found[DAY]["prod", "jp", ACME, "x"].held_for is HoldReason.BEYOND_INT64
+        with scan(tmp_path, kept(samples), sources=()) as result:
+            facts = result.facts()[DAY]
+            assert_conserved(facts, found[DAY])
+            assert facts.beyond_int64_streams == facts.held_streams == (f"prod/jp/{ACME}/x",)
+            assert facts.not_billable_by_reason == {"beyond_int64": 3}
+            assert [minute[0] for minute in by_time(result)] == [0, 50]
+            assert [row["uplink_bytes"] for batch in result.not_billable_rows([DAY]) for row in batch.to_pylist()] == [
+                3 * almost - 3
+            ]
+
+    def test_are_held_by_the_first_byte_more_than_64_bits(self, tmp_path: Path) -> None:
+        for more, held in ((0, ()), (1, (f"prod/jp/{ACME}/premium",))):
+            samples = [
+                Reading(collected_at=at("00:01"), uplink_bytes=0),
+                Reading(collected_at=at("00:02"), uplink_bytes=2**63 - 10),
+                Reading(collected_at=at("00:03"), uplink_bytes=9 + more, uptime_seconds=1),
+            ]
+            found = Reference(first_snapshots(samples)).days(samples)
+            with scan(tmp_path, samples, sources=()) as result:
+                assert result.facts()[DAY].beyond_int64_streams == held
+                assert_conserved(result.facts()[DAY], found[DAY])
 
 
 class TestConflicts:

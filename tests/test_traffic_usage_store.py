@@ -343,6 +343,7 @@ class TestBuildDays:
             "bytes_conserved": "passed",
             "identities_known": "warned",
             "no_split_brain": "passed",
+            "within_int64": "passed",
             "no_suspected_loss": "passed",
             "samples_complete": "passed",
             "samples_conserved": "passed",
@@ -573,6 +574,27 @@ class TestHeldSamples:
         assert world.store.stale_days()[0] == DAY
         (build,) = world.build(DAY)
         assert (build.state, world.statuses()["samples_complete"], world.billed()) == ("built", "released", 123)
+
+
+class TestAbsurdTotals:
+    def test_hold_their_stream_and_let_the_others_go_on(self, world: World) -> None:
+        absurd = [
+            Reading(collected_at=at(f"10:30:{second}"), uplink_bytes=2**63 - 1, uptime_seconds=1, inbound_tag="x")
+            for second in (10, 30, 50)
+        ]
+        after = [
+            Reading(collected_at=at("00:01", NEXT_DAY), uplink_bytes=2**63 - 1, inbound_tag="x"),
+            Reading(collected_at=at("00:01", NEXT_DAY), uplink_bytes=40, account_uuid=OTHER),
+        ]
+        world.deliver([*readings("10:30 100"), *absurd, *after])
+        builds = world.build()
+        assert [(build.state, build.held_streams) for build in builds] == [("built", 1), ("built", 0)]
+        assert (world.billed(), world.statuses()["within_int64"]) == (100, "warned")
+        assert world.statuses() | {"no_split_brain": "passed", "bytes_conserved": "passed"} == world.statuses()
+        assert world.rows("select reason, uplink_bytes from usage.traffic_not_billable where event_day = %s", DAY) == [
+            ("beyond_int64", 3 * (2**63 - 1))
+        ]
+        assert world.rows("select reason from usage.traffic_suspect where event_day = %s", DAY) == [("beyond_int64",)]
 
 
 def two_writers(minutes: int = 20) -> list[Reading]:

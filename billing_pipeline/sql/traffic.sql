@@ -23,6 +23,6 @@ select
 from traffic_hours as hours
 join traffic_streams as streams using (stream_key)
 join meters on list_contains(meters.envs, streams.env)
-where hours.account_id is not null and not hours.is_held
+where hours.account_id is not null and hours.held_for is null
 group by all
 having quantity > 0

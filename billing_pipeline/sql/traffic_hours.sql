@@ -23,7 +23,7 @@ select
     event_day,
     stream_key,
     account_id,
-    is_held,
+    held_for,
     period_start,
     period_end,
     sum(uplink_bytes) as uplink_bytes,

@@ -9,8 +9,8 @@ select
     streams.region,
     streams.line,
     streams.account_uuid,
-    minutes.uplink_bytes,
-    minutes.downlink_bytes,
+    minutes.uplink_bytes::bigint as uplink_bytes,
+    minutes.downlink_bytes::bigint as downlink_bytes,
     streams.on_first,
     streams.on_reset,
     getvariable('bases')[minutes.basis + 1] as basis,
@@ -20,5 +20,5 @@ from traffic_owned_minutes as minutes
 join traffic_streams as streams using (stream_key)
 where
     minutes.account_id is not null
-    and not minutes.is_held
+    and minutes.held_for is null
     and list_contains(getvariable('wanted_days'), minutes.event_day)

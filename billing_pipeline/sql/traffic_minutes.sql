@@ -4,7 +4,8 @@
 -- The last total of a minute less that of the minute before is the minute's traffic, so rows are compared with their neighbours
 -- and nothing is sorted, grouped or kept. Totals 100 at :10 and 130 at :50, then 180 a minute later: 130 and 180 are left, and
 -- 180 - 130 = 50. Where a total went down, or a day begins, the correction of the minute says what is booked instead:
--- totals 150, then 40 and 90 in one minute are 90 - 150 + (0 - (40 - 150)) = 50.
+-- totals 150, then 40 and 90 in one minute are 90 - 150 + (0 - (40 - 150)) = 50. HUGEINT: restarts of one minute may be more
+-- than BIGINT holds, of a stream that is held for it (beyond_int64).
 create or replace temp view traffic_minutes as
 with
 followed as (
@@ -34,13 +35,13 @@ corrected as (
         minutes.bucket_start,
         case
             when corrections.basis is null then minutes.uplink_bytes - minutes.earlier_uplink_bytes
-            when corrections.has_head then (minutes.uplink_bytes + corrections.uplink_correction)::bigint
-            else (minutes.uplink_bytes - minutes.earlier_uplink_bytes + corrections.uplink_correction)::bigint
+            when corrections.has_head then minutes.uplink_bytes + corrections.uplink_correction
+            else minutes.uplink_bytes - minutes.earlier_uplink_bytes + corrections.uplink_correction
         end as uplink_bytes,
         case
             when corrections.basis is null then minutes.downlink_bytes - minutes.earlier_downlink_bytes
-            when corrections.has_head then (minutes.downlink_bytes + corrections.downlink_correction)::bigint
-            else (minutes.downlink_bytes - minutes.earlier_downlink_bytes + corrections.downlink_correction)::bigint
+            when corrections.has_head then minutes.downlink_bytes + corrections.downlink_correction
+            else minutes.downlink_bytes - minutes.earlier_downlink_bytes + corrections.downlink_correction
         end as downlink_bytes,
         corrections.basis,
         corrections.suspected_loss_bytes,

@@ -5,11 +5,11 @@ bytes as (
     select
         event_day,
         stream_key,
-        case when is_held then 'split_brain' else 'unknown_identity' end as reason,
+        coalesce(held_for, 'unknown_identity') as reason,
         sum(uplink_bytes)::decimal(38, 0) as uplink_bytes,
         sum(downlink_bytes)::decimal(38, 0) as downlink_bytes,
     from traffic_hours
-    where is_held or account_id is null
+    where held_for is not null or account_id is null
     group by all
 )
 select

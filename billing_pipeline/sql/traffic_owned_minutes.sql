@@ -1,5 +1,6 @@
 -- traffic_owned_minutes (view). Grain: event_day, stream, bucket_start. From: traffic_minutes, traffic_owners,
--- traffic_held_streams. account_id is null where nobody is known to pay at bucket_start.
+-- traffic_held_streams. account_id is null where nobody is known to pay at bucket_start,
+-- held_for where the stream's day is not held.
 create or replace temp view traffic_owned_minutes as
 select
     minutes.event_day,
@@ -11,7 +12,7 @@ select
     minutes.epoch,
     minutes.suspected_loss_bytes,
     owners.account_id,
-    held.stream_key is not null as is_held,
+    held.reason as held_for,
 from traffic_minutes as minutes
 left join traffic_owners as owners
     on minutes.stream_key = owners.stream_key

@@ -24,7 +24,7 @@ select
     counted.event_day,
     counted.stream_key,
     case
-        when held.stream_key is not null then 'split_brain'
+        when held.reason is not null then held.reason
         when owners.stream_key is null then 'unknown_identity'
     end as reason,
     sum(counted.sample_count)::bigint as sample_count,

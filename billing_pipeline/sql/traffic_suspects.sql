@@ -20,7 +20,7 @@ select
     streams.node,
     streams.account_uuid,
     streams.inbound_tag,
-    case when held.stream_key is not null then 'split_brain' else 'reset' end as reason,
+    coalesce(held.reason, 'reset') as reason,
     coalesce(suspected.resets, 0) as resets,
     coalesce(suspected.first_at, stream_days.first_at) as first_at,
     coalesce(suspected.last_at, stream_days.last_at) as last_at,

@@ -53,10 +53,11 @@ create table usage.traffic (
 );
 create index traffic_by_day on usage.traffic (event_day);
 
--- Traffic of the day that nobody pays for: an identity that no account has, or a stream that two writers share.
+-- Traffic of the day that nobody pays for: an identity that no account has, or a stream that is held: two
+-- writers share it, or it would come to more bytes than a BIGINT holds.
 create table usage.traffic_not_billable (
     event_day date not null,
-    reason text not null check (reason in ('unknown_identity', 'split_brain')),
+    reason text not null check (reason in ('unknown_identity', 'split_brain', 'beyond_int64')),
     env text not null,
     node text not null,
     account_uuid text not null,
@@ -67,14 +68,14 @@ create table usage.traffic_not_billable (
     primary key (event_day, reason, env, node, account_uuid, inbound_tag)
 );
 
--- Streams whose totals went down without a witness of a restart, or of which such a day came before.
+-- Streams that are held, whose totals went down without a witness of a restart, or of which such a day came before.
 create table usage.traffic_suspect (
     event_day date not null,
     env text not null,
     node text not null,
     account_uuid text not null,
     inbound_tag text not null,
-    reason text not null check (reason in ('reset', 'split_brain')),
+    reason text not null check (reason in ('reset', 'split_brain', 'beyond_int64')),
     resets bigint not null check (resets >= 0),
     first_at timestamptz not null,
     last_at timestamptz not null,
