@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
+from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, kwargs_row
 
 from billing_pipeline.amounts import Money, exact_text
 from billing_pipeline.catalog import Catalog, Price, PriceVersion, Subscription
@@ -166,9 +167,13 @@ class BalanceReader:
         at = as_utc(now)
         with self.database.reading() as connection:
             found = _balance(connection, current_catalog(connection), account_id, at)
-            with connection.cursor(row_factory=class_row(LedgerRow)) as cursor:
+            with connection.cursor(row_factory=kwargs_row(_ledger_row)) as cursor:
                 values = {"account": account_id, "balance": found.current_balance, "rows": LEDGER_ROWS}
                 return found, tuple(cursor.execute(_LEDGER, values))
+
+
+def _ledger_row(*, rated_bytes: Decimal, **others: Any) -> LedgerRow:
+    return LedgerRow(rated_bytes=int(rated_bytes), **others)
 
 
 def balance_as_json(found: AccountBalance) -> Mapping[str, object]:
@@ -259,12 +264,12 @@ def _balance(connection: psycopg.Connection, catalog: Catalog, account_id: str, 
     return AccountBalance(
         account_id=account_id,
         period=period,
-        total_bytes=uplink + downlink,
-        uplink_bytes=uplink,
-        downlink_bytes=downlink,
+        total_bytes=int(uplink + downlink),
+        uplink_bytes=int(uplink),
+        downlink_bytes=int(downlink),
         current_balance=exact,
         booked_balance=Money(ledger, account.currency),
-        remaining_included_quota=max(terms.included_quota_bytes - rated, 0),
+        remaining_included_quota=max(terms.included_quota_bytes - int(rated), 0),
         suspend_state=suspend_state(payments=payments, balance_arrears_since=balance_since, now=now),
         throttle_state=ThrottleState.THROTTLED if exact < terms.minimum_balance else ThrottleState.NORMAL,
         payment_arrears_since=payment_since,
@@ -336,12 +341,12 @@ def _profile(subscription: Subscription, price: Price, version: PriceVersion, me
 _ACCOUNT = """
     select
         (
-            select coalesce(sum(uplink_bytes), 0)::bigint from usage.traffic_minute
+            select coalesce(sum(uplink_bytes), 0) from usage.traffic_minute
             where account_id = %(account)s and bucket_start >= %(start)s and bucket_start < %(end)s
                 and env = any(%(envs)s)
         ),
         (
-            select coalesce(sum(downlink_bytes), 0)::bigint from usage.traffic_minute
+            select coalesce(sum(downlink_bytes), 0) from usage.traffic_minute
             where account_id = %(account)s and bucket_start >= %(start)s and bucket_start < %(end)s
                 and env = any(%(envs)s)
         ),

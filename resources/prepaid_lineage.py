@@ -6,9 +6,10 @@ Not here: samples behind minutes (traffic_sample_lineage), the balance itself (b
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from psycopg.rows import class_row
+from psycopg.rows import kwargs_row
 
 from resources.database import Database
 from resources.traffic_lineage import TrafficMinutes, read_minutes_where
@@ -53,7 +54,7 @@ class PrepaidEntries:
 def read_prepaid_entries(database: Database, charge_id: UUID, *, limit: int) -> PrepaidEntries:
     """Return the first `limit` entries of the charge, and the sums of all; without any it is not prepaid, or used nothing."""
     with database.reading() as connection:
-        first = connection.cursor(row_factory=class_row(PrepaidEntry)).execute(
+        first = connection.cursor(row_factory=kwargs_row(_entry)).execute(
             """
             select bucket_id, revision, entry_type, bucket_start, env, node, account_uuid, region, line, account_id,
                 rated_bytes, included_bytes, multiplier, amount_delta, pricing_rule_version
@@ -77,6 +78,10 @@ def read_prepaid_entries(database: Database, charge_id: UUID, *, limit: int) -> 
     return PrepaidEntries(
         first=found, entries=entries, rated_bytes=int(rated), included_bytes=int(included), amount=amount
     )
+
+
+def _entry(*, rated_bytes: Decimal, **others: Any) -> PrepaidEntry:
+    return PrepaidEntry(rated_bytes=int(rated_bytes), **others)
 
 
 def read_bucket_minutes(database: Database, entry: PrepaidEntry, *, limit: int) -> TrafficMinutes:

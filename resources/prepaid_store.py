@@ -47,7 +47,7 @@ _DIFFERENCE = """
     booked as (
         select
             bucket_start, env, node, account_uuid, region, line, charge_id, account_id,
-            sum(rated_bytes)::bigint as rated_bytes,
+            sum(rated_bytes) as rated_bytes,
             sum(included_bytes)::bigint as included_bytes,
             sum(amount_delta) as amount,
             (array_agg(multiplier order by revision desc))[1] as multiplier,

@@ -221,7 +221,7 @@ def _places(price: Price) -> Iterator[tuple[int, str, str, Decimal]]:
 _RATED = """
     create temporary table prepaid_target (
         charge_id uuid, account_id text, price_id text, version integer, bucket_start timestamptz, env text, node text,
-        account_uuid text, region text, line text, rated_bytes bigint, included_bytes bigint, multiplier numeric,
+        account_uuid text, region text, line text, rated_bytes numeric, included_bytes bigint, multiplier numeric,
         amount numeric
     ) on commit drop;
     create temporary table prepaid_in_usage (charge_id uuid, byte_count numeric) on commit drop;
@@ -290,7 +290,7 @@ _RATE = """
     insert into prepaid_target
     select
         charge_id, account_id, price_id, version, bucket_start, env, node, account_uuid, region, line,
-        (byte_count - included_bytes)::bigint as rated_bytes,
+        byte_count - included_bytes as rated_bytes,
         included_bytes::bigint as included_bytes,
         multiplier,
         -(byte_count - included_bytes) * price_of_byte * multiplier as amount

@@ -49,6 +49,16 @@ class TestPriceAndQuota:
             ("2.4", "50", "60"),
         ]
 
+    def test_bytes_of_both_directions_may_be_more_than_64_bits(self, database: Database, tmp_path: Path) -> None:
+        almost = 2**63 - 1
+        books = Books.opened(database, tmp_path / "catalog", prices=price(version(body='unit_price = "0.000000001"')))
+        books.use(Minute(at=at("2026-04-08T10:30"), uplink=almost, downlink=almost))
+        books.book(DAY)
+        assert books.entries() == [("10:30", 1, "traffic_charge", 2 * almost, 0, Decimal(-2 * almost).scaleb(-9))]
+        books.use(Minute(at=at("2026-04-08T10:30"), uplink=almost))
+        books.book(DAY)
+        assert books.number("select rated_bytes from billing.prepaid_period") == almost
+
     def test_peak_hours_are_hours_of_their_zone(self, database: Database, tmp_path: Path) -> None:
         terms = (
             'unit_price = "1"\npeak = { hours = [[18, 20], [23, 1]], zone = "Asia/Kolkata" }\n'

@@ -18,7 +18,8 @@ create table billing.prepaid_entry (
     account_id text not null,
     -- of billing.charge_revision; null: the balance that an account begins with
     charge_id uuid,
-    rated_bytes bigint not null,
+    -- both directions of all inbounds may come to more than a bigint holds; what is included is within the quota
+    rated_bytes numeric(38, 0) not null,
     included_bytes bigint not null,
     multiplier numeric not null check (multiplier > 0),
     -- exact, in major units: no scale, so that nothing is rounded
@@ -58,7 +59,7 @@ create table billing.prepaid_period (
     currency text not null,
     period_start timestamptz not null,
     period_end timestamptz not null,
-    rated_bytes bigint not null check (rated_bytes >= 0),
+    rated_bytes numeric(38, 0) not null check (rated_bytes >= 0),
     included_bytes bigint not null check (included_bytes >= 0),
     -- taken from the balance, exact, in major units; the charge's total before rounding
     exact_amount numeric not null check (exact_amount >= 0),
