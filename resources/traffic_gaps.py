@@ -46,27 +46,28 @@ def close_gap(
 ) -> GapClosed:
     """Close every open gap of `source` whose window begins in `[window_start, window_end)` and has ended.
 
+    `sources` are those that are configured; `source` may be one that was once, and left gaps.
+
     Raises:
         NoOpenGapError: there is none, or actor or reason is empty.
     """
     start, end = as_utc(window_start), as_utc(window_end)
     if not actor.strip() or not reason.strip():
         raise _no_open_gap(source, start, end, "a decision names who took it and why")
-    known = [one for one in sources if one.name == source]
-    if not known or end <= start:
-        raise _no_open_gap(source, start, end, "there is no such source or stretch of time")
+    if end <= start:
+        raise _no_open_gap(source, start, end, "there is no such stretch of time")
     days = _days(start, end)
     with database.transaction(source_lock(source), *(f"{DATASET}|{day}" for day in days)) as connection:
         states = [
             state
-            for state in windows_in(connection, known, days)
+            for state in windows_in(connection, [source], days)
             if start <= state.window_start < end
             and state.is_open_gap
             and state.missing_minutes
             and state.window_end <= horizon(now)
         ]
         if not states:
-            raise _no_open_gap(source, start, end, "no window of it that has ended misses a minute")
+            raise _no_open_gap(source, start, end, "no window of such a source that has ended misses a minute")
         with connection.cursor() as cursor:
             cursor.executemany(
                 """
@@ -84,7 +85,7 @@ def close_gap(
                 """,
                 [(f"closed by {actor}: {reason}", now, source, one.window_start) for one in states],
             )
-        write_progress(connection, known, {})
+        write_progress(connection, [one for one in sources if one.name == source], {})
         verdicts = [judge_day(connection, sources, day, now=now, run_id=run_id) for day in days]
     return GapClosed(
         windows=tuple(state.window_start.astimezone(UTC) for state in states),

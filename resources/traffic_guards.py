@@ -51,11 +51,14 @@ def _with_release(connection: psycopg.Connection, verdict: Verdict) -> Verdict:
 def _windows_complete(
     connection: psycopg.Connection, sources: Sequence[TrafficSource], day: date, *, now: datetime
 ) -> Verdict:
-    known = {(state.source, state.window_start): state for state in windows_in(connection, sources, [day])}
+    """Judge the windows that are expected of the sources, and those that a source has left which is configured no more."""
+    known = {(state.source, state.window_start): state for state in windows_in(connection, None, [day])}
     closers = _closers(connection, day)
     expected = 0
+    judged: list[tuple[WindowState, Window]] = []
     open_gaps: list[GapFact] = []
     closed_gaps: list[GapFact] = []
+    names = {source.name for source in sources}
     for source in sources:
         for window in expected_windows(source, day, now=now):
             expected += 1
@@ -63,10 +66,17 @@ def _windows_complete(
             if state is None:
                 minutes = int((min(window.end, horizon(now)) - window.start).total_seconds()) // 60
                 open_gaps.append(GapFact(source=source.name, window=window, missing_minutes=minutes, reason="not_read"))
-            elif state.is_open_gap:
-                open_gaps.append(_fact(state, window, None))
-            elif state.status == "closed":
-                closed_gaps.append(_fact(state, window, closers.get((source.name, window.start), "a person")))
+            else:
+                judged.append((state, window))
+    for state in known.values():
+        if state.source not in names:
+            expected += 1
+            judged.append((state, Window(start=state.window_start, end=state.window_end)))
+    for state, window in judged:
+        if state.is_open_gap:
+            open_gaps.append(_fact(state, window, None))
+        elif state.status == "closed":
+            closed_gaps.append(_fact(state, window, closers.get((state.source, window.start), "a person")))
     facts = [[gap.source, gap.window.start.isoformat(), gap.missing_minutes] for gap in (*open_gaps, *closed_gaps)]
     return windows_complete(_subject(day, facts), expected=expected, open_gaps=open_gaps, closed_gaps=closed_gaps)
 

@@ -103,7 +103,7 @@ def coverage(
 ) -> tuple[NodeDay, ...]:
     """Return a row for each source and day of which a window was judged, by source in their order, then by day."""
     by_place: dict[tuple[str, date], list[WindowState]] = {}
-    for state in windows_in(connection, sources, days):
+    for state in windows_in(connection, [source.name for source in sources], days):
         by_place.setdefault((state.source, state.window_start.astimezone(UTC).date()), []).append(state)
     return tuple(
         _node_day(source, day, by_place[source.name, day])

@@ -99,9 +99,11 @@ def expected_windows(source: TrafficSource, day: date, *, now: datetime) -> tupl
 
 
 def windows_in(
-    connection: psycopg.Connection, sources: Iterable[TrafficSource], days: Sequence[date]
+    connection: psycopg.Connection, sources: Iterable[str] | None, days: Sequence[date]
 ) -> tuple[WindowState, ...]:
-    """Return the rows of these sources' windows on these days, by source and time."""
+    """Return the rows of the windows on these days of the sources of these names, by source and time; None: of every source
+    there ever was.
+    """
     if not days:
         return ()
     with connection.cursor(row_factory=class_row(WindowState)) as cursor:
@@ -110,14 +112,14 @@ def windows_in(
             select source, window_start, window_end, status, missing_minutes, snapshots, samples, covered_until, reason,
                 detail
             from core.traffic_window
-            where source = any(%(sources)s)
+            where (%(sources)s::text[] is null or source = any(%(sources)s))
                 and window_start >= %(start)s
                 and window_start < %(end)s
                 and (window_start at time zone 'UTC')::date = any(%(days)s)
             order by source, window_start
             """,
             {
-                "sources": [source.name for source in sources],
+                "sources": None if sources is None else list(sources),
                 "start": day_window(min(days)).start,
                 "end": day_window(max(days)).end,
                 "days": list(days),
@@ -154,7 +156,7 @@ def slots_to_read(
 
     Windows that are complete, closed, older than the exporter remembers, or begin at one of `without` are left out.
     """
-    known = {state.window_start: state for state in windows_in(connection, [source], [day])}
+    known = {state.window_start: state for state in windows_in(connection, [source.name], [day])}
     instants = [instant for instant, _ in snapshots_around(connection, source, day)]
     wanted: list[datetime] = []
     for window in expected_windows(source, day, now=now):
@@ -179,7 +181,7 @@ def judge_windows(
     connection: psycopg.Connection, source: TrafficSource, day: date, *, now: datetime, attempt: Attempt | None
 ) -> None:
     """Write what the snapshots that are known prove about every window of the day that has begun, and new gap events."""
-    known = {state.window_start: state for state in windows_in(connection, [source], [day])}
+    known = {state.window_start: state for state in windows_in(connection, [source.name], [day])}
     snapshots = snapshots_around(connection, source, day)
     instants = [instant for instant, _ in snapshots]
     states = []
@@ -295,7 +297,8 @@ def _write_gap_events(
 ) -> None:
     """Note gaps of windows that have ended when they open, and when snapshots fill them.
 
-    A window that nobody has tried to read is open as well, and no gap of its source yet: files are taken before exporters are asked.
+    A window that nobody has tried to read is open as well, and no gap of its source yet: files are taken before exporters are
+    asked.
     """
     rows = connection.execute(
         """

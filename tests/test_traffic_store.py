@@ -570,6 +570,23 @@ class TestClosingAGap:
             == [("closed", "ann")] * 3
         )
 
+    def test_is_asked_of_a_source_that_is_configured_no_more(self, collector: Collector) -> None:
+        collector.add(Node(retention=2 * HOUR).lives(0, 301), retention_hours=2)
+        collector.add(Node(node="us").lives(0, 301))
+        collector.collect(at(300))
+        del collector.sources[0]
+        collector.collect(at(300))
+        status, message = collector.verdict("windows_complete")
+        assert status == "held"
+        assert "jp-prod" in message
+        closed = self.close(collector, window_end=at(180))
+        assert (closed.windows, closed.missing_minutes) == ((START, at(60), at(120)), 180)
+        status, message = collector.verdict("windows_complete")
+        assert status == "released"
+        assert "closed by ann" in message
+        collector.collect(at(300))
+        assert collector.verdict("windows_complete")[0] == "released"
+
     def test_is_undone_by_the_snapshots_themselves(self, collector: Collector) -> None:
         node = collector.add(Node(retention=2 * HOUR).lives(0, 301), retention_hours=2)
         collector.collect(at(300))
