@@ -235,7 +235,7 @@ def trail_log(name: str, day: date, *records: Mapping[str, Any]) -> tuple[str, b
 
 def put(number: int, hours: float, key: str, size: int, **changes: Any) -> dict[str, Any]:
     """Return the record of an object that is stored."""
-    return record(number, key=key, size=size, eventTime=f"{at(hours):%Y-%m-%dT%H:%M:%SZ}", **changes)
+    return record(number, key=key, size=size, **{"eventTime": f"{at(hours):%Y-%m-%dT%H:%M:%SZ}", **changes})
 
 
 def delete(number: int, hours: float, key: str) -> dict[str, Any]:
