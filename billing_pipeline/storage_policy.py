@@ -5,7 +5,8 @@ Not here: what a source's keys mean (sources/storage_profile), the checks (stora
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -23,10 +24,12 @@ class StoragePolicy:
     """What an installation decides about storage.
 
     `complete`: snapshot sources whose snapshots name every repository, so that one that is missing is gone. `max_snapshot_age`:
-    a state carried further holds the day. `drift_percent`: of the larger of snapshot and derived bytes; more is a failed check.
+    a state carried further holds the day. `assumed_visibility`: snapshot source -> visibility of its repositories of which nobody
+    has said it. `drift_percent`: of the larger of snapshot and derived bytes; more is a failed check.
     """
 
     complete: frozenset[str] = frozenset()
+    assumed_visibility: Mapping[str, str] = field(default_factory=dict)
     max_snapshot_age: timedelta = timedelta(hours=72)
     drift_percent: Decimal = Decimal(1)
     on_drift: OnFailure = OnFailure.WARN
@@ -37,6 +40,7 @@ class StoragePolicy:
         """Return the digest of all that it decides: a day that was built under another one is stale."""
         said = [
             sorted(self.complete),
+            sorted(self.assumed_visibility.items()),
             self.max_snapshot_age // timedelta(microseconds=1),
             str(self.drift_percent.normalize()),
             self.on_drift,

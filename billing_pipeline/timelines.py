@@ -41,11 +41,13 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a repository holds at an instant. `objects`: object -> (bytes, current version), as far as the snapshot lists them."""
+    """What a repository holds at an instant. `objects`: object -> (bytes, current version), as far as the snapshot lists them.
+    `assumed_visibility` counts until anybody says one."""
 
     at: datetime
     size_bytes: int
     visibility: str | None = None
+    assumed_visibility: str | None = None
     owner: str | None = None
     objects: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
 
@@ -319,7 +321,7 @@ def _assembled(facts: Sequence[_Fact], end: datetime) -> Timeline:
         if fact.snapshot is not None:
             drifts.append(_drift(state, fact.snapshot))
             state = _State(raw_bytes=fact.snapshot.size_bytes, is_anchored=True,
-                           visibility=fact.snapshot.visibility or state.visibility,
+                           visibility=fact.snapshot.visibility or state.visibility or fact.snapshot.assumed_visibility,
                            owner=fact.snapshot.owner or state.owner)  # fmt: skip
         else:
             state.raw_bytes += fact.delta
@@ -365,8 +367,8 @@ class _Base:
             if fact.visibility:
                 visibility = OTHER_VISIBILITY[fact.visibility] if fact.at > facts[0].at else None
                 break
-            if fact.snapshot and fact.snapshot.visibility:
-                visibility = fact.snapshot.visibility
+            if fact.snapshot and (said := fact.snapshot.visibility or fact.snapshot.assumed_visibility):
+                visibility = said
                 break
         for fact in facts:
             said = fact.snapshot.owner if fact.snapshot else fact.owner_hint

@@ -179,7 +179,7 @@ def _snapshot(
         {
             "repository": pa.array([row[0] for row in sums], pa.string()),
             "owner": pa.array([row[1] for row in sums], pa.string()),
-            "visibility": pa.array([profile.visibility] * len(sums), pa.string()),
+            "visibility": pa.nulls(len(sums), pa.string()),
             "bytes": pa.array([int(row[2]) for row in sums], pa.int64()),
             "object_count": pa.array([row[3] for row in sums], pa.int64()),
         }

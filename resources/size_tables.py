@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from billing_pipeline.records import LineCounts
-from billing_pipeline.sources.storage_profile import StorageProfile
 from billing_pipeline.sources.storage_reasons import StorageReason
 from billing_pipeline.sources.storage_table import SizeRow, read_size_row
 from resources.delivery_manifest import Reject
@@ -19,7 +18,7 @@ from resources.storage_files import refused
 from resources.table_reader import read_table
 
 
-def read_size_table(path: Path, *, profile: StorageProfile, as_of: datetime) -> SnapshotFile:
+def read_size_table(path: Path, *, as_of: datetime) -> SnapshotFile:
     """Return the snapshots of a table. A repository twice in one is counted once, and refuses the file when it says two things.
 
     Raises:
@@ -47,18 +46,18 @@ def read_size_table(path: Path, *, profile: StorageProfile, as_of: datetime) -> 
         duplicate=repeated,
         out_of_scope=0,
     )
-    snapshots = tuple(_snapshot(instant, list(rows.values()), profile) for instant, rows in sorted(by_instant.items()))
+    snapshots = tuple(_snapshot(instant, list(rows.values())) for instant, rows in sorted(by_instant.items()))
     return SnapshotFile(snapshots=snapshots, counts=counts, rejects=tuple(rejects))
 
 
-def _snapshot(instant: datetime, rows: list[SizeRow], profile: StorageProfile) -> ReadSnapshot:
+def _snapshot(instant: datetime, rows: list[SizeRow]) -> ReadSnapshot:
     return ReadSnapshot(
         snapshot_at=instant,
         rows=pa.table(
             {
                 "repository": pa.array([row.repository for row in rows], pa.string()),
                 "owner": pa.array([row.owner for row in rows], pa.string()),
-                "visibility": pa.array([row.visibility or profile.visibility for row in rows], pa.string()),
+                "visibility": pa.array([row.visibility for row in rows], pa.string()),
                 "bytes": pa.array([row.bytes for row in rows], pa.int64()),
                 "object_count": pa.array([row.object_count for row in rows], pa.int64()),
             }

@@ -1,7 +1,8 @@
 """Snapshots of a delivery day: read every new file whole, judge it against the snapshot before, publish what is sound.
 
 A snapshot that is older than the last is kept as history; one of the same instant with other content, one of another bucket, one
-that jumps beyond its bounds and one with bad rows are held until a person accepts the file. Not here: reading (inventory_reader, size_tables).
+that jumps beyond its bounds and one with bad rows are held until a person accepts the file. Not here: reading (inventory_reader,
+size_tables).
 """
 
 import secrets
@@ -98,7 +99,7 @@ class SnapshotIngest:
         try:
             if source.kind is Kind.TABLE:
                 with fetched(self._hands.landing, file) as path:
-                    return read_size_table(path, profile=source.profile, as_of=file.first_seen_at)
+                    return read_size_table(path, as_of=file.first_seen_at)
             return self._read_inventory(file, source)
         except Refused as error:
             if file.status == "accepted":

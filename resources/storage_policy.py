@@ -21,6 +21,12 @@ def storage_policy(sources: Sequence[StorageSource], said: StoragePolicy | None 
     """
     ages = [source.profile.max_snapshot_age_hours for source in sources if source.dataset == SNAPSHOTS]
     policy = replace(
-        said or StoragePolicy(), complete=frozenset(source.name for source in sources if source.kind in _COMPLETE)
+        said or StoragePolicy(),
+        complete=frozenset(source.name for source in sources if source.kind in _COMPLETE),
+        assumed_visibility={
+            source.name: source.profile.visibility
+            for source in sources
+            if source.dataset == SNAPSHOTS and source.profile.visibility is not None
+        },
     )
     return replace(policy, max_snapshot_age=timedelta(hours=max(ages))) if ages else policy

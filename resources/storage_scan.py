@@ -190,6 +190,11 @@ class StorageScan:
         self._table(
             "complete_sources", pa.schema([("source", _TEXT)]), [(name,) for name in sorted(self._policy.complete)]
         )
+        self._table(
+            "assumed_visibilities",
+            pa.schema([("source", _TEXT), ("visibility", _TEXT)]),
+            sorted(self._policy.assumed_visibility.items()),
+        )
         self._set("upload_days", UPLOAD_DAYS)
         self._set("drift_millionths", int(self._policy.drift_percent * 10_000))
         self._set("max_age_us", self._policy.max_snapshot_age // timedelta(microseconds=1))

@@ -332,6 +332,31 @@ class TestSnapshots:
         assert storage.sizes() == [(at(1), GB), (at(2), 2 * GB), (at(3), GB)]
 
 
+class TestAssumedVisibility:
+    def test_is_that_of_a_repository_of_which_nobody_has_said_it(self, database: Database, tmp_path: Path) -> None:
+        assumed = profile(visibility="private")
+        storage = Storage(
+            database, tmp_path, source(Kind.INVENTORY, profile=assumed), source(Kind.VISIBILITY, profile=assumed)
+        )
+        sizes = {"ann/cats/t1": GB, "ann/dogs/t1": GB}
+        storage.inventory(at(1, 7), sizes)
+        storage.turned({"repository": "ann/dogs", "at": "2026-06-01T12:00:00Z", "visibility": "public"})
+        storage.inventory(at(2, 7), sizes)
+        storage.up_to_date()
+        # the second snapshot does not make private again what its people have made public
+        shown = rows(
+            storage.usage,
+            "select repository, segment_start, visibility from usage.storage_state order by repository, segment_start",
+        )
+        assert shown == [
+            ("ann/cats", at(1), "private"), ("ann/cats", at(1, 7), "private"), ("ann/cats", at(2), "private"),
+            ("ann/dogs", at(1), "private"), ("ann/dogs", at(1, 7), "private"), ("ann/dogs", at(1, 12), "public"),
+            ("ann/dogs", at(2), "public"), ("ann/dogs", at(2, 7), "public"),
+        ]  # fmt: skip
+        assert gb_hours(storage.usage) == 48 + 12
+        assert {row[0] for row in rows(storage.usage, "select status from guards.verdict")} == {"passed"}
+
+
 class TestDigests:
     def test_that_name_a_missing_log_file_hold_the_day_until_it_comes(self, storage: Storage) -> None:
         chain = DigestChain()

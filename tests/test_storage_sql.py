@@ -171,7 +171,9 @@ class Chain:
         opening: Path | None = None
         self.states, self.drifts, self.usage = [], [], []
         for start in range(0, len(DAYS), self.days_per_scan):
-            with StorageScan(self.rules, StoragePolicy(), opening=opening, scratch_dir=self.folder) as scan:
+            (assumed,) = {one.assumed_visibility for _, one in self.facts.snapshots} or {None}
+            policy = StoragePolicy(assumed_visibility={"inventory": assumed} if assumed else {})
+            with StorageScan(self.rules, policy, opening=opening, scratch_dir=self.folder) as scan:
                 for day in DAYS[start : start + self.days_per_scan]:
                     self.results[day] = scan.scan(self.sources(day))
                     opening = self.folder / f"tail-{day}.parquet"
@@ -331,10 +333,17 @@ class TestAgainstTheReference:
         assert together.results == apart.results
 
     @settings(max_examples=8)
-    @given(histories=MANY)
+    @given(histories=MANY, assumed=st.sampled_from([None, "private"]))
     def test_random_histories_give_the_same_states_and_drifts(
-        self, tmp_path_factory: pytest.TempPathFactory, histories: dict[str, tuple[Any, Any, Any]]
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        histories: dict[str, tuple[Any, Any, Any]],
+        assumed: str | None,
     ) -> None:
+        histories = {
+            name: ([replace(one, assumed_visibility=assumed) for one in snapshots], events, changes)
+            for name, (snapshots, events, changes) in histories.items()
+        }
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from billing_pipeline.storage_policy import OnFailure
-from billing_pipeline.timelines import ObjectEvent
+from billing_pipeline.timelines import ObjectEvent, Snapshot
 from resources import guard_store
 from resources.catalog_store import CatalogNotLoadedError
 from resources.database import Database
@@ -108,6 +108,29 @@ class TestTheWorkedExample:
         assert gb_hours(store) == 2824
         assert sum(one.private_byte_seconds for one in results) == 2824 * 3600 * GB
         assert store.stale_days(datetime(2026, 7, 1, tzinfo=UTC)) == ()
+
+
+class TestAMonth:
+    def test_of_deletes_and_drift_is_8814_gb_hours(
+        self, database: Database, lake: Lake, tmp_path: Path, deliveries: StorageDeliveries
+    ) -> None:
+        load_catalog(database, tmp_path / "catalog")
+        store = store_with(database, lake, tmp_path, max_snapshot_age=timedelta(days=60))
+        gone = ObjectEvent(event_id="gone", at=at(20, 6), object_id="old", action="delete", event_name="DeleteObject")
+        listing = Snapshot(
+            at=at(1), size_bytes=10 * GB, visibility="private", owner="ann", objects={"old": (3 * GB, None)}
+        )
+        deliveries.deliver(
+            JUNE_1,
+            Facts(
+                snapshots=[("ann/cats", listing), snapshot("ann/cats", at(25), 23 * GB // 2)],
+                object_events=[put("ann/cats", at(10, 12), 5 * GB), ("ann/cats", gone)],
+            ),
+        )
+        build(store, *store.stale_days(datetime(2026, 7, 1, tzinfo=UTC)))
+        assert gb_hours(store) == 8814
+        assert (gb_hours(store) / 720).quantize(Decimal("0.000001")) == Decimal("12.241667")
+        assert rows(store, "select snapshot_at, drift_bytes from usage.storage_drift") == [(at(25), -GB // 2)]
 
 
 class TestLateEvents:

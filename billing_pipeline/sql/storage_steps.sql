@@ -3,7 +3,8 @@
 -- snapshot does not name). R1, R4: a snapshot anchors bytes from its instant on.
 --
 -- raw_bytes of a repository without a snapshot count from 0; so they can be below 0, as can derived ones. before_*: what the step
--- found. new_*: what nobody had said before (R5), to be carried back.
+-- found. new_*: what nobody had said before (R5), to be carried back. visibility_hint: what is assumed of a snapshot's repositories
+-- (assumed_visibilities, by source); any word about one outdoes it.
 create or replace temp table storage_steps as
 with
 facts as (
@@ -15,6 +16,7 @@ facts as (
         count(*) filter (where delta is null) as unsized,
         arg_min(owner, action_id) filter (where owner is not null) as owner_hint,
         null::varchar as visibility,
+        null::varchar as visibility_hint,
         null::varchar as owner,
         null::bigint as anchor_bytes,
         false as is_missing,
@@ -31,8 +33,17 @@ facts as (
     where event_at >= getvariable('day_start') and event_at < getvariable('day_end')
     group by repository, event_at
     union all by name
-    select repository, snapshot_at as step_at, 1 as rank, visibility, owner, bytes as anchor_bytes, false as is_missing
+    select
+        repository,
+        snapshot_at as step_at,
+        1 as rank,
+        day_snapshots.visibility,
+        assumed_visibilities.visibility as visibility_hint,
+        owner,
+        bytes as anchor_bytes,
+        false as is_missing,
     from day_snapshots
+    left join assumed_visibilities using (source)
     union all by name
     select repository, snapshot_at as step_at, 1 as rank, 0 as anchor_bytes, true as is_missing
     from missing_listings
@@ -47,6 +58,7 @@ merged as (
         coalesce(sum(unsized), 0)::bigint as unsized,
         max(owner_hint) as owner_hint,
         max(visibility) as visibility,
+        max(visibility_hint) as visibility_hint,
         max(owner) as owner,
         max(anchor_bytes) as anchor_bytes,
         bool_or(coalesce(is_missing, false)) as is_missing,
@@ -78,7 +90,9 @@ anchored as (
         first_value(is_known) over history as was_known,
         first_value(was_anchored) over history as began_anchored,
         first_value(step_at) over history as first_at,
-        last_value(visibility ignore nulls) over history as visibility_now,
+        coalesce(
+            last_value(visibility ignore nulls) over history, first_value(visibility_hint ignore nulls) over history
+        ) as visibility_now,
         coalesce(
             last_value(owner ignore nulls) over history, first_value(owner_hint ignore nulls) over history
         ) as owner_now,
