@@ -449,6 +449,23 @@ class TestTogether:
         followed = first + "ends_at = 2026-02-01T00:00:00Z\n" + second
         assert len(parse(subscriptions=followed).subscriptions) == 2
 
+    def test_a_uuid_in_capitals_is_refused_for_traffic_spells_it_in_lower_case(self) -> None:
+        lower = "aaaaaaaa-1111-4111-8111-111111111111"
+        upper = lower.upper()
+        first = BASE["accounts.toml"]
+        assert findings(accounts=first.replace('{ id = "c1" }', f'{{ id = "{upper}" }}')) == [
+            (
+                f"accounts.toml: acme: clients: traffic spells uuids in lower case and never matches {upper!r}: write {lower!r}, "
+                "or both if requests spell it in capitals"
+            )
+        ]
+        both = first.replace('{ id = "c1" }', f'{{ id = "{upper}" }}, {{ id = "{lower}" }}')
+        assert len(parse(accounts=both).accounts["acme"].clients) == 2
+        assert (
+            parse(accounts=first.replace('"c1"', '"Octocat-AAAA"')).accounts["acme"].clients[0].client_id
+            == "Octocat-AAAA"
+        )
+
     def test_a_client_belongs_to_one_account_at_a_time(self) -> None:
         first = BASE["accounts.toml"]
         second = first.replace('"acme"', '"beta"')

@@ -3,6 +3,7 @@
 Not here: the shape of one entry (tables).
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
 from billing_pipeline.catalog.tables import PriceTable
 from billing_pipeline.meters import Meter, MeterSource
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGIN = datetime.min.replace(tzinfo=UTC)
 _OPEN = datetime.max.replace(tzinfo=UTC)
 
@@ -278,6 +280,12 @@ def _account_findings(catalog: Catalog) -> Iterator[Finding]:
         if not _is_zone(account.time_zone):
             message = f"{account.time_zone!r} is not an IANA time zone such as Europe/Berlin"
             yield _finding(Kind.ACCOUNT, account.account_id, "time_zone", message)
+        own = {client.client_id for client in account.clients}
+        for spelt in sorted(one for one in own if _UUID.fullmatch(one.lower()) and one.lower() not in own):
+            message = (
+                f"traffic spells uuids in lower case and never matches {spelt!r}: write {spelt.lower()!r}, or both if "
+            )
+            yield _finding(Kind.ACCOUNT, account.account_id, "clients", f"{message}requests spell it in capitals")
         for client in account.clients:
             start, end = client.valid_from or _BEGIN, client.valid_to or _OPEN
             if end <= start:
