@@ -1,4 +1,4 @@
-"""A small installation with traffic and storage: a catalog, simulated nodes, deliveries of three mornings, and its facts.
+"""A small installation with traffic and storage: a catalog, simulated nodes, deliveries of some mornings, and its facts.
 
 Nodes jp and us are pulled (jp restarts twice, is late and repeats itself; us is away for eight hours over a midnight), hk drops
 files. Storage comes as inventories, CloudTrail and visibility events. Accounts: acme pays by invoice, beta from a prepaid
@@ -288,13 +288,19 @@ def repository_changes() -> tuple[dict[str, str], ...]:
 
 
 def storage_mornings() -> tuple[Delivery, ...]:
-    """Return the files of three mornings. A put is logged twice; a log of the first day comes on the last morning."""
+    """Return the files of two mornings. A put is logged twice; a log of the first day comes on the last morning."""
     first, second, third = inventories()
     put_a, put_b, deletion, late_dogs, late_fish = object_records()
     *early, transfer, fish = repository_changes()
     return (
-        (*first, trail_log("AAAAAAAAAAAAAAAA", JUNE_1, put_a), said(JUNE_1, "a", *early)),
-        (*second, trail_log("BBBBBBBBBBBBBBBB", JUNE_2, put_a, put_b, deletion), said(JUNE_2, "b", transfer, fish)),
+        (
+            *first,
+            *second,
+            trail_log("AAAAAAAAAAAAAAAA", JUNE_1, put_a),
+            trail_log("BBBBBBBBBBBBBBBB", JUNE_2, put_a, put_b, deletion),
+            said(JUNE_1, "a", *early),
+            said(JUNE_2, "b", transfer, fish),
+        ),
         (*third, trail_log("CCCCCCCCCCCCCCCC", JUNE_1, late_dogs, late_fish)),
     )
 
@@ -471,7 +477,7 @@ def live_storage(installation: Installation) -> None:
     chain, mornings = MeteredChain.of(installation), storage_mornings()
     for number in chain.mornings_to_live(mornings):
         chain.deliver(mornings[number])
-        chain.ingest(at(32 + 24 * number))
+        chain.ingest(at(40 + 24 * number))
         chain.load_catalog()
         chain.build_storage()
         chain.book()
