@@ -7,6 +7,7 @@ figures does not fit. So the picture is an SVG, and takes no plotting library.
 import base64
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import groupby
 from xml.sax.saxutils import escape
 
 # What Dagster shows without a click.
@@ -48,34 +49,34 @@ def hourly_bars(counts: Sequence[int], *, title: str) -> str:
 def heat_map(rows: Sequence[str], cells: Sequence[Sequence[Cell]], *, columns: Mapping[int, str], title: str) -> str:
     """Return Markdown with a row of cells for each name in `rows`. `columns`: labels below, by the cell's place in its row.
 
-    Cells of one colour are one path, so that many nodes and hours stay small.
+    Neighbours of one colour are drawn as one bar, so that a few nodes stay short enough to be shown without a click.
     """
-    left = 9 * max((len(name) for name in rows), default=0)
+    left = 8 * max((len(name) for name in rows), default=0)
     height = len(rows) * WIDTH
-    paths = ""
-    for kind in Cell:
-        squares = "".join(
-            f"M{left + column * WIDTH} {row * WIDTH}h18v18h-18z"
-            for row, line in enumerate(cells)
-            for column, cell in enumerate(line)
-            if cell is kind
-        )
-        if squares:
-            paths += f"<path fill='{kind.value}' d='{squares}'/>"
+    bars: dict[Cell, str] = {}
+    for row, line in enumerate(cells):
+        column = 0
+        for kind, run in groupby(line):
+            length = len(list(run))
+            bars[kind] = (
+                bars.get(kind, "")
+                + f"M{left + column * WIDTH} {row * WIDTH}h{length * WIDTH - 2}v18h-{length * WIDTH - 2}z"
+            )
+            column += length
+    paths = "".join(f"<path fill='{kind}' d='{drawn}'/>" for kind, drawn in bars.items())
     names = "".join(f"<text y='{row * WIDTH + 14}'>{escape(name)}</text>" for row, name in enumerate(rows))
     labels = "".join(
-        f"<text x='{left + column * WIDTH}' y='{height + 14}'>{escape(label)}</text>"
+        f"<text x='{left + column * WIDTH}' y='{height + 13}'>{escape(label)}</text>"
         for column, label in columns.items()
     )
-    seen = [kind for kind in Cell if any(kind in line for line in cells)]
+    seen = [kind for kind in Cell if kind in bars]
     key = "".join(
-        f"<rect x='{place * 90}' y='{height + 22}' width='12' height='12' fill='{kind.value}'/>"
-        f"<text x='{place * 90 + 16}' y='{height + 33}'>{_MEANINGS[kind]}</text>"
+        f"<text x='{place * 80}' y='{height + 30}' fill='{kind}'>■ {_MEANINGS[kind]}</text>"
         for place, kind in enumerate(seen)
     )
-    width = left + max(max((len(line) for line in cells), default=0) * WIDTH, 90 * len(seen))
+    width = left + max(max((len(line) for line in cells), default=0) * WIDTH, 80 * len(seen))
     picture = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 -4 {width} {height + 42}' width='{min(width, 900)}' "
-        f"font-size='13' font-family='sans-serif' fill='#777'>{names}{paths}{labels}{key}</svg>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 -3 {width} {height + 38}' width='{min(width, 900)}' "
+        f"font-size='13' fill='#777'>{names}{paths}{labels}{key}</svg>"
     )
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"

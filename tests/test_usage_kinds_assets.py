@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 import pytest
 
-from assets.plots import Cell, heat_map
+from assets.plots import INLINE_CHARACTERS, Cell, heat_map
 from assets.sensors import new_storage_deliveries, open_windows, stale_storage, stale_traffic
 from resources.timeline_reader import TimelineDrift
 from tests.dagster_fakes import World
@@ -189,10 +189,17 @@ class TestUpkeep:
 
 
 class TestHeatMap:
-    def test_draws_a_square_for_each_cell_in_its_colour(self) -> None:
+    def test_of_a_day_of_three_nodes_is_shown_without_a_click(self) -> None:
+        nodes = ["tokyo-1.demo.example", "frankfurt-1.demo.example", "oregon-1.demo.example"]
+        cells = [[Cell.GOOD] * 24, [Cell.GOOD] * 9 + [Cell.BAD] * 3 + [Cell.GOOD] * 12, [Cell.GOOD] * 24]
+        hours = {hour: f"{hour:02d}" for hour in (0, 6, 12, 18)}
+        assert len(heat_map(nodes, cells, columns=hours, title="2026-03-03, UTC")) <= INLINE_CHARACTERS
+
+    def test_draws_a_bar_for_each_run_of_cells_in_its_colour(self) -> None:
         picture = heat_map(["a", "b<c"], [[Cell.GOOD, Cell.BAD], [Cell.GOOD, Cell.NONE]], columns={0: "00"}, title="t")
         svg = base64.b64decode(picture.split("base64,")[1].rstrip(")")).decode()
         assert svg.count("h18v18h-18z") == 4
+        assert Cell.GOOD.value in svg
         assert Cell.BAD.value in svg
         assert "b&lt;c" in svg
         assert "gap" in svg
