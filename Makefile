@@ -13,7 +13,7 @@ PYTHON ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(STAMP) ## from request logs to a printed bill, with embedded PostgreSQL
+demo: $(STAMP) ## from requests, traffic and storage to a printed bill, with embedded PostgreSQL
 	$(BIN)/billing demo
 
 test: $(STAMP) ## all tests

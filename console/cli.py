@@ -61,7 +61,7 @@ def demo(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the state of earlier demos first.")] = False,
 ) -> None:
-    """Run the whole job once: on made-up logs of three days, or with --landing and --profile on your own."""
+    """Run the whole job once: on made-up requests, traffic and storage of three days, or with --landing on your own logs."""
     settings = Settings.from_environment()
     if landing is None:
         if profile is not None or catalog is not None:

@@ -33,7 +33,8 @@ class DriftFailure:
 class StorageFacts:
     """What a day's guards compare. Integrals are bytes x microseconds, exact.
 
-    `conflicts`: event ids with several contents, `events_in_conflict` their copies. `carried_too_far`: repositories whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
+    `conflicts`: event ids with several contents, `events_in_conflict` their copies. `carried_too_far`: repositories
+    whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
     microseconds of private bytes that nobody pays for).
     """
 

@@ -158,7 +158,9 @@ class TestUnbookedUsage:
 
 class TestFailedRun:
     def plan(self, instance: dg.DagsterInstance, now: datetime):
-        return plan_runs(instance, asset="usage/api_requests", job="build_request_usage", due=march(1), now=now, at_most=5)
+        return plan_runs(
+            instance, asset="usage/api_requests", job="build_request_usage", due=march(1), now=now, at_most=5
+        )
 
     def test_is_requested_again_after_a_wait_under_a_new_key(self, world: World, instance: dg.DagsterInstance):
         world.usage.stale = march(1)
