@@ -13,6 +13,7 @@ from assets.asset_checks import StoredVerdicts, Verdicts, guard_checks
 from assets.billing import billing_assets
 from assets.catalog import catalog_assets
 from assets.execution import Progress, no_progress
+from assets.freshness import alert_on_skipped_day
 from assets.jobs import JOBS, build_yesterday
 from assets.requests import request_records_asset
 from assets.retention import remove_unused, remove_unused_weekly
@@ -71,6 +72,7 @@ def build_defs(
             stale_storage,
             unbooked_usage,
             alert_on_failure,
+            alert_on_skipped_day,
         ],
         # A step takes seconds, a process per step as long again.
         executor=dg.in_process_executor,
@@ -85,6 +87,7 @@ def build_defs(
             "catalog_store": stores.catalog,
             "charge_store": stores.charges,
             "payment_store": stores.payments,
+            "builds": stores.builds,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,
             "verdicts": verdicts,

@@ -6,6 +6,7 @@ The one place where stores are made from settings; the Dagster definitions and t
 import os
 from dataclasses import dataclass
 
+from resources.build_reader import BuildReader
 from resources.catalog_store import CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
@@ -45,6 +46,7 @@ class Stores:
     catalog: CatalogStore
     charges: ChargeStore
     payments: PaymentStore
+    builds: BuildReader
     retention: Retention
 
 
@@ -91,5 +93,6 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         catalog=CatalogStore(database),
         charges=ChargeStore(database),
         payments=PaymentStore(database),
+        builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
     )

@@ -305,6 +305,16 @@ class FakePaymentStore:
 
 
 @dataclass
+class FakeBuilds:
+    """Builds: the newest event day of each kind of usage."""
+
+    newest: dict[str, date] = field(default_factory=dict)
+
+    def newest_days(self) -> dict[str, date]:
+        return self.newest
+
+
+@dataclass
 class FakeAlerts:
     """Alerts that were sent."""
 
@@ -342,6 +352,7 @@ class World:
         self.timelines = FakeTimelines()
         self.charges = FakeChargeStore(self.verdicts)
         self.payments = FakePaymentStore()
+        self.builds = FakeBuilds()
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
         self.alerts = FakeAlerts()
@@ -357,6 +368,7 @@ class World:
                 catalog=self.catalog,
                 charges=self.charges,
                 payments=self.payments,
+                builds=self.builds,
                 retention=self.retention,
             ),
             catalog_dir=Path("/catalog"),

@@ -21,7 +21,7 @@ from resources.balance_reader import (
     NotPrepaidError,
     balance_as_json,
 )
-from resources.database import Database
+from resources.database import Database, Role
 from resources.payment_store import PaymentEvent, PaymentStore
 from tests.prepaid_books import UUID_1, Books, Minute, account, at, days, price, subscription, version
 
@@ -209,6 +209,13 @@ class TestBilling:
             connection.execute(
                 "insert into billing.payment_event values ('e', 'acme', 'invoice_paid', '', now(), now())"
             )
+        # Not only the session: the role itself may not write.
+        with books.database.connect(Role.READER) as connection:
+            connection.execute("set transaction read write")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(
+                    "insert into billing.payment_event values ('e', 'acme', 'invoice_paid', '', now(), now())"
+                )
         expected = reader.billing("acme", now=NOW)
         # A writer that stands still, with every lock of a booking and rows of its own that it does not commit.
         with books.database.transaction("billing/charges", "billing/payments") as writer:

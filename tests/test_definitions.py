@@ -62,6 +62,7 @@ class TestDefinitions:
             "stale_storage",
             "unbooked_usage",
             "alert_on_failure",
+            "alert_on_skipped_day",
         }
 
     def test_share_one_partitioning_and_one_backfill_policy_along_the_daily_chain(self):
