@@ -214,11 +214,12 @@ class _Reading:
     def _taken(self, sql: str, name: str, table: pa.Table, query: BulkQuery) -> pa.Table | None:
         """Return what the query takes of `table`, None when a value in it makes the query fail.
 
-        DuckDB's messages quote the line, so no exception of it leaves here, nor as the context of another.
+        DuckDB's messages quote the line, so no exception of it leaves here, nor as the context of another. One that is cut
+        inside of a character cannot be decoded, and comes as UnicodeDecodeError.
         """
         try:
             return self._run(sql, name, table, query)
-        except (duckdb.DataError, duckdb.InvalidInputException):
+        except (duckdb.DataError, duckdb.InvalidInputException, UnicodeDecodeError):
             return None
         except duckdb.Error as error:
             kind = type(error).__name__

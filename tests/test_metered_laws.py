@@ -31,7 +31,7 @@ from tests.metered_chain import (
 )
 
 DAYS = (JUNE_1, JUNE_2, JUNE_3)
-SEEDS = range(3)
+SEEDS = range(2)
 NODES = ("jp", "us", "hk")
 COLLECTED_AT, INGESTED_AT = at(54), at(80)
 ROUNDS = 3
@@ -156,7 +156,7 @@ class TestTheSameFacts:
         assert_same(chain.usage_and_money(), expected, f"of days in any order, seed {seed}")
         assert chain.is_up_to_date()
 
-    @pytest.mark.parametrize("seed", SEEDS[:2])
+    @pytest.mark.parametrize("seed", SEEDS[:1])
     def test_that_come_while_days_are_made_come_to_the_same(
         self, installation: Installation, expected: Facts, seed: int
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from billing_pipeline.records import OutOfScope, Rejection, RequestRecord
@@ -548,6 +548,16 @@ def files_of(draw: st.DrawFn) -> tuple[str, bytes, int]:
     return name, content + draw(st.sampled_from([b"", b"\n"])), draw(st.sampled_from([64, 500, 1_000, 1 << 20]))
 
 
+_REST = (
+    rb'"client":"c_8708e945b8cd93b4","method":"GET","path":"/erddap/tabledap/allDatasets.csv","status":200,'
+    rb'"bytes":594982,"response_time_ms":null}'
+)
+ESCAPED_BESIDE_REPEATED_KEY = (
+    rb'{"source":"erddap","ts":"2024-05-12T00:00:17Z",' + _REST + b"\n"
+    rb'{"ts":"000\u001f","source":"erddap","ts":"000\u0080\ud800\udc00",' + _REST
+)
+
+
 class TestReadingLinesInBulk:
     @pytest.mark.parametrize("name", PROFILES)
     def test_agrees_with_the_rule_on_every_odd_line(self, name: str, file: Path, queries: PreparedQueries) -> None:
@@ -582,6 +592,8 @@ class TestReadingLinesInBulk:
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(made=files_of())
+    # DuckDB's message quotes the line and cuts it inside of a character: it cannot be decoded.
+    @example(made=("web_requests_json", ESCAPED_BESIDE_REPEATED_KEY, 64))
     def test_agrees_on_any_file_with_chunk_borders_anywhere(
         self,
         made: tuple[str, bytes, int],
