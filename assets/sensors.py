@@ -5,7 +5,7 @@ Truth is in PostgreSQL, so a tick that is lost, repeated or late changes nothing
 tick saw. Not here: what was launched before (run_history), alerts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime
 from functools import partial
 
@@ -23,7 +23,7 @@ from assets.jobs import (
     ingest_storage,
 )
 from assets.requests import KEY as REQUEST_RECORDS_KEY
-from assets.run_history import Plan, plan_runs
+from assets.run_history import plan_runs
 from assets.storage import SNAPSHOTS_KEY, STORAGE_KEY
 from assets.traffic import SAMPLES_KEY, TRAFFIC_KEY
 from assets.usage import KEY as REQUESTS_KEY
@@ -53,15 +53,9 @@ def new_deliveries(
     now = datetime.now(UTC)
     found = request_store.discover(seen_at=now)
     due = found.delivery_days
-    plan = plan_runs(
-        context.instance,
-        asset=REQUEST_RECORDS_KEY,
-        job=ingest_deliveries.name,
-        due=due,
-        now=now,
-        at_most=REQUESTS_PER_TICK,
+    return _requested(
+        context, due, asset=REQUEST_RECORDS_KEY, job=ingest_deliveries.name, now=now, nothing="no file waits to be read"
     )
-    return _result(plan, due, nothing="no file waits to be read")
 
 
 @dg.sensor(
@@ -77,15 +71,9 @@ def new_storage_deliveries(
     now = datetime.now(UTC)
     storage_store.discover(seen_at=now)
     due = sorted({day for key in STORAGE_DELIVERIES for day in storage_store.delivery_days(key, pending_only=True)})
-    plan = plan_runs(
-        context.instance,
-        asset=SNAPSHOTS_KEY,
-        job=ingest_storage.name,
-        due=due,
-        now=now,
-        at_most=REQUESTS_PER_TICK,
+    return _requested(
+        context, due, asset=SNAPSHOTS_KEY, job=ingest_storage.name, now=now, nothing="no file waits to be read"
     )
-    return _result(plan, due, nothing="no file waits to be read")
 
 
 @dg.sensor(
@@ -102,15 +90,14 @@ def open_windows(
     now = datetime.now(UTC)
     traffic_store.discover(seen_at=now)
     due = traffic_store.due_days(now)
-    plan = plan_runs(
-        context.instance,
+    return _requested(
+        context,
+        due,
         asset=SAMPLES_KEY,
         job=collect_traffic.name,
-        due=due,
         now=now,
-        at_most=REQUESTS_PER_TICK,
+        nothing="every window is complete, or cannot be completed",
     )
-    return _result(plan, due, nothing="every window is complete, or cannot be completed")
 
 
 @dg.sensor(
@@ -164,33 +151,35 @@ def unbooked_usage(
     context: dg.SensorEvaluationContext, charge_store: dg.ResourceParam[ChargeStore]
 ) -> dg.SensorResult | dg.SkipReason:
     """Request charges and ledger of days that a run did not live to book, and of all days once prices have changed."""
-    try:
-        due = charge_store.unbooked_days()
-    except CatalogNotLoadedError:
-        return dg.SkipReason("no catalog is loaded yet: materialize catalog/prices and catalog/subscriptions once")
-    plan = plan_runs(
-        context.instance,
+    return _stale(
+        context,
+        charge_store.unbooked_days,
         asset=CHARGES_KEY,
         job=book_charges.name,
-        due=due,
-        now=datetime.now(UTC),
-        at_most=REQUESTS_PER_TICK,
+        nothing="every event day is booked as it is built",
     )
-    return _result(plan, due, nothing="every event day is booked as it is built")
 
 
 def _stale(
-    context: dg.SensorEvaluationContext, stale_days: Callable[[], tuple[date, ...]], *, asset: str, job: str
+    context: dg.SensorEvaluationContext,
+    stale_days: Callable[[], tuple[date, ...]],
+    *,
+    asset: str,
+    job: str,
+    nothing: str = "every event day is up to date",
 ) -> dg.SensorResult | dg.SkipReason:
     try:
         due = stale_days()
     except CatalogNotLoadedError:
         return dg.SkipReason("no catalog is loaded yet: materialize catalog/prices and catalog/subscriptions once")
-    plan = plan_runs(context.instance, asset=asset, job=job, due=due, now=datetime.now(UTC), at_most=REQUESTS_PER_TICK)
-    return _result(plan, due, nothing="every event day is up to date")
+    return _requested(context, due, asset=asset, job=job, now=datetime.now(UTC), nothing=nothing)
 
 
-def _result(plan: Plan, due: Iterable[date], *, nothing: str) -> dg.SensorResult | dg.SkipReason:
+def _requested(
+    context: dg.SensorEvaluationContext, due: Collection[date], *, asset: str, job: str, now: datetime, nothing: str
+) -> dg.SensorResult | dg.SkipReason:
+    """Return runs for what is due and not on its way, or why there are none."""
+    plan = plan_runs(context.instance, asset=asset, job=job, due=due, now=now, at_most=REQUESTS_PER_TICK)
     if not plan.requests:
         return dg.SkipReason("; ".join(plan.waiting) or nothing)
     return dg.SensorResult(run_requests=list(plan.requests), cursor=f"{len(set(due))} days were due")

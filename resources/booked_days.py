@@ -110,10 +110,5 @@ def _let_through(connection: psycopg.Connection, asset: str, days: Sequence[date
         return frozenset()
     keys = [day.isoformat() for day in days]
     digests = {one.partition_key: one.inputs_digest for one in guard_store.verdicts(connection, asset, keys)}
-    released = guard_store.released_guards(connection, asset, digests)
-    holding = guard_store.held_partitions(connection, asset, keys)
-    return frozenset(
-        day
-        for day in days
-        if (key := day.isoformat()) in holding and released.get(key, frozenset()).issuperset(holding[key])
-    )
+    released = guard_store.let_through(connection, asset, digests)
+    return frozenset(day for day in days if day.isoformat() in released)

@@ -85,6 +85,18 @@ def held_partitions(connection: psycopg.Connection, asset: str, keys: Sequence[s
     return {partition_key: tuple(guards) for partition_key, guards in rows}
 
 
+def let_through(connection: psycopg.Connection, asset: str, inputs_digests: Mapping[str, str]) -> frozenset[str]:
+    """Return those of the held partitions whose every holding guard a person has released for these inputs.
+
+    `inputs_digests`: partition -> digest of what the build that is held was made of. They are due again.
+    """
+    if not inputs_digests:
+        return frozenset()
+    released = released_guards(connection, asset, inputs_digests)
+    holding = held_partitions(connection, asset, list(inputs_digests))
+    return frozenset(key for key, guards in holding.items() if released.get(key, frozenset()).issuperset(guards))
+
+
 def verdicts(connection: psycopg.Connection, asset: str, keys: Sequence[str]) -> tuple[Verdict, ...]:
     """Return every verdict of the partitions, by partition and guard."""
     rows = connection.execute(

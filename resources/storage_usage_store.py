@@ -5,7 +5,7 @@ rewritten. Not here: what counts (sql/storage_*), building a run of days (storag
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
@@ -51,8 +51,7 @@ class StorageUsageStore(Workplace):
                 for day, one in inputs.days.items()
                 if one.is_held
             }
-            released = guard_store.released_guards(connection, ASSET, held)
-            holding = guard_store.held_partitions(connection, ASSET, list(held))
+            let_through = guard_store.let_through(connection, ASSET, held)
         if last_day is not None and inputs.last_evidence is not None:
             last_day = min(last_day, (day_end(inputs.last_evidence) + self.policy.max_snapshot_age).date())
         days = [day for day in inputs.days if last_day is None or day <= last_day]
@@ -62,7 +61,7 @@ class StorageUsageStore(Workplace):
             for day in days
             if inputs.days[day].built_inputs_digest != inputs.digest(day, inputs.opening(day))
             or inputs.days[day].built_rules_digest != digests[day]
-            or _is_let_through(day.isoformat(), holding, released)
+            or day.isoformat() in let_through
         )
 
     def build_days(
@@ -158,8 +157,3 @@ def _runs(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
         run.append(day)
     if run:
         yield tuple(run)
-
-
-def _is_let_through(key: str, holding: Mapping[str, tuple[str, ...]], released: Mapping[str, frozenset[str]]) -> bool:
-    """Tell whether every guard that holds the day has been released for its inputs since."""
-    return key in holding and released.get(key, frozenset()).issuperset(holding[key])

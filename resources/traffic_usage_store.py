@@ -100,9 +100,7 @@ class TrafficUsageStore:
         state = self.read_state()
         with self.database.reading() as connection:
             held = {day.day.isoformat(): day.built_inputs_digest or "" for day in state.days if day.is_held}
-            released = guard_store.released_guards(connection, ASSET, held)
-            holding = guard_store.held_partitions(connection, ASSET, list(held))
-        let_through = {key for key, guards in holding.items() if released.get(key, frozenset()).issuperset(guards)}
+            let_through = guard_store.let_through(connection, ASSET, held)
         digests = self._rules(state, state.days).digests
         return tuple(
             day.day

@@ -4,7 +4,6 @@ A day is replaced as a whole, in one transaction with its build row, its verdict
 guard holds keeps its last good rows. Not here: what counts (billing_pipeline/sql), when to build (assets). ADRs 0006, 0007.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -22,6 +21,7 @@ from resources.catalog_store import CatalogStore
 from resources.database import Database, copy_arrow
 from resources.disk import disk_failures_explained
 from resources.lake import Lake
+from resources.usage_builds import UsageBuild, write_builds
 from resources.usage_facts import DayFacts
 from resources.usage_inputs import (
     ASSET,
@@ -95,15 +95,14 @@ class UsageStore:
         with self.database.reading() as connection:
             inputs = read_inputs(connection, None)
             held = {day.day.isoformat(): day.inputs_digest for day in inputs if day.is_held}
-            released = guard_store.released_guards(connection, ASSET, held)
-            holding = guard_store.held_partitions(connection, ASSET, list(held))
+            let_through = guard_store.let_through(connection, ASSET, held)
         digests = usage_rules(catalog, [day.day for day in inputs]).digests
         return tuple(
             day.day
             for day in inputs
             if day.built_inputs_digest != day.inputs_digest
             or day.built_rules_digest != digests[day.day]
-            or _is_let_through(day, holding, released)
+            or day.day.isoformat() in let_through
         )
 
     def build_days(
@@ -232,13 +231,7 @@ class _DayWriter:
     def _judge(self, day: date) -> tuple[Verdict, ...]:
         facts, inputs = self._facts[day], self._plan.inputs[day]
         subject = Subject(asset=ASSET, partition_key=day.isoformat(), inputs_digest=inputs.inputs_digest)
-        outcomes = Outcomes(
-            read=facts.records_read,
-            billable=facts.billable,
-            not_billable=sum(facts.not_billable_by_reason.values()),
-            duplicate=facts.duplicates,
-            conflict=facts.conflicts,
-        )
+        outcomes = _outcomes(facts)
         return (
             checks.records_conserved(subject, outcomes, in_lake=inputs.lake_rows, in_files=inputs.file_rows),
             checks.no_conflict(subject, records=facts.records_read, open_identities=facts.open_identities),
@@ -274,50 +267,20 @@ class _DayWriter:
             )
 
     def _write_builds(self, connection: psycopg.Connection, days: Sequence[date], held: set[date]) -> None:
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                """
-                insert into usage.build (
-                    asset, partition_key, state, inputs_digest, rules_digest, generations, records_read,
-                    billable_records, not_billable_records, duplicate_records, conflict_records, usage_rows,
-                    code_version, run_id
-                )
-                values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-                on conflict (asset, partition_key) do update set
-                    state = excluded.state,
-                    inputs_digest = excluded.inputs_digest,
-                    rules_digest = excluded.rules_digest,
-                    generations = excluded.generations,
-                    records_read = excluded.records_read,
-                    billable_records = excluded.billable_records,
-                    not_billable_records = excluded.not_billable_records,
-                    duplicate_records = excluded.duplicate_records,
-                    conflict_records = excluded.conflict_records,
-                    usage_rows = excluded.usage_rows,
-                    code_version = excluded.code_version,
-                    run_id = excluded.run_id,
-                    built_at = now()
-                """,
-                [self._build_row(day, "held" if day in held else "built") for day in days],
-            )
+        builds = [self._build_of(day, "held" if day in held else "built") for day in days]
+        write_builds(connection, builds, code_version=self._code_version, run_id=self._run_id)
 
-    def _build_row(self, day: date, state: str) -> tuple[object, ...]:
+    def _build_of(self, day: date, state: str) -> UsageBuild:
         facts, inputs = self._facts[day], self._plan.inputs[day]
-        return (
-            ASSET,
-            day,
-            state,
-            inputs.inputs_digest,
-            self._plan.rules.digests[day],
-            json.dumps([asdict(generation) for generation in inputs.generations]),
-            facts.records_read,
-            facts.billable,
-            sum(facts.not_billable_by_reason.values()),
-            facts.duplicates,
-            facts.conflicts,
-            facts.usage_rows,
-            self._code_version,
-            self._run_id,
+        return UsageBuild(
+            asset=ASSET,
+            day=day,
+            state=state,
+            inputs_digest=inputs.inputs_digest,
+            rules_digest=self._plan.rules.digests[day],
+            generations=[asdict(generation) for generation in inputs.generations],
+            outcomes=_outcomes(facts),
+            usage_rows=facts.usage_rows,
         )
 
     def _replace_rows(self, connection: psycopg.Connection, days: Sequence[date]) -> None:
@@ -358,12 +321,14 @@ class _DayWriter:
         )
 
 
-def _is_let_through(
-    day: DayInputs, holding: Mapping[str, tuple[str, ...]], released: Mapping[str, frozenset[str]]
-) -> bool:
-    """Tell whether every guard that holds the day has been released for its inputs since."""
-    key = day.day.isoformat()
-    return day.is_held and key in holding and released.get(key, frozenset()).issuperset(holding[key])
+def _outcomes(facts: DayFacts) -> Outcomes:
+    return Outcomes(
+        read=facts.records_read,
+        billable=facts.billable,
+        not_billable=sum(facts.not_billable_by_reason.values()),
+        duplicate=facts.duplicates,
+        conflict=facts.conflicts,
+    )
 
 
 def _groups(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
