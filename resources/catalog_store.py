@@ -34,6 +34,10 @@ class CatalogNotLoadedError(BillingError):
     """PostgreSQL holds no catalog yet."""
 
 
+class CatalogNotKnownError(BillingError):
+    """A catalog of the past that PostgreSQL does not hold."""
+
+
 class CatalogEntryInUseError(BillingError):
     """An entry that booked charges rest on was edited or removed."""
 
@@ -84,6 +88,24 @@ class CatalogStore:
         """
         with self.database.reading() as connection:
             return current_catalog(connection)
+
+    def known_at(self, instant: datetime) -> Catalog:
+        """Return the catalog that was current at `instant`, as it was known then.
+
+        Raises:
+            CatalogNotKnownError: none was loaded by then.
+        """
+        with self.database.reading() as connection:
+            return catalog_known_at(connection, instant)
+
+    def release(self, catalog_sha256: str) -> Catalog:
+        """Return a catalog that was current once, by its digest or the digits that it begins with.
+
+        Raises:
+            CatalogNotKnownError: no such catalog, or several.
+        """
+        with self.database.reading() as connection:
+            return catalog_release(connection, catalog_sha256)
 
 
 def read_catalog(folder: Path) -> Catalog:
@@ -139,6 +161,94 @@ def current_catalog(connection: psycopg.Connection) -> Catalog:
     return restore_catalog((Kind(kind), content) for kind, content in rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """A catalog that became current, and how many contents it began and ended."""
+
+    activated_at: datetime
+    catalog_sha256: str
+    begun: int
+    ended: int
+
+
+def read_history(database: Database) -> tuple[Activation, ...]:
+    """Return the catalogs that were current, the newest first."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            """
+            with
+            begun_by_activation as (
+                select known_from as activation, count(*) as contents from catalog.entry_span group by known_from
+            ),
+            ended_by_activation as (
+                select known_to as activation, count(*) as contents from catalog.entry_span group by known_to
+            )
+            select activated_at, catalog_sha256, coalesce(begun.contents, 0), coalesce(ended.contents, 0)
+            from catalog.activation
+            left join begun_by_activation as begun using (activation)
+            left join ended_by_activation as ended using (activation)
+            order by activation desc
+            """
+        ).fetchall()
+    return tuple(Activation(activated_at=row[0], catalog_sha256=row[1], begun=row[2], ended=row[3]) for row in rows)
+
+
+def catalog_known_at(connection: psycopg.Connection, instant: datetime) -> Catalog:
+    """Return the catalog that was current at `instant`.
+
+    Raises:
+        CatalogNotKnownError: none was loaded by then.
+    """
+    row = connection.execute(
+        "select activation from catalog.activation where activated_at <= %s order by activation desc limit 1", [instant]
+    ).fetchone()
+    if row is None:
+        raise CatalogNotKnownError(
+            f"no catalog was loaded by {instant.isoformat()}",
+            bill="nothing was charged by a catalog then",
+            fix="ask for a later instant; `billing catalog history` lists when catalogs were loaded",
+        )
+    return _catalog_of_activation(connection, row[0])
+
+
+def catalog_release(connection: psycopg.Connection, catalog_sha256: str) -> Catalog:
+    """Return a catalog that was current once, by its digest or the digits that it begins with.
+
+    Raises:
+        CatalogNotKnownError: no such catalog, or several.
+    """
+    rows = connection.execute(
+        """
+        select catalog_sha256, max(activation)
+        from catalog.activation
+        where starts_with(catalog_sha256, %s)
+        group by catalog_sha256
+        """,
+        [catalog_sha256],
+    ).fetchall()
+    if len(rows) != 1:
+        raise CatalogNotKnownError(
+            f"{len(rows) or 'no'} catalogs begin with {catalog_sha256!r}",
+            bill="nothing is shown or rated with it",
+            fix="take a digest of `billing catalog history`, or more of its digits",
+        )
+    return _catalog_of_activation(connection, rows[0][1])
+
+
+def _catalog_of_activation(connection: psycopg.Connection, activation: int) -> Catalog:
+    rows = connection.execute(
+        """
+        select entry.kind, entry.content::text
+        from catalog.entry_span as span
+        join catalog.entry using (kind, entry_id, version, content_sha256)
+        where span.known_from <= %(activation)s and (span.known_to is null or span.known_to > %(activation)s)
+        order by entry.kind, entry.entry_id, entry.version
+        """,
+        {"activation": activation},
+    ).fetchall()
+    return restore_catalog((Kind(kind), content) for kind, content in rows)
+
+
 def _load(connection: psycopg.Connection, catalog: Catalog) -> CatalogLoad:
     new = {_key(content): content for content in catalog.contents}
     old: dict[_Key, str] = {
@@ -179,7 +289,7 @@ def _replace(
     connection.execute(
         "insert into catalog.release (catalog_sha256) values (%s) on conflict do nothing", [catalog.sha256]
     )
-    columns = [
+    columns: list[list[object]] = [
         [content.kind for content in contents],
         [content.entry_id for content in contents],
         [content.version for content in contents],
@@ -196,14 +306,16 @@ def _replace(
         """,
         [catalog.sha256, *columns],
     )
+    gone_columns: list[list[object]] = [[key[0] for key in gone], [key[1] for key in gone], [key[2] for key in gone]]
     connection.execute(
         """
         delete from catalog.current_entry as entry
         using unnest(%s::text[], %s::text[], %s::integer[]) as gone (kind, entry_id, version)
         where entry.kind = gone.kind and entry.entry_id = gone.entry_id and entry.version = gone.version
         """,
-        [[key[0] for key in gone], [key[1] for key in gone], [key[2] for key in gone]],
+        gone_columns,
     )
+    added_columns: list[list[object]] = [columns[0], columns[1], columns[2], columns[4]]
     connection.execute(
         """
         insert into catalog.current_entry (kind, entry_id, version, content_sha256)
@@ -211,9 +323,42 @@ def _replace(
         from unnest(%s::text[], %s::text[], %s::integer[], %s::text[])
             as added (kind, entry_id, version, content_sha256)
         """,
-        [columns[0], columns[1], columns[2], columns[4]],
+        added_columns,
     )
+    _remember(connection, catalog.sha256, added_columns, gone_columns)
     _mirror(connection, catalog)
+
+
+def _remember(
+    connection: psycopg.Connection,
+    catalog_sha256: str,
+    added: Sequence[Sequence[object]],
+    gone: Sequence[Sequence[object]],
+) -> None:
+    """Write when this catalog became known, and which contents it ended and began."""
+    row = connection.execute(
+        "insert into catalog.activation (catalog_sha256) values (%s) returning activation", [catalog_sha256]
+    ).fetchone()
+    assert row is not None
+    connection.execute(
+        """
+        update catalog.entry_span as span
+        set known_to = %s
+        from unnest(%s::text[], %s::text[], %s::integer[]) as gone (kind, entry_id, version)
+        where span.kind = gone.kind and span.entry_id = gone.entry_id and span.version = gone.version
+            and span.known_to is null
+        """,
+        [row[0], *gone],
+    )
+    connection.execute(
+        """
+        insert into catalog.entry_span (kind, entry_id, version, content_sha256, known_from)
+        select kind, entry_id, version, content_sha256, %s
+        from unnest(%s::text[], %s::text[], %s::integer[], %s::text[])
+            as added (kind, entry_id, version, content_sha256)
+        """,
+        [row[0], *added],
+    )
 
 
 def _mirror(connection: psycopg.Connection, catalog: Catalog) -> None:

@@ -34,6 +34,7 @@ APPEND_ONLY_TABLES = (
     "guards.release",
     "catalog.release",
     "catalog.entry",
+    "catalog.activation",
     "billing.charge_revision",
     "billing.ledger_posting",
     "billing.prepaid_entry",

@@ -2,19 +2,24 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from billing_pipeline.catalog import CatalogError
 from resources.catalog_store import (
     CatalogEntryInUseError,
     CatalogFolderError,
+    CatalogNotKnownError,
     CatalogNotLoadedError,
     CatalogStore,
     read_catalog,
+    read_history,
 )
 from resources.database import Database
+from resources.migrate import MIGRATIONS_DIR
 from resources.settings import PROJECT_ROOT
 
 SHIPPED = PROJECT_ROOT / "catalog"
@@ -256,3 +261,62 @@ class TestManyAccounts:
         load = CatalogStore(database).load(folder)
         assert load.entries > 40_000
         assert count(database, "catalog.account_client") == 20_000
+
+
+class TestWhatWasKnown:
+    def test_is_each_catalog_as_it_was_current_also_when_it_came_back(self, database: Database, folder: Path) -> None:
+        store = CatalogStore(database)
+        first = store.load(folder).catalog_sha256
+        edit(folder, "accounts.toml", 'name = "Acme Charging"', 'name = "Acme"')
+        second = store.load(folder).catalog_sha256
+        edit(folder, "accounts.toml", 'name = "Acme"', 'name = "Acme Charging"')
+        assert store.load(folder).catalog_sha256 == first
+        assert store.release(first).account("acme").name == "Acme Charging"
+        assert store.release(second[:12]).account("acme").name == "Acme"
+        history = read_history(database)
+        assert [row.catalog_sha256 for row in history] == [first, second, first]
+        assert [(row.begun, row.ended) for row in history[:2]] == [(1, 1), (1, 1)]
+        assert history[-1].begun == count(database, "catalog.current_entry")
+        for row in history:
+            assert store.known_at(row.activated_at).sha256 == row.catalog_sha256
+
+    def test_is_nothing_before_the_first_load(self, database: Database, folder: Path) -> None:
+        store = CatalogStore(database)
+        store.load(folder)
+        with pytest.raises(CatalogNotKnownError, match="no catalog was loaded by 2000"):
+            store.known_at(datetime(2000, 1, 1, tzinfo=UTC))
+        with pytest.raises(CatalogNotKnownError, match="no catalogs begin with 'ffffffffff'"):
+            store.release("ffffffffff")
+
+    def test_of_a_second_load_of_the_same_catalog_is_one_activation(self, database: Database, folder: Path) -> None:
+        CatalogStore(database).load(folder)
+        CatalogStore(database).load(folder)
+        assert count(database, "catalog.activation") == 1
+
+    def test_can_not_be_two_contents_at_one_time(self, database: Database, folder: Path) -> None:
+        CatalogStore(database).load(folder)
+        with database.transaction() as connection:
+            connection.execute(
+                "insert into catalog.activation (catalog_sha256) select catalog_sha256 from catalog.release"
+            )
+            second = """
+                insert into catalog.entry_span (kind, entry_id, version, content_sha256, known_from)
+                select kind, entry_id, version, content_sha256, 2 from catalog.entry_span limit 1
+            """
+            with pytest.raises(psycopg.errors.ExclusionViolation):
+                connection.execute(second)
+            connection.rollback()
+
+    def test_begins_with_the_catalog_that_a_database_held_before_it_was_kept(
+        self, database: Database, folder: Path
+    ) -> None:
+        loaded = CatalogStore(database).load(folder).catalog_sha256
+        script = (MIGRATIONS_DIR / "0045_catalog_knowledge.sql").read_text()
+        connection = psycopg.connect(database.url, autocommit=True)
+        with connection:
+            connection.execute("drop table catalog.entry_span, catalog.activation")
+            connection.execute(script.encode())
+            assert connection.execute("select catalog_sha256 from catalog.activation").fetchall() == [(loaded,)]
+            known = connection.execute("select count(*) from catalog.entry_span where known_from = 1").fetchone()
+            current = connection.execute("select count(*) from catalog.current_entry").fetchone()
+        assert known == current

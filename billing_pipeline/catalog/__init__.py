@@ -31,6 +31,7 @@ from billing_pipeline.catalog.entries import (
     Volume,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding
+from billing_pipeline.catalog.schema import file_schemas
 from billing_pipeline.catalog.validation import parse_catalog, restore_catalog
 from billing_pipeline.meters import Aggregation, Meter
 
@@ -65,6 +66,7 @@ __all__ = [
     "UnitConversion",
     "UnknownEntryError",
     "Volume",
+    "file_schemas",
     "parse_catalog",
     "restore_catalog",
 ]

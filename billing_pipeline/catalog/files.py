@@ -71,7 +71,7 @@ class CatalogError(BillingError):
         )
 
 
-_LIST_OF: Mapping[Kind, str] = {kind: str(kind) for kind in Kind if kind is not Kind.BILLABLE_RULE}
+LIST_OF: Mapping[Kind, str] = {kind: str(kind) for kind in Kind if kind is not Kind.BILLABLE_RULE}
 
 
 class Reader:
@@ -103,11 +103,11 @@ class Reader:
             if kind is Kind.BILLABLE_RULE:
                 self.read(kind, tables)
                 continue
-            for strange in sorted(set(tables) - {_LIST_OF[kind]}):
-                self._find(name, "", strange, f"is not known here; entries are [[{_LIST_OF[kind]}]]")
-            entries = tables.get(_LIST_OF[kind], [])
+            for strange in sorted(set(tables) - {LIST_OF[kind]}):
+                self._find(name, "", strange, f"is not known here; entries are [[{LIST_OF[kind]}]]")
+            entries = tables.get(LIST_OF[kind], [])
             if not isinstance(entries, list):
-                self._find(name, "", _LIST_OF[kind], f"write entries as [[{_LIST_OF[kind]}]]")
+                self._find(name, "", LIST_OF[kind], f"write entries as [[{LIST_OF[kind]}]]")
                 continue
             for entry in entries:
                 self.read(kind, entry)

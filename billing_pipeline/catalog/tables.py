@@ -9,7 +9,7 @@ from datetime import datetime, time
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from billing_pipeline.amounts import RoundingMode, UnitRounding, exact_text
 from billing_pipeline.catalog.entries import (
@@ -75,10 +75,23 @@ def _time_of_day(value: object) -> time:
     return found
 
 
-Amount = Annotated[Decimal, BeforeValidator(_exact), PlainSerializer(exact_text)]
+# What editors are told (JSON Schema): an amount is text in plain digits, or a whole number; TOML's dates are strings to them.
+_AMOUNT_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}, {"type": "integer", "minimum": 0}]}
+
+Amount = Annotated[Decimal, BeforeValidator(_exact), PlainSerializer(exact_text), WithJsonSchema(_AMOUNT_SCHEMA)]
 Positive = Annotated[Amount, Field(gt=0)]
-Instant = Annotated[datetime, BeforeValidator(_instant), PlainSerializer(lambda at: at.isoformat())]
-TimeOfDay = Annotated[time, BeforeValidator(_time_of_day), PlainSerializer(lambda at: at.isoformat())]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant),
+    PlainSerializer(lambda at: at.isoformat()),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+TimeOfDay = Annotated[
+    time,
+    BeforeValidator(_time_of_day),
+    PlainSerializer(lambda at: at.isoformat()),
+    WithJsonSchema({"type": "string", "format": "time"}),
+]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Version = Annotated[int, Field(strict=True, ge=1)]
@@ -177,7 +190,7 @@ class _PeakHours(Table):
 
 
 # The fields that a model needs, and those that it may have.
-_MODEL_FIELDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+MODEL_FIELDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "standard": (frozenset({"unit_price"}), frozenset()),
     "graduated": (frozenset({"tiers"}), frozenset()),
     "volume": (frozenset({"tiers"}), frozenset()),
@@ -199,7 +212,7 @@ _MODEL_FIELDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
         ),
     ),
 }
-_EVERY_MODEL_FIELD = frozenset().union(*(needed | allowed for needed, allowed in _MODEL_FIELDS.values()))
+_EVERY_MODEL_FIELD = frozenset().union(*(needed | allowed for needed, allowed in MODEL_FIELDS.values()))
 
 
 class _PriceVersion(Table):
@@ -228,7 +241,7 @@ class _PriceVersion(Table):
 
     @model_validator(mode="after")
     def _has_the_fields_of_its_model(self) -> Self:
-        needed, allowed = _MODEL_FIELDS[self.model]
+        needed, allowed = MODEL_FIELDS[self.model]
         missing = sorted(name for name in needed if getattr(self, name) is None)
         if missing:
             raise ValueError(f"a {self.model} price needs {', '.join(missing)}")
