@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from billing_pipeline.catalog import FILES, file_schemas
-from billing_pipeline.catalog.tables import MODEL_FIELDS
+from billing_pipeline.catalog.price_tables import MODEL_FIELDS
 from resources.settings import PROJECT_ROOT
 
 CATALOG = PROJECT_ROOT / "catalog"

@@ -11,26 +11,28 @@ from billing_pipeline.catalog.entries import (
     Catalog,
     Dimension,
     EntryContent,
+    Kind,
+    Plan,
+    Price,
+    PriceVersion,
+    Prorate,
+    Subscription,
+    UnitConversion,
+    UnknownEntryError,
+)
+from billing_pipeline.catalog.files import FILES, CatalogError, Finding
+from billing_pipeline.catalog.models import (
     FlatFee,
     Graduated,
-    Kind,
     MeteredBalance,
     Package,
     PackageRounding,
     PeakHours,
-    Plan,
-    Price,
     PriceModel,
-    PriceVersion,
-    Prorate,
     Standard,
-    Subscription,
     Tier,
-    UnitConversion,
-    UnknownEntryError,
     Volume,
 )
-from billing_pipeline.catalog.files import FILES, CatalogError, Finding
 from billing_pipeline.catalog.schema import file_schemas
 from billing_pipeline.catalog.validation import parse_catalog, restore_catalog
 from billing_pipeline.meters import Aggregation, Meter

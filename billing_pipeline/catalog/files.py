@@ -19,14 +19,14 @@ from billing_pipeline.catalog.entries import (
     Plan,
     content_of,
 )
+from billing_pipeline.catalog.fields import Table
+from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.tables import (
     AccountTable,
     BillableRuleTable,
     MeterTable,
     PlanTable,
-    PriceTable,
     SubscriptionTable,
-    Table,
 )
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter, MeterInvalidError

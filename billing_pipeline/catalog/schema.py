@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from billing_pipeline.catalog.entries import Kind
+from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.files import FILES, LIST_OF
+from billing_pipeline.catalog.price_tables import MODEL_FIELDS, PriceTable
 from billing_pipeline.catalog.tables import (
-    MODEL_FIELDS,
     AccountTable,
     BillableRuleTable,
     MeterTable,
     PlanTable,
-    PriceTable,
     SubscriptionTable,
-    Table,
 )
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

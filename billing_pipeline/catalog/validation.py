@@ -19,17 +19,14 @@ from billing_pipeline.catalog.entries import (
     Account,
     BillingMode,
     Catalog,
-    FlatFee,
-    Graduated,
     Kind,
-    MeteredBalance,
     Price,
     PriceVersion,
     Subscription,
-    Volume,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
-from billing_pipeline.catalog.tables import PriceTable
+from billing_pipeline.catalog.models import FlatFee, Graduated, MeteredBalance, Volume
+from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.meters import Meter, MeterSource
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

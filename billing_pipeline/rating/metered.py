@@ -1,17 +1,14 @@
-"""Rate usage: (price, quantities by price version) -> lines with their arithmetic and an exact total. Pure.
+"""Rate metered usage: (price, quantities by price version) -> lines and an exact total. Pure.
 
-Order: unit conversion -> included units -> price. Quantities come in the meter's unit, amounts go out in major units of
-the price's currency, exact: nothing is rounded here (amounts.to_money rounds, once per charge). Not here: choosing the
-usage of a period (charge_store), identity and booking (charges). See docs/adr/0003-money-and-rounding.md.
+Order: unit conversion -> included units -> price. Not here: flat fees (flat_fees), balances (balances).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal, Inexact
 from fractions import Fraction
 from typing import TypeVar
 
-from billing_pipeline.amounts import Exact, exact_arithmetic, exact_product, exact_sum, exact_text, simplest
+from billing_pipeline.amounts import Exact, exact_arithmetic, exact_text, simplest
 from billing_pipeline.catalog import (
     FlatFee,
     Graduated,
@@ -20,89 +17,18 @@ from billing_pipeline.catalog import (
     PackageRounding,
     Price,
     PriceVersion,
-    Prorate,
     Standard,
     Tier,
     UnitConversion,
     Volume,
 )
-from billing_pipeline.errors import BillingError
-from billing_pipeline.periods import BillingPeriod, Window, day_share, elapsed_share
+from billing_pipeline.rating.balances import by_quota, rate_balance
+from billing_pipeline.rating.lines import BeyondLastTierError, NegativeQuantityError, Rated, RatedLine
+from billing_pipeline.rating.usage import VersionUsage
 
 # One formula for both: Decimal for what terminates, Fraction for what does not (a third of a unit).
 _Number = TypeVar("_Number", Decimal, Fraction)
-_ZERO, _ONE = Decimal(0), Decimal(1)
-
-
-class NegativeQuantityError(BillingError):
-    """A quantity below 0 has no price."""
-
-
-class BeyondLastTierError(BillingError):
-    """A quantity above a bounded last tier has no price."""
-
-
-class NoPriceVersionError(BillingError):
-    """No version of the price is in force where it is needed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionUsage:
-    """What was used while `version` was in force, in the meter's unit. A share of a period may not end as a decimal."""
-
-    version: PriceVersion
-    quantity: Exact
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BalanceUsage:
-    """What was used at one multiplier while `version` was in force, in the meter's unit; `included` of it by the quota."""
-
-    version: PriceVersion
-    multiplier: Decimal
-    quantity: Exact
-    included: Exact
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatedLine:
-    """One step of the arithmetic: quantity x unit_price + flat_fee = amount.
-
-    `tier` counts from 1; None for prices without tiers. A package line counts packages, a flat fee the share of a period.
-    `multiplier` is the one that `unit_price` was multiplied by already; None for prices without multipliers.
-    """
-
-    version: int
-    tier: int | None
-    quantity: Exact
-    unit: str
-    unit_price: Decimal
-    flat_fee: Decimal
-    amount: Exact
-    multiplier: Decimal | None = None
-
-    def as_text(self) -> dict[str, str | int | None]:
-        """Return the line as it is kept and shown: exact numbers as text; a multiplier where there is one."""
-        text: dict[str, str | int | None] = {
-            "version": self.version,
-            "tier": self.tier,
-            "quantity": exact_text(self.quantity),
-            "unit": self.unit,
-            "unit_price": exact_text(self.unit_price),
-            "flat_fee": exact_text(self.flat_fee),
-            "amount": exact_text(self.amount),
-        }
-        return text if self.multiplier is None else {**text, "multiplier": exact_text(self.multiplier)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rated:
-    """The lines of one charge; `quantity` before included units, in `unit`; `exact` is the sum of the lines."""
-
-    lines: tuple[RatedLine, ...]
-    quantity: Exact
-    unit: str
-    exact: Exact
+_ZERO = Decimal(0)
 
 
 def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
@@ -124,7 +50,7 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
                 fix="find the usage rows below 0 in usage.metered and build their days again",
             )
     if price.is_prepaid:
-        return rate_balance(price=price, unit=unit, usage=list(_by_quota(usage)))
+        return rate_balance(price=price, unit=unit, usage=list(by_quota(usage)))
     versions = [part.version for part in usage]
     decimals = [part.quantity for part in usage if isinstance(part.quantity, Decimal)]
     if len(decimals) == len(usage):
@@ -136,116 +62,6 @@ def rate(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
             pass
     fractions = [Fraction(part.quantity) for part in usage]
     return _rated(price, unit, list(zip(versions, fractions, strict=True)), Fraction)
-
-
-def rate_balance(*, price: Price, unit: str, usage: Sequence[BalanceUsage]) -> Rated:
-    """Return what the usage of one period takes from a prepaid balance, a line for each version and multiplier.
-
-    Quota 100, price 0.5, multiplier 2.4, 150 bytes: (150 - 100) x 0.5 x 2.4 = 60. Which byte is included is decided before,
-    in order of time (prepaid). Lines with nothing to pay are left out.
-    """
-    lines = []
-    quantities = []
-    priced_unit = unit
-    for part in usage:
-        version = part.version
-        if not isinstance(version.model, MeteredBalance):
-            raise TypeError(f"price {price.price_id!r} version {version.version} is not prepaid")
-        share = _ONE if version.conversion is None else version.conversion.share
-        priced_unit = unit if version.conversion is None else version.conversion.unit
-        quantities.append(exact_product(part.quantity, times=share, over=_ONE))
-        paid = exact_sum([part.quantity, -part.included])
-        if paid:
-            size = exact_product(paid, times=share, over=_ONE)
-            with exact_arithmetic():
-                unit_price = version.model.unit_price * part.multiplier
-            lines.append(
-                RatedLine(
-                    version=version.version,
-                    tier=None,
-                    quantity=size,
-                    unit=priced_unit,
-                    unit_price=unit_price,
-                    flat_fee=_ZERO,
-                    amount=exact_product(size, times=unit_price, over=_ONE),
-                    multiplier=part.multiplier,
-                )
-            )
-    total = exact_sum([line.amount for line in lines])
-    return Rated(lines=tuple(lines), quantity=exact_sum(quantities), unit=priced_unit, exact=total)
-
-
-def _by_quota(usage: Sequence[VersionUsage]) -> Iterator[BalanceUsage]:
-    used: Exact = _ZERO
-    for part in usage:
-        if not isinstance(part.version.model, MeteredBalance):
-            raise TypeError(f"version {part.version.version} is not prepaid")
-        quota = Decimal(part.version.model.included_quota_bytes)
-        upto = exact_sum([used, part.quantity])
-        included = exact_sum([min(quota, upto), -min(quota, used)])
-        yield BalanceUsage(version=part.version, multiplier=_ONE, quantity=part.quantity, included=included)
-        used = upto
-
-
-def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
-    """Return the flat fee of a period: its share of the anchor's whole period, by the price's `prorate`.
-
-    100.00 over January, used to the 16th 00:00, by seconds: 100.00 x 1296000 / 2678400, which rounds to 48.39. A version
-    that begins inside the period is charged for its own share. With `prorate: none` the version at the start counts, whole.
-
-    Raises:
-        NoPriceVersionError: a part of the period has no version.
-    """
-    lines = []
-    for version, part in versions_in(price, period.window):
-        if not isinstance(version.model, FlatFee):
-            raise TypeError(f"price {price.price_id!r} version {version.version} is not a flat fee")
-        billed, whole = (1, 1)
-        if price.prorate is Prorate.SECOND:
-            billed, whole = elapsed_share(part, period.whole)
-        elif price.prorate is Prorate.DAY:
-            billed, whole = day_share(part, period.whole, zone)
-        share = simplest(Fraction(billed, whole))
-        amount = exact_product(version.model.amount, times=Decimal(billed), over=Decimal(whole))
-        lines.append(
-            RatedLine(
-                version=version.version,
-                tier=None,
-                quantity=share,
-                unit="period",
-                unit_price=version.model.amount,
-                flat_fee=_ZERO,
-                amount=amount,
-            )
-        )
-        if price.prorate is Prorate.NONE:
-            break
-    quantity = exact_sum([line.quantity for line in lines])
-    total = exact_sum([line.amount for line in lines])
-    return Rated(lines=tuple(lines), quantity=quantity, unit="period", exact=total)
-
-
-def versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Window]]:
-    """Yield the versions of `price` in force in `window`, each with its part of it; together they cover it.
-
-    Raises:
-        NoPriceVersionError: a part of the window has no version.
-    """
-    at = window.start
-    for version in price.versions:
-        part = window.overlap(version.effective_from, version.effective_to)
-        if part is None:
-            continue
-        if part.start > at:
-            break
-        yield version, part
-        at = part.end
-    if at < window.end:
-        raise NoPriceVersionError(
-            f"price {price.price_id!r} has no version at {at.isoformat()}",
-            bill="this charge is not changed; what is booked stays",
-            fix=f"add a version of {price.price_id!r} to prices.toml that is in force then, and load the catalog",
-        )
 
 
 def _rated(price: Price, unit: str, usage: Sequence[tuple[PriceVersion, _Number]], number: type[_Number]) -> Rated:
