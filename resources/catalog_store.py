@@ -20,8 +20,8 @@ from resources.database import Database
 
 # Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
 _FREE_FIELDS: Mapping[Kind, frozenset[str]] = {
-    Kind.ACCOUNT: frozenset({"name", "clients"}),
-    Kind.SUBSCRIPTION: frozenset({"ends_at"}),
+    Kind.ACCOUNT: frozenset({"name", "clients", "stripe_customer"}),
+    Kind.SUBSCRIPTION: frozenset({"ends_at", "invoice_with", "stripe_subscription"}),
 }
 _NOTHING_LOADED = "nothing of this catalog is loaded; charges go on with the one loaded before"
 
@@ -42,8 +42,9 @@ class CatalogEntryInUseError(BillingError):
     """An entry that booked charges rest on was edited or removed."""
 
 
-# Files of the catalog folder that say what is delivered, not what is billed: read by source_config, traffic_config, storage_config.
-INGESTION_FILES = frozenset({"sources.toml", "traffic.toml", "storage.toml"})
+# Files of the catalog folder that say how this installation works, not what is billed: what is delivered (source_config,
+# traffic_config, storage_config), and how invoices are made (invoicing/policy_file).
+INGESTION_FILES = frozenset({"sources.toml", "traffic.toml", "storage.toml", "invoicing.toml"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

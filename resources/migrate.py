@@ -40,6 +40,16 @@ APPEND_ONLY_TABLES = (
     "billing.prepaid_entry",
     "billing.payment_event",
     "billing.suspension_change",
+    "invoicing.final_invoice",
+    "invoicing.final_item",
+    "invoicing.voided_invoice",
+    "invoicing.adjustment",
+    "invoicing.one_off",
+    "invoicing.credit_note",
+    "invoicing.invoice_event",
+    "invoicing.proposal",
+    "invoicing.proposal_charge",
+    "invoicing.proposal_decision",
 )
 NOTHING_CHANGED = "nothing was read or booked; the database is as it was."
 

@@ -165,20 +165,26 @@ class AccountClient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who pays: one currency, one IANA zone, and the client ids that call on its behalf."""
+    """Who pays: one currency, one IANA zone, and the client ids that call on its behalf.
+
+    `stripe_customer` is its customer there (cus_...), where the catalog says so.
+    """
 
     account_id: str
     name: str
     time_zone: str
     currency: str
     clients: tuple[AccountClient, ...] = ()
+    stripe_customer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """An account on a plan from `starts_at` until `ends_at` (exclusive; None is open), billed monthly on `anchor`.
 
-    `initial_balance` (major units) stands in for that of the plan's prepaid price; None leaves it as it is.
+    `initial_balance` (major units) stands in for that of the plan's prepaid price; None leaves it as it is. `invoice_with` is
+    the subscription on whose invoices this one's lines stand; None: on its own. `stripe_subscription` is its subscription at
+    Stripe (sub_...), where the catalog says so.
     """
 
     subscription_id: str
@@ -188,6 +194,8 @@ class Subscription:
     ends_at: datetime | None
     anchor: BillingAnchor
     initial_balance: Decimal | None = None
+    invoice_with: str | None = None
+    stripe_subscription: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,7 @@ class AccountTable(Table):
     time_zone: str = "UTC"
     currency: str
     clients: tuple[_Client, ...] = ()
+    stripe_customer: Annotated[str, Field(pattern=r"^cus_[A-Za-z0-9_]+$")] | None = None
 
     def entry(self) -> Account:
         """Return the entry."""
@@ -114,6 +115,7 @@ class AccountTable(Table):
             time_zone=self.time_zone,
             currency=self.currency,
             clients=tuple(client.entry() for client in self.clients),
+            stripe_customer=self.stripe_customer,
         )
 
 
@@ -128,6 +130,8 @@ class SubscriptionTable(Table):
     anchor_day: Annotated[int, Field(strict=True, ge=1, le=31)] = 1
     anchor_time: TimeOfDay = time(0)
     initial_balance: Amount | None = None
+    invoice_with: Id | None = None
+    stripe_subscription: Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_]+$")] | None = None
 
     def entry(self, zone: str) -> Subscription:
         """Return the entry, anchored in `zone`."""
@@ -139,4 +143,6 @@ class SubscriptionTable(Table):
             ends_at=self.ends_at,
             anchor=BillingAnchor(day=self.anchor_day, time_of_day=self.anchor_time, zone=zone),
             initial_balance=self.initial_balance,
+            invoice_with=self.invoice_with,
+            stripe_subscription=self.stripe_subscription,
         )

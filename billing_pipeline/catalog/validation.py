@@ -14,7 +14,7 @@ from itertools import combinations, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits, to_money
-from billing_pipeline.catalog import double_billing
+from billing_pipeline.catalog import double_billing, invoice_links
 from billing_pipeline.catalog.entries import (
     Account,
     BillingMode,
@@ -91,6 +91,7 @@ def catalog_of(reader: Reader) -> Catalog:
     findings.extend(_plan_findings(catalog))
     findings.extend(_account_findings(catalog))
     findings.extend(_subscription_findings(catalog))
+    findings.extend(invoice_links.link_findings(accounts, subscriptions))
     if findings:
         raise CatalogError(findings)
     return catalog
