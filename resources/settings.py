@@ -13,7 +13,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Locations and connection strings. A database URL of None means: the embedded server."""
+    """Locations and connection strings. A database URL of None means: the embedded server; a Stripe URL of None: Stripe."""
 
     home: Path
     landing_url: str
@@ -21,6 +21,11 @@ class Settings:
     catalog_dir: Path
     billing_database_url: str | None = field(default=None, repr=False)
     dagster_database_url: str | None = field(default=None, repr=False)
+    stripe_api_key: str | None = field(default=None, repr=False)
+    stripe_webhook_secret: str | None = field(default=None, repr=False)
+    stripe_url: str | None = None
+    stripe_mode: str = "test"
+    stripe_calls_per_second: str | None = None
 
     @property
     def postgres_dir(self) -> Path:
@@ -50,4 +55,9 @@ class Settings:
             catalog_dir=Path(env.get("BILLING_CATALOG_DIR") or PROJECT_ROOT / "catalog"),
             billing_database_url=env.get("BILLING_DATABASE_URL") or None,
             dagster_database_url=env.get("DAGSTER_DATABASE_URL") or None,
+            stripe_api_key=env.get("STRIPE_API_KEY") or None,
+            stripe_webhook_secret=env.get("STRIPE_WEBHOOK_SECRET") or None,
+            stripe_url=env.get("BILLING_STRIPE_URL") or None,
+            stripe_mode=env.get("BILLING_STRIPE_MODE") or "test",
+            stripe_calls_per_second=env.get("BILLING_STRIPE_CALLS_PER_SECOND") or None,
         )
