@@ -101,7 +101,7 @@ def test_importing_everything_reads_no_environment_and_opens_nothing() -> None:
     names = [".".join(path.relative_to(PROJECT_ROOT).with_suffix("").parts) for path in MODULES]
     program = f"""
 import importlib, os, socket, sqlite3, sys
-import dagster, duckdb, psycopg, boto3, pyarrow, polars, pandas, typer, rich, matplotlib.pyplot
+import dagster, duckdb, psycopg, boto3, pyarrow, polars, pandas, typer, rich, stripe, matplotlib.pyplot
 def refuse(*arguments, **keywords):
     raise AssertionError("an import reached outside")
 socket.socket.connect = psycopg.connect = duckdb.connect = boto3.client = refuse
