@@ -74,15 +74,21 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingAnchor:
-    """Monthly on a day (31: the last day of a shorter month) at a local time of day in an IANA zone."""
+    """Monthly on a day (31: the last day of a shorter month) at a local time of day in an IANA zone.
+
+    `month` (1..12) is one in which periods of several months begin; None: the one in which a subscription starts.
+    """
 
     day: int = 1
     time_of_day: time = time(0)
     zone: str = "UTC"
+    month: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.day <= 31:
             raise ValueError(f"an anchor's day is 1..31, not {self.day}")
+        if self.month is not None and not 1 <= self.month <= 12:
+            raise ValueError(f"an anchor's month is 1..12, not {self.month}")
 
     def boundary(self, year: int, month: int) -> datetime:
         """Return the instant in UTC at which the period of that month begins.
@@ -94,11 +100,14 @@ class BillingAnchor:
 
     def period_containing(self, instant: datetime) -> Window:
         """Return the whole period `[boundary, next boundary)` that contains `instant`."""
+        year, month = divmod(self.month_of(instant), 12)
+        return Window(self.boundary(year, month + 1), self.boundary(*_month_after(year, month + 1)))
+
+    def month_of(self, instant: datetime) -> int:
+        """Return the month in which the period that contains `instant` begins: 12 x year + month - 1."""
         local = instant.astimezone(ZoneInfo(self.zone))
-        year, month = local.year, local.month
-        if self.boundary(year, month) > instant:
-            year, month = _month_before(year, month)
-        return Window(self.boundary(year, month), self.boundary(*_month_after(year, month)))
+        month = 12 * local.year + local.month - 1
+        return month if self.boundary(local.year, local.month) <= instant else month - 1
 
 
 @lru_cache(maxsize=1 << 16)

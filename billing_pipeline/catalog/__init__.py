@@ -17,6 +17,8 @@ from billing_pipeline.catalog.entries import (
     PriceVersion,
     Prorate,
     Subscription,
+    Timing,
+    TrialCovers,
     UnitConversion,
     UnknownEntryError,
 )
@@ -33,6 +35,7 @@ from billing_pipeline.catalog.models import (
     Tier,
     Volume,
 )
+from billing_pipeline.catalog.phases import Existing, Phase, PhaseStatus
 from billing_pipeline.catalog.schema import file_schemas
 from billing_pipeline.catalog.validation import parse_catalog, restore_catalog
 from billing_pipeline.meters import Aggregation, Meter
@@ -48,6 +51,7 @@ __all__ = [
     "CatalogError",
     "Dimension",
     "EntryContent",
+    "Existing",
     "Finding",
     "FlatFee",
     "Graduated",
@@ -57,6 +61,8 @@ __all__ = [
     "Package",
     "PackageRounding",
     "PeakHours",
+    "Phase",
+    "PhaseStatus",
     "Plan",
     "Price",
     "PriceModel",
@@ -65,6 +71,8 @@ __all__ = [
     "Standard",
     "Subscription",
     "Tier",
+    "Timing",
+    "TrialCovers",
     "UnitConversion",
     "UnknownEntryError",
     "Volume",

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from billing_pipeline.amounts import Exact, UnitRounding, exact_product
+from billing_pipeline.cadences import MONTHLY, Cadence
 from billing_pipeline.catalog.models import (
     FlatFee,
     Graduated,
@@ -25,6 +26,7 @@ from billing_pipeline.catalog.models import (
     Standard,
     Volume,
 )
+from billing_pipeline.catalog.phases import Existing, Phase, PhaseStatus
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter
 from billing_pipeline.periods import BillingAnchor
@@ -52,6 +54,20 @@ class Prorate(StrEnum):
     SECOND = "second"
     DAY = "day"
     NONE = "none"
+
+
+class Timing(StrEnum):
+    """When a price falls due: where its period begins, or where it ends."""
+
+    ADVANCE = "advance"
+    ARREARS = "arrears"
+
+
+class TrialCovers(StrEnum):
+    """What a trial leaves out of the bill: everything, or fees alone."""
+
+    ALL = "all"
+    FEES = "fees"
 
 
 class BillingMode(StrEnum):
@@ -121,8 +137,8 @@ class PriceVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price of one meter (None: a flat fee). `versions` ascend and do not overlap; each one's `effective_to` is set
-    where another follows."""
+    """A price of one meter (None: a flat fee), charged for each period of its `cadence`. `versions` ascend and do not
+    overlap; each one's `effective_to` is set where another follows."""
 
     price_id: str
     meter_id: str | None
@@ -131,6 +147,8 @@ class Price:
     group_by: tuple[Dimension, ...] = ()
     prorate: Prorate = Prorate.SECOND
     billing_mode: BillingMode = BillingMode.INVOICE_ITEMS
+    cadence: Cadence = MONTHLY
+    timing: Timing = Timing.ARREARS
 
     @property
     def is_prepaid(self) -> bool:
@@ -147,11 +165,25 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The prices that a subscription is charged by."""
+    """One version of the prices that a subscription is charged by, for who comes to it from `effective_from` on (None:
+    always); `existing` says what becomes of those who are on an older one."""
 
     plan_id: str
     version: int
     prices: tuple[str, ...]
+    effective_from: datetime | None = None
+    existing: Existing = Existing.STAY
+    trial_covers: TrialCovers = TrialCovers.ALL
+
+    def charges(self, price: Price, status: PhaseStatus) -> bool:
+        """Tell whether a price of the plan is charged in a phase of that status."""
+        match status:
+            case PhaseStatus.ACTIVE:
+                return True
+            case PhaseStatus.PAUSED:
+                return False
+            case PhaseStatus.TRIAL:
+                return self.trial_covers is TrialCovers.FEES and price.meter_id is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +212,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """An account on a plan from `starts_at` until `ends_at` (exclusive; None is open), billed monthly on `anchor`.
+    """An account on plans from `starts_at` until `ends_at` (exclusive; None is open), billed on `anchor`.
 
-    `initial_balance` (major units) stands in for that of the plan's prepaid price; None leaves it as it is. `invoice_with` is
+    `phases` follow each other without gap from `starts_at` to `ends_at`; `plan_id` is the first one's. `initial_balance` (major
+    units) stands in for that of the plan's prepaid price; None leaves it as it is. `invoice_with` is
     the subscription on whose invoices this one's lines stand; None: on its own. `stripe_subscription` is its subscription at
     Stripe (sub_...), where the catalog says so.
     """
@@ -196,11 +229,25 @@ class Subscription:
     initial_balance: Decimal | None = None
     invoice_with: str | None = None
     stripe_subscription: str | None = None
+    phases: tuple[Phase, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            only = Phase(starts_at=self.starts_at, ends_at=self.ends_at, plan_id=self.plan_id)
+            object.__setattr__(self, "phases", (only,))
+
+    def phase_at(self, instant: datetime) -> Phase | None:
+        """Return the phase that contains `instant`, None before the first and after the last."""
+        for phase in self.phases:
+            if phase.starts_at <= instant and (phase.ends_at is None or instant < phase.ends_at):
+                return phase
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Everything that decides a bill, by id. `sha256` is over the canonical content, not over the bytes of files."""
+    """Everything that decides a bill, by id; of a plan its newest version, all of them in `plan_versions`. `sha256` is over
+    the canonical content, not over the bytes of files."""
 
     billable_rule: BillableRule
     meters: Mapping[str, Meter]
@@ -209,6 +256,7 @@ class Catalog:
     accounts: Mapping[str, Account]
     subscriptions: Mapping[str, Subscription]
     contents: tuple["EntryContent", ...] = field(repr=False)
+    plan_versions: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
 
     @cached_property
     def sha256(self) -> str:
@@ -240,9 +288,14 @@ class Catalog:
         """
         return _found(self.prices, price_id, "price")
 
+    def plan_of(self, phase: Phase) -> Plan:
+        """Return the version of the plan that the phase is on."""
+        return self.plan_versions[phase.plan_id, phase.plan_version]
+
     def prices_of(self, subscription: Subscription) -> tuple[Price, ...]:
-        """Return the prices of the subscription's plan, in the plan's order."""
-        return tuple(self.prices[price_id] for price_id in self.plans[subscription.plan_id].prices)
+        """Return the prices of the subscription's plans, each once, in the order of its phases and of their plans."""
+        ids = dict.fromkeys(price_id for phase in subscription.phases for price_id in self.plan_of(phase).prices)
+        return tuple(self.prices[price_id] for price_id in ids)
 
 
 def _found(entries: Mapping[str, _Entry], entry_id: str, kind: str) -> _Entry:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from billing_pipeline.amounts import exact_text
+from billing_pipeline.cadences import COUNTED, NAMES, Cadence
 from billing_pipeline.periods import NaiveInstantError, as_utc
 
 _MAX_INTEGER_DIGITS, _MAX_PLACES = 20, 12
@@ -51,6 +52,14 @@ def _time_of_day(value: object) -> time:
     return found
 
 
+def _cadence(value: object) -> Cadence:
+    if isinstance(value, Cadence):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is not a cadence: write it as text such as "month"')
+    return Cadence.parse(value)
+
+
 # What editors are told (JSON Schema): an amount is text in plain digits, or a whole number; TOML's dates are strings to them.
 _AMOUNT_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}, {"type": "integer", "minimum": 0}]}
 
@@ -67,6 +76,12 @@ TimeOfDay = Annotated[
     BeforeValidator(_time_of_day),
     PlainSerializer(lambda at: at.isoformat()),
     WithJsonSchema({"type": "string", "format": "time"}),
+]
+Every = Annotated[
+    Cadence,
+    BeforeValidator(_cadence),
+    PlainSerializer(str),
+    WithJsonSchema({"anyOf": [{"enum": list(NAMES)}, {"type": "string", "pattern": COUNTED}]}),
 ]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]

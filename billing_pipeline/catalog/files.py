@@ -21,12 +21,12 @@ from billing_pipeline.catalog.entries import (
 )
 from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.price_tables import PriceTable
+from billing_pipeline.catalog.subscription_tables import SubscriptionTable
 from billing_pipeline.catalog.tables import (
     AccountTable,
     BillableRuleTable,
     MeterTable,
     PlanTable,
-    SubscriptionTable,
 )
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter, MeterInvalidError

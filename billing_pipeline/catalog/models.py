@@ -59,9 +59,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlatFee:
-    """One amount for each whole billing period, without a meter."""
+    """One amount for each whole billing period, without a meter; with `per`, for each unit of that quantity of the
+    subscription (`seat`)."""
 
     amount: Decimal
+    per: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

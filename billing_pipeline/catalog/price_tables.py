@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from billing_pipeline.amounts import RoundingMode, UnitRounding
-from billing_pipeline.catalog.entries import BillingMode, Dimension, PriceVersion, Prorate, UnitConversion
-from billing_pipeline.catalog.fields import Amount, Hour, Id, Instant, Positive, Table, Text, Version
+from billing_pipeline.cadences import MONTHLY
+from billing_pipeline.catalog.entries import BillingMode, Dimension, PriceVersion, Prorate, Timing, UnitConversion
+from billing_pipeline.catalog.fields import Amount, Every, Hour, Id, Instant, Positive, Table, Text, Version
 from billing_pipeline.catalog.models import (
     FlatFee,
     Graduated,
@@ -61,7 +62,7 @@ MODEL_FIELDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "graduated": (frozenset({"tiers"}), frozenset()),
     "volume": (frozenset({"tiers"}), frozenset()),
     "package": (frozenset({"package_size", "package_price"}), frozenset({"rounding", "free_units"})),
-    "flat_fee": (frozenset({"amount"}), frozenset()),
+    "flat_fee": (frozenset({"amount"}), frozenset({"per"})),
     "metered_balance": (
         frozenset({"unit_price"}),
         frozenset(
@@ -93,6 +94,7 @@ class _PriceVersion(Table):
     rounding: PackageRounding = PackageRounding.UP
     free_units: Amount = Decimal(0)
     amount: Amount | None = None
+    per: Id | None = None
     included_quota_bytes: Annotated[int, Field(strict=True, ge=0, lt=1 << 63)] = 0
     region_multipliers: dict[Text, Amount] = Field(default={})
     line_multipliers: dict[Text, Amount] = Field(default={})
@@ -133,7 +135,7 @@ class _PriceVersion(Table):
                     free_units=self.free_units,
                 )
             case "flat_fee":
-                return FlatFee(amount=self.amount or Decimal(0))
+                return FlatFee(amount=self.amount or Decimal(0), per=self.per)
             case "metered_balance":
                 return MeteredBalance(
                     unit_price=self.unit_price or Decimal(0),
@@ -168,4 +170,6 @@ class PriceTable(Table):
     group_by: tuple[Dimension, ...] = ()
     prorate: Prorate = Prorate.SECOND
     billing_mode: BillingMode = BillingMode.INVOICE_ITEMS
+    cadence: Every = MONTHLY
+    timing: Timing = Timing.ARREARS
     versions: Annotated[tuple[_PriceVersion, ...], Field(min_length=1)]

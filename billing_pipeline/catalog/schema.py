@@ -11,12 +11,12 @@ from billing_pipeline.catalog.entries import Kind
 from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.files import FILES, LIST_OF
 from billing_pipeline.catalog.price_tables import MODEL_FIELDS, PriceTable
+from billing_pipeline.catalog.subscription_tables import SubscriptionTable
 from billing_pipeline.catalog.tables import (
     AccountTable,
     BillableRuleTable,
     MeterTable,
     PlanTable,
-    SubscriptionTable,
 )
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -1,10 +1,9 @@
 """The shapes of catalog entries: a TOML table, or the canonical JSON of it, becomes an entry. Pure.
 
-Strangers write these tables: every field is known, amounts are text or whole numbers, never TOML floats. Not here: the files
-and their findings (files), what entries may not say together (validation).
+Strangers write these tables: every field is known, amounts are text or whole numbers, never TOML floats. Not here:
+subscriptions (subscription_tables), the files and their findings (files), what entries may not say together (validation).
 """
 
-from datetime import time
 from typing import Annotated
 
 from pydantic import Field
@@ -14,11 +13,11 @@ from billing_pipeline.catalog.entries import (
     AccountClient,
     BillableRule,
     Plan,
-    Subscription,
+    TrialCovers,
 )
-from billing_pipeline.catalog.fields import Amount, Id, Instant, Status, Table, Text, TimeOfDay, Version
+from billing_pipeline.catalog.fields import Amount, Id, Instant, Status, Table, Text, Version
+from billing_pipeline.catalog.phases import Existing
 from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterSource, Missing
-from billing_pipeline.periods import BillingAnchor
 
 
 class _Endpoint(Table):
@@ -77,15 +76,25 @@ class MeterTable(Table):
 
 
 class PlanTable(Table):
-    """A plan as a file spells it."""
+    """A version of a plan as a file spells it."""
 
     id: Id
     version: Version = 1
     prices: tuple[Id, ...]
+    effective_from: Instant | None = None
+    existing: Existing = Existing.STAY
+    trial_covers: TrialCovers = TrialCovers.ALL
 
     def entry(self) -> Plan:
         """Return the entry."""
-        return Plan(plan_id=self.id, version=self.version, prices=self.prices)
+        return Plan(
+            plan_id=self.id,
+            version=self.version,
+            prices=self.prices,
+            effective_from=self.effective_from,
+            existing=self.existing,
+            trial_covers=self.trial_covers,
+        )
 
 
 class _Client(Table):
@@ -116,33 +125,4 @@ class AccountTable(Table):
             currency=self.currency,
             clients=tuple(client.entry() for client in self.clients),
             stripe_customer=self.stripe_customer,
-        )
-
-
-class SubscriptionTable(Table):
-    """A subscription as a file spells it; its anchor's zone is the account's."""
-
-    id: Id
-    account: Id
-    plan: Id
-    starts_at: Instant
-    ends_at: Instant | None = None
-    anchor_day: Annotated[int, Field(strict=True, ge=1, le=31)] = 1
-    anchor_time: TimeOfDay = time(0)
-    initial_balance: Amount | None = None
-    invoice_with: Id | None = None
-    stripe_subscription: Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_]+$")] | None = None
-
-    def entry(self, zone: str) -> Subscription:
-        """Return the entry, anchored in `zone`."""
-        return Subscription(
-            subscription_id=self.id,
-            account_id=self.account,
-            plan_id=self.plan,
-            starts_at=self.starts_at,
-            ends_at=self.ends_at,
-            anchor=BillingAnchor(day=self.anchor_day, time_of_day=self.anchor_time, zone=zone),
-            initial_balance=self.initial_balance,
-            invoice_with=self.invoice_with,
-            stripe_subscription=self.stripe_subscription,
         )

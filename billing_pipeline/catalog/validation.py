@@ -1,6 +1,6 @@
 """Entries that were read -> a `Catalog` whose entries agree with each other, or every finding at once. Pure.
 
-Not here: the shape of one entry (tables).
+Not here: the shape of one entry (tables), subscriptions (subscription_validation).
 """
 
 import re
@@ -10,23 +10,27 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from billing_pipeline.amounts import UnknownCurrencyError, exact_text, minor_digits, to_money
+from billing_pipeline.amounts import exact_text
+from billing_pipeline.cadences import MONTHLY
 from billing_pipeline.catalog import double_billing, invoice_links
+from billing_pipeline.catalog.currencies import currency_problem, places_problem
 from billing_pipeline.catalog.entries import (
     Account,
     BillingMode,
     Catalog,
     Kind,
+    Plan,
     Price,
     PriceVersion,
-    Subscription,
+    Timing,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
 from billing_pipeline.catalog.models import FlatFee, Graduated, MeteredBalance, Volume
 from billing_pipeline.catalog.price_tables import PriceTable
+from billing_pipeline.catalog.subscription_validation import plan_terms, subscription_findings, subscription_of
 from billing_pipeline.meters import Meter, MeterSource
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -72,17 +76,20 @@ def catalog_of(reader: Reader) -> Catalog:
         versions = _closed(tuple(sorted((version.entry() for version in table.versions), key=_by_start)))
         findings.extend(_price_findings(table, versions, meters))
         prices[table.id] = _price(table, versions)
-    plans = {plan.plan_id: plan for plan in reader.plans}
+    plan_versions = {(plan.plan_id, plan.version): plan for plan in sorted(reader.plans, key=_by_effect)}
     accounts = {account.account_id: account for account in reader.accounts}
-    subscriptions = {
-        table.id: table.entry(accounts[table.account].time_zone if table.account in accounts else "UTC")
-        for table in reader.subscriptions
-    }
+    terms = plan_terms(plan_versions.values())
+    subscriptions = {}
+    for one in reader.subscriptions:
+        zone = accounts[one.account].time_zone if one.account in accounts else "UTC"
+        subscriptions[one.id], problems = subscription_of(one, zone=zone if _is_zone(zone) else "UTC", plans=terms)
+        findings.extend(problems)
     catalog = Catalog(
         billable_rule=reader.rule,
         meters=meters,
         prices=prices,
-        plans=plans,
+        plans={plan.plan_id: plan for plan in plan_versions.values()},
+        plan_versions=plan_versions,
         accounts=accounts,
         subscriptions=subscriptions,
         contents=tuple(sorted(reader.contents, key=lambda entry: (entry.kind, entry.entry_id, entry.version))),
@@ -90,11 +97,15 @@ def catalog_of(reader: Reader) -> Catalog:
     findings.extend(_rule_findings(catalog))
     findings.extend(_plan_findings(catalog))
     findings.extend(_account_findings(catalog))
-    findings.extend(_subscription_findings(catalog))
+    findings.extend(subscription_findings(catalog))
     findings.extend(invoice_links.link_findings(accounts, subscriptions))
     if findings:
         raise CatalogError(findings)
     return catalog
+
+
+def _by_effect(plan: Plan) -> tuple[datetime, int]:
+    return plan.effective_from or _BEGIN, plan.version
 
 
 def _by_start(version: PriceVersion) -> tuple[datetime, int]:
@@ -119,6 +130,8 @@ def _price(table: PriceTable, versions: tuple[PriceVersion, ...]) -> Price:
         group_by=table.group_by,
         prorate=table.prorate,
         billing_mode=table.billing_mode,
+        cadence=table.cadence,
+        timing=table.timing,
     )
 
 
@@ -130,10 +143,12 @@ def _duplicates(reader: Reader) -> Iterator[Finding]:
     ids: dict[Kind, list[str]] = {
         Kind.METER: [meter.meter_id for meter in reader.meters],
         Kind.PRICE: [price.id for price in reader.prices],
-        Kind.PLAN: [plan.plan_id for plan in reader.plans],
         Kind.ACCOUNT: [account.account_id for account in reader.accounts],
         Kind.SUBSCRIPTION: [subscription.id for subscription in reader.subscriptions],
     }
+    for (plan_id, version), count in Counter((plan.plan_id, plan.version) for plan in reader.plans).items():
+        if count > 1:
+            yield _finding(Kind.PLAN, plan_id, f"version {version}", f"is there {count} times; an id is used once")
     for kind, found in ids.items():
         for entry_id, count in Counter(found).items():
             if count > 1:
@@ -152,12 +167,14 @@ def _price_findings(
     def finding(field: str, message: str) -> Finding:
         return _finding(Kind.PRICE, table.id, field, message)
 
-    if (problem := _currency_problem(table.currency)) is not None:
+    if (problem := currency_problem(table.currency)) is not None:
         yield finding("currency", problem)
     if table.meter is not None and table.meter not in meters:
         yield finding("meter", f"{table.meter!r} is not a meter")
     if table.meter is None and table.group_by:
         yield finding("group_by", "a price without a meter has no groups")
+    if table.timing is Timing.ADVANCE and table.meter is not None:
+        yield finding("timing", "usage is not known in advance: leave it out, or take the meter away")
     yield from _prepaid_findings(table, versions, meters)
     for version in versions:
         yield from _version_findings(table, version)
@@ -219,6 +236,8 @@ def _prepaid_findings(
     if meter is not None and meter.source is not MeterSource.TRAFFIC:
         message = f'a balance pays for traffic, and {table.meter!r} is not: give the meter source = "traffic"'
         yield _finding(Kind.PRICE, table.id, "meter", message)
+    if table.cadence != MONTHLY:
+        yield _finding(Kind.PRICE, table.id, "cadence", "a balance's quota is of a month: leave it out")
     if table.group_by:
         yield _finding(Kind.PRICE, table.id, "group_by", "a balance has one quota for all groups: leave it out")
 
@@ -240,18 +259,20 @@ def _balance_problems(table: PriceTable, version: PriceVersion, model: MeteredBa
         for first, end in model.peak.hours:
             if first == end or first == 24:
                 yield "peak.hours", f"[{first}, {end}] holds no hour; [18, 23] is from 18:00 to 23:00"
-    if (problem := _places_problem(model.initial_balance, table.currency)) is not None:
+    if (problem := places_problem(model.initial_balance, table.currency)) is not None:
         yield "initial_balance", problem
 
 
-def _places_problem(amount: Decimal, currency: str) -> str | None:
-    if _currency_problem(currency) is not None or to_money(amount, currency).major == amount:
-        return None
-    return f"{exact_text(amount)} has more places than {currency}; the ledger holds {minor_digits(currency)}"
-
-
 def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
-    for plan in catalog.plans.values():
+    by_start = defaultdict(set)
+    for plan in catalog.plan_versions.values():
+        by_start[plan.plan_id, plan.effective_from].add(plan.version)
+    for (plan_id, effective_from), versions in by_start.items():
+        if len(versions) > 1:
+            begin = "the beginning" if effective_from is None else effective_from.isoformat()
+            message = f"versions {', '.join(map(str, sorted(versions)))} hold from {begin}: give the later one a later instant"
+            yield _finding(Kind.PLAN, plan_id, "effective_from", message)
+    for plan in catalog.plan_versions.values():
         unknown = [price_id for price_id in plan.prices if price_id not in catalog.prices]
         for price_id in unknown:
             yield _finding(Kind.PLAN, plan.plan_id, "prices", f"{price_id!r} is not a price")
@@ -273,7 +294,7 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
 def _account_findings(catalog: Catalog) -> Iterator[Finding]:
     claims: dict[str, list[tuple[datetime, datetime, Account]]] = defaultdict(list)
     for account in catalog.accounts.values():
-        if (problem := _currency_problem(account.currency)) is not None:
+        if (problem := currency_problem(account.currency)) is not None:
             yield _finding(Kind.ACCOUNT, account.account_id, "currency", problem)
         if not _is_zone(account.time_zone):
             message = f"{account.time_zone!r} is not an IANA time zone such as Europe/Berlin"
@@ -298,93 +319,6 @@ def _account_findings(catalog: Catalog) -> Iterator[Finding]:
             if start < end:
                 message = f"client {client_id!r} belongs to account {one.account_id!r} at the same time"
                 yield _finding(Kind.ACCOUNT, other.account_id, "clients", message)
-
-
-def _subscription_findings(catalog: Catalog) -> Iterator[Finding]:
-    coverage = {price.price_id: tuple(_covered(price)) for price in catalog.prices.values()}
-    for subscription in catalog.subscriptions.values():
-        yield from _one_subscription(catalog, subscription, coverage)
-    for account_id, subscriptions in catalog.subscriptions_by_account.items():
-        for one, other in combinations(subscriptions, 2):
-            if one.starts_at < (other.ends_at or _OPEN) and other.starts_at < (one.ends_at or _OPEN):
-                prices = _known_prices(catalog, one), _known_prices(catalog, other)
-                for what in double_billing.in_two_plans(*prices, catalog.meters):
-                    message = (
-                        f"bills {what} of account {account_id!r} together with {one.subscription_id!r}, "
-                        "which has it at the same time"
-                    )
-                    yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
-                if _is_prepaid(catalog, one) and _is_prepaid(catalog, other):
-                    message = (
-                        f"spends the balance of {account_id!r} together with {one.subscription_id!r}: end one of them"
-                    )
-                    yield _finding(Kind.SUBSCRIPTION, other.subscription_id, "plan", message)
-
-
-def _one_subscription(
-    catalog: Catalog, subscription: Subscription, coverage: Mapping[str, Sequence[tuple[datetime, datetime]]]
-) -> Iterator[Finding]:
-    def finding(field: str, message: str) -> Finding:
-        return _finding(Kind.SUBSCRIPTION, subscription.subscription_id, field, message)
-
-    account, plan = catalog.accounts.get(subscription.account_id), catalog.plans.get(subscription.plan_id)
-    if account is None:
-        yield finding("account", f"{subscription.account_id!r} is not an account")
-    if plan is None:
-        yield finding("plan", f"{subscription.plan_id!r} is not a plan")
-    if subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at:
-        yield finding("ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
-        return
-    if subscription.initial_balance is not None and account is not None:
-        if plan is not None and not _is_prepaid(catalog, subscription):
-            yield finding("initial_balance", f"plan {plan.plan_id!r} has no prepaid price: leave it out")
-        if (places := _places_problem(subscription.initial_balance, account.currency)) is not None:
-            yield finding("initial_balance", places)
-    for price_id in plan.prices if plan else ():
-        price = catalog.prices.get(price_id)
-        if price is None:
-            continue
-        if account is not None and price.currency != account.currency:
-            yield finding("plan", f"price {price_id!r} is in {price.currency}, the account in {account.currency}")
-        end = subscription.ends_at or _OPEN
-        if not any(first <= subscription.starts_at and end <= last for first, last in coverage[price_id]):
-            spans = ", ".join(
-                f"{first.isoformat()} to {'open' if last == _OPEN else last.isoformat()}"
-                for first, last in coverage[price_id]
-            )
-            yield finding("starts_at", f"price {price_id!r} has a gap in the subscription: it is in force {spans}")
-
-
-def _covered(price: Price) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the spans without a gap in which `price` is in force."""
-    start: datetime | None = None
-    end = _BEGIN
-    for version in price.versions:
-        if start is None or version.effective_from > end:
-            if start is not None:
-                yield start, end
-            start = version.effective_from
-        end = version.effective_to or _OPEN
-    if start is not None:
-        yield start, end
-
-
-def _is_prepaid(catalog: Catalog, subscription: Subscription) -> bool:
-    prices = _known_prices(catalog, subscription)
-    return any(price.is_prepaid for price in prices)
-
-
-def _known_prices(catalog: Catalog, subscription: Subscription) -> list[Price]:
-    plan = catalog.plans.get(subscription.plan_id)
-    return [catalog.prices[price_id] for price_id in (plan.prices if plan else ()) if price_id in catalog.prices]
-
-
-def _currency_problem(currency: str) -> str | None:
-    try:
-        minor_digits(currency)
-    except UnknownCurrencyError as error:
-        return error.what
-    return None
 
 
 @lru_cache(maxsize=1024)

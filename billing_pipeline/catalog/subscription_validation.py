@@ -1,0 +1,168 @@
+"""Subscriptions of a catalog against its accounts, plans and prices, and against each other -> findings. Pure.
+
+Not here: the shape of one (subscription_tables), its phases (phases), all other entries (validation).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import combinations
+
+from billing_pipeline.catalog import double_billing
+from billing_pipeline.catalog.currencies import places_problem
+from billing_pipeline.catalog.entries import Catalog, Kind, Plan, Price, Subscription
+from billing_pipeline.catalog.files import FILES, Finding
+from billing_pipeline.catalog.models import FlatFee
+from billing_pipeline.catalog.phases import Phase, PlanTerms, life_of
+from billing_pipeline.catalog.subscription_tables import SubscriptionTable
+
+_OPEN = datetime.max.replace(tzinfo=UTC)
+_Spans = Sequence[tuple[datetime, datetime]]
+
+
+def subscription_of(
+    table: SubscriptionTable, *, zone: str, plans: Mapping[str, Sequence[PlanTerms]]
+) -> tuple[Subscription, tuple[Finding, ...]]:
+    """Return the subscription with its phases, and what is wrong with them; then it has one phase."""
+    begin = table.beginning(zone)
+    life = life_of(begin, [change.entry() for change in table.changes], plans)
+    subscription = Subscription(
+        subscription_id=table.id,
+        account_id=table.account,
+        plan_id=table.plan,
+        starts_at=table.starts_at,
+        ends_at=life.phases[-1].ends_at if life.phases else table.ends_at,
+        anchor=begin.anchor,
+        initial_balance=table.initial_balance,
+        invoice_with=table.invoice_with,
+        stripe_subscription=table.stripe_subscription,
+        phases=life.phases,
+    )
+    return subscription, tuple(_finding(subscription, field, message) for field, message in life.problems)
+
+
+def plan_terms(plans: Iterable[Plan]) -> Mapping[str, Sequence[PlanTerms]]:
+    """Return what phases need to know of plans: the versions of each, those always in force first."""
+    found: dict[str, list[PlanTerms]] = {}
+    for plan in plans:
+        terms = PlanTerms(version=plan.version, effective_from=plan.effective_from, existing=plan.existing)
+        found.setdefault(plan.plan_id, []).append(terms)
+    for versions in found.values():
+        versions.sort(key=lambda one: (one.effective_from is not None, one.effective_from or _OPEN, one.version))
+    return found
+
+
+def subscription_findings(catalog: Catalog) -> Iterator[Finding]:
+    """Yield what is wrong with subscriptions whose phases are known."""
+    coverage = {price.price_id: tuple(_covered(price)) for price in catalog.prices.values()}
+    for subscription in catalog.subscriptions.values():
+        yield from _one_subscription(catalog, subscription, coverage)
+    for account_id, subscriptions in catalog.subscriptions_by_account.items():
+        for one, other in combinations(subscriptions, 2):
+            for message in sorted(set(_billed_twice(catalog, account_id, one, other))):
+                yield _finding(other, "plan", message)
+
+
+def _billed_twice(catalog: Catalog, account_id: str, one: Subscription, other: Subscription) -> Iterator[str]:
+    for first, second in _together(one, other):
+        prices = _charged(catalog, first), _charged(catalog, second)
+        for what in double_billing.in_two_plans(*prices, catalog.meters):
+            yield (
+                f"bills {what} of account {account_id!r} together with {one.subscription_id!r}, "
+                "which has it at the same time"
+            )
+        if all(any(price.is_prepaid for price in found) for found in prices):
+            yield f"spends the balance of {account_id!r} together with {one.subscription_id!r}: end one of them"
+
+
+def _together(one: Subscription, other: Subscription) -> Iterator[tuple[Phase, Phase]]:
+    if one.starts_at < (other.ends_at or _OPEN) and other.starts_at < (one.ends_at or _OPEN):
+        for first in one.phases:
+            for second in other.phases:
+                if first.starts_at < (second.ends_at or _OPEN) and second.starts_at < (first.ends_at or _OPEN):
+                    yield first, second
+
+
+def _one_subscription(
+    catalog: Catalog, subscription: Subscription, coverage: Mapping[str, _Spans]
+) -> Iterator[Finding]:
+    account = catalog.accounts.get(subscription.account_id)
+    if account is None:
+        yield _finding(subscription, "account", f"{subscription.account_id!r} is not an account")
+    if subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at:
+        yield _finding(subscription, "ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
+        return
+    charged = [(phase, _charged(catalog, phase)) for phase in subscription.phases]
+    prices = {price.price_id: price for _, found in charged for price in found}
+    if account is not None:
+        if subscription.initial_balance is not None:
+            if prices and not any(price.is_prepaid for price in prices.values()):
+                message = f"plan {subscription.plan_id!r} has no prepaid price: leave it out"
+                yield _finding(subscription, "initial_balance", message)
+            if (places := places_problem(subscription.initial_balance, account.currency)) is not None:
+                yield _finding(subscription, "initial_balance", places)
+        for price in prices.values():
+            if price.currency != account.currency:
+                message = f"price {price.price_id!r} is in {price.currency}, the account in {account.currency}"
+                yield _finding(subscription, "plan", message)
+    for price in prices.values():
+        phases = [phase for phase, found in charged if price in found]
+        if not all(_is_covered(phase, coverage[price.price_id]) for phase in phases):
+            spans = ", ".join(
+                f"{first.isoformat()} to {'open' if last == _OPEN else last.isoformat()}"
+                for first, last in coverage[price.price_id]
+            )
+            message = f"price {price.price_id!r} has a gap in the subscription: it is in force {spans}"
+            yield _finding(subscription, "starts_at", message)
+    yield from _quantity_findings(subscription, charged)
+
+
+def _quantity_findings(
+    subscription: Subscription, charged: Sequence[tuple[Phase, Sequence[Price]]]
+) -> Iterator[Finding]:
+    """Find fees by a quantity that the subscription does not say, and quantities that nothing asks for."""
+    asked_for: set[str] = set()
+    missing: dict[str, str] = {}
+    for phase, prices in charged:
+        for price in prices:
+            per = {version.model.per for version in price.versions if isinstance(version.model, FlatFee)}
+            wanted = {one for one in per if one is not None}
+            asked_for |= wanted
+            missing.update(dict.fromkeys(wanted - phase.quantities.keys(), price.price_id))
+    for name, price_id in sorted(missing.items()):
+        message = f"price {price_id!r} asks for each {name}: say how many, such as quantities = {{ {name} = 5 }}"
+        yield _finding(subscription, "quantities", message)
+    said = {name for phase, _ in charged for name in phase.quantities}
+    for name in sorted(said - asked_for):
+        yield _finding(subscription, f"quantities.{name}", "is asked for by no price of its plans: correct the name")
+
+
+def _charged(catalog: Catalog, phase: Phase) -> tuple[Price, ...]:
+    """Return the known prices that are charged in a phase."""
+    plan = catalog.plan_versions.get((phase.plan_id, phase.plan_version))
+    if plan is None:
+        return ()
+    known = (catalog.prices[price_id] for price_id in plan.prices if price_id in catalog.prices)
+    return tuple(price for price in known if plan.charges(price, phase.status))
+
+
+def _is_covered(phase: Phase, spans: _Spans) -> bool:
+    end = phase.ends_at or _OPEN
+    return any(first <= phase.starts_at and end <= last for first, last in spans)
+
+
+def _covered(price: Price) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the spans without a gap in which `price` is in force."""
+    start: datetime | None = None
+    end = datetime.min.replace(tzinfo=UTC)
+    for version in price.versions:
+        if start is None or version.effective_from > end:
+            if start is not None:
+                yield start, end
+            start = version.effective_from
+        end = version.effective_to or _OPEN
+    if start is not None:
+        yield start, end
+
+
+def _finding(subscription: Subscription, field: str, message: str) -> Finding:
+    return Finding(file=FILES[Kind.SUBSCRIPTION], entry=subscription.subscription_id, field=field, message=message)
