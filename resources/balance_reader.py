@@ -16,6 +16,7 @@ import psycopg
 from psycopg.rows import class_row, kwargs_row
 
 from billing_pipeline.amounts import Money, exact_text
+from billing_pipeline.billing_schedule import charge_at, stretches
 from billing_pipeline.catalog import Catalog, Price, PriceVersion, Subscription
 from billing_pipeline.charges import ChargeKey
 from billing_pipeline.errors import BillingError
@@ -238,12 +239,13 @@ def _iso(at: datetime | None) -> str | None:
 
 def _balance(connection: psycopg.Connection, catalog: Catalog, account_id: str, now: datetime) -> AccountBalance:
     account = catalog.account(account_id)
-    subscription, price = _prepaid_at(catalog, account_id, now)
-    # Of a subscription that has ended: its last period.
-    ends_at = subscription.ends_at
+    subscription, price, ends_at = _prepaid_at(catalog, account_id, now)
+    # Of what has ended: its last period.
     at = now if ends_at is None or now < ends_at else ends_at - timedelta(microseconds=1)
-    whole = subscription.anchor.period_containing(at)
-    period = whole.overlap(subscription.starts_at, subscription.ends_at) or whole
+    charge = charge_at(catalog, subscription, price, at)
+    if charge is None:
+        raise AssertionError("a price is charged at the instants of its stretch")  # pragma: no cover
+    period = charge.period.window
     version = price.version_at(at) or price.versions[-1]
     terms = balance_terms(version)
     key = ChargeKey(subscription_id=subscription.subscription_id, price_id=price.price_id, period=period)
@@ -294,13 +296,13 @@ def _delay(now: datetime, last_bucket: datetime | None, known_until: datetime | 
     return max((now - max(known)) // timedelta(seconds=1), 0) if known else None
 
 
-def _prepaid_at(catalog: Catalog, account_id: str, now: datetime) -> tuple[Subscription, Price]:
-    """Return the subscription that spends the account's balance at `now`, or did last, and its prepaid price."""
+def _prepaid_at(catalog: Catalog, account_id: str, now: datetime) -> tuple[Subscription, Price, datetime | None]:
+    """Return the subscription that spends the account's balance at `now`, or did last, its prepaid price, and until when."""
     found = [
-        (subscription, price)
+        (subscription, price, phases)
         for subscription in catalog.subscriptions_by_account.get(account_id, ())
-        for price in catalog.prices_of(subscription)
-        if price.is_prepaid and subscription.starts_at <= now
+        for price, phases in stretches(catalog, subscription)
+        if price.is_prepaid and phases[0].starts_at <= now
     ]
     if not found:
         prepaid = sorted(
@@ -317,7 +319,8 @@ def _prepaid_at(catalog: Catalog, account_id: str, now: datetime) -> tuple[Subsc
             bill=_NOTHING_SHOWN,
             fix=f"see what it pays by invoice: billing bill {account_id} {now:%Y-%m}",
         )
-    return max(found, key=lambda one: (one[0].starts_at, one[0].subscription_id))
+    subscription, price, phases = max(found, key=lambda one: (one[2][0].starts_at, one[0].subscription_id))
+    return subscription, price, phases[-1].ends_at
 
 
 def _profile(subscription: Subscription, price: Price, version: PriceVersion, meter_unit: str) -> BalanceProfile:

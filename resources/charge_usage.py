@@ -16,10 +16,11 @@ from uuid import UUID
 import psycopg
 
 from billing_pipeline.amounts import Exact, exact_product
+from billing_pipeline.billing_schedule import Held, scheduled_charges
 from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey, group_key
 from billing_pipeline.meters import Aggregation, UsageState, merge
-from billing_pipeline.periods import BillingPeriod, RequestedDays, Window, billing_periods
+from billing_pipeline.periods import BillingPeriod, RequestedDays, Window
 from billing_pipeline.rating import Rated, VersionUsage, rate, rate_flat_fee, versions_in
 
 _DIMENSIONS = tuple(Dimension)
@@ -34,13 +35,15 @@ _GROUP_NAMES = ", ".join(_DIMENSIONS)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One price of one subscription in one billing period, with the price's versions in it."""
+    """One price of one subscription in one billing period, with the price's versions in it. `held` is of fees."""
 
     subscription: Subscription
     price: Price
     meter: Meter | None
     period: BillingPeriod
+    plan_id: str
     versions: tuple[tuple[PriceVersion, Window], ...]
+    held: tuple[Held, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: Request
     for number, slot in enumerate(slots):
         if slot.meter is None:
             zone = slot.subscription.anchor.zone
-            _take(charges, slot, _NO_GROUP, rate_flat_fee(price=slot.price, period=slot.period, zone=zone))
+            fee = rate_flat_fee(price=slot.price, period=slot.period, zone=zone, held=slot.held)
+            _take(charges, slot, _NO_GROUP, fee)
             continue
         for group, by_version in quantities.pop(number, {}).items():
             used = [(version, by_version.get(version.version, Decimal(0))) for version, _ in slot.versions]
@@ -116,16 +120,13 @@ def _level(slot: Slot, quantity: Decimal) -> Exact:
 
 def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
     for subscription in catalog.subscriptions.values():
-        prices = catalog.prices_of(subscription)
-        for period in billing_periods(subscription, days.span):
-            if not days.meet(period.window):
+        for charge in scheduled_charges(catalog, subscription, days.span):
+            price, period = charge.price, charge.period
+            if price.is_prepaid or not days.meet(period.window):
                 continue
-            for price in prices:
-                if price.is_prepaid:
-                    continue
-                versions = tuple(versions_in(price, period.window))
-                meter = None if price.meter_id is None else catalog.meters[price.meter_id]
-                yield Slot(subscription, price, meter, period, versions)
+            versions = tuple(versions_in(price, period.window))
+            meter = None if price.meter_id is None else catalog.meters[price.meter_id]
+            yield Slot(subscription, price, meter, period, charge.plan_id, versions, charge.held)
 
 
 def _take(charges: dict[UUID, Charge], slot: Slot, group: _Group, rated: Rated) -> None:
@@ -139,7 +140,7 @@ def _take(charges: dict[UUID, Charge], slot: Slot, group: _Group, rated: Rated) 
     charges[key.charge_id] = Charge(
         key=key,
         account_id=slot.subscription.account_id,
-        plan_id=slot.subscription.plan_id,
+        plan_id=slot.plan_id,
         meter_id=slot.price.meter_id,
         currency=slot.price.currency,
         rated=rated,

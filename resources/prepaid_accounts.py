@@ -13,6 +13,7 @@ from decimal import Decimal
 import psycopg
 
 from billing_pipeline.amounts import to_money
+from billing_pipeline.billing_schedule import stretches
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.periods import RequestedDays
 from billing_pipeline.prepaid import Bucket, adjustment_id, balance_terms, opening_bucket, opening_postings
@@ -74,9 +75,9 @@ def _openings(balances: RatedBalances, run: BookingRun) -> Mapping[str, _Opening
             continue
         first = min(
             (
-                (subscription.starts_at, subscription.subscription_id, subscription, price)
+                (phases[0].starts_at, subscription.subscription_id, subscription, price)
                 for subscription in run.catalog.subscriptions_by_account[account_id]
-                for price in run.catalog.prices_of(subscription)
+                for price, phases in stretches(run.catalog, subscription)
                 if price.is_prepaid
             ),
             key=lambda one: one[:2],

@@ -14,9 +14,10 @@ from uuid import UUID
 
 import psycopg
 
+from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey
-from billing_pipeline.periods import BillingPeriod, RequestedDays, Window, billing_periods
+from billing_pipeline.periods import BillingPeriod, RequestedDays, Window
 from billing_pipeline.prepaid import balance_terms, hour_multiplier, price_of_byte
 from billing_pipeline.rating import BalanceUsage, rate_balance, versions_in
 from resources.charge_usage import UsageToDate
@@ -34,6 +35,7 @@ class BalanceSlot:
     price: Price
     meter: Meter
     period: BillingPeriod
+    plan_id: str
     versions: tuple[tuple[PriceVersion, Window], ...]
 
     @property
@@ -113,15 +115,14 @@ def rate_balances(connection: psycopg.Connection, catalog: Catalog, days: Reques
 
 def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[BalanceSlot]:
     for subscription in catalog.subscriptions.values():
-        prices = [price for price in catalog.prices_of(subscription) if price.is_prepaid]
-        if not prices:
+        if not any(price.is_prepaid for price in catalog.prices_of(subscription)):
             continue
-        for period in billing_periods(subscription, days.span):
-            if days.meet(period.window):
-                for price in prices:
-                    meter = catalog.meters[price.meter_id or ""]
-                    versions = tuple(versions_in(price, period.window))
-                    yield BalanceSlot(subscription, price, meter, period, versions)
+        for charge in scheduled_charges(catalog, subscription, days.span):
+            price, period = charge.price, charge.period
+            if price.is_prepaid and days.meet(period.window):
+                meter = catalog.meters[price.meter_id or ""]
+                versions = tuple(versions_in(price, period.window))
+                yield BalanceSlot(subscription, price, meter, period, charge.plan_id, versions)
 
 
 def _gone(
@@ -321,7 +322,7 @@ def _periods(connection: psycopg.Connection, slots: Mapping[UUID, BalanceSlot]) 
         charge = Charge(
             key=slot.key,
             account_id=slot.subscription.account_id,
-            plan_id=slot.subscription.plan_id,
+            plan_id=slot.plan_id,
             meter_id=slot.meter.meter_id,
             currency=slot.price.currency,
             rated=rate_balance(price=slot.price, unit=slot.meter.unit, usage=usage),

@@ -11,6 +11,7 @@ from decimal import Decimal
 from psycopg.rows import class_row
 
 from billing_pipeline.amounts import Exact, exact_product
+from billing_pipeline.cadences import period_containing
 from billing_pipeline.periods import Window
 from resources.catalog_store import CatalogStore
 from resources.charge_reader import BookedCharge
@@ -89,7 +90,8 @@ def read_storage_rows(database: Database, charge: BookedCharge, *, limit: int) -
         CatalogNotLoadedError: there is no catalog to tell the whole period and what the meter counts.
     """
     catalog = CatalogStore(database).current()
-    anchor = catalog.subscriptions[charge.subscription_id].anchor
+    subscription = catalog.subscriptions[charge.subscription_id]
+    cadence = catalog.price(charge.price_id).cadence
     counted = catalog.meters[charge.meter_id or ""].field
     where = {
         "account_id": charge.account_id,
@@ -116,7 +118,9 @@ def read_storage_rows(database: Database, charge: BookedCharge, *, limit: int) -
         first=found,
         rows=rows,
         byte_seconds=byte_seconds,
-        whole=anchor.period_containing(charge.period.start),
+        whole=period_containing(
+            cadence, subscription.anchor, since=subscription.starts_at, instant=charge.period.start
+        ),
         visibility=_VISIBILITY.get(counted or ""),
     )
 

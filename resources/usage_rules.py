@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 
+from billing_pipeline.billing_schedule import usage_cuts
 from billing_pipeline.catalog import BillableRule, Catalog, Meter
 from billing_pipeline.meters import MeterSource
-from billing_pipeline.periods import Window, cuts
+from billing_pipeline.periods import Window
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, tzinfo=UTC)
@@ -95,7 +96,7 @@ def _cuts_by_client(
     by_account = {
         account_id: found
         for account_id, subscriptions in catalog.subscriptions_by_account.items()
-        if (found := cuts(subscriptions, window))
+        if (found := usage_cuts(catalog, subscriptions, window))
     }
     by_client: dict[str, set[datetime]] = defaultdict(set)
     for link in links:

@@ -129,7 +129,7 @@ def _decides(catalog: Catalog, kind: Kind, entry_id: str, subscription: Subscrip
         case Kind.ACCOUNT:
             return subscription.account_id == entry_id
         case Kind.PLAN:
-            return subscription.plan_id == entry_id
+            return any(phase.plan_id == entry_id for phase in subscription.phases)
         case Kind.PRICE:
             return any(price.price_id == entry_id for price in prices)
         case Kind.METER:

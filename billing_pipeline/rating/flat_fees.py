@@ -1,53 +1,109 @@
-"""Rate flat fees: (price, billing period) -> a line for each price version in it. Pure."""
+"""Rate flat fees: (price, billing period, quantities held) -> a line for each price version and quantity in it. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from typing import Protocol
 
-from billing_pipeline.amounts import exact_product, exact_sum, simplest
+from billing_pipeline.amounts import exact_sum, simplest
 from billing_pipeline.catalog import FlatFee, Price, PriceVersion, Prorate
+from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import BillingPeriod, Window, day_share, elapsed_share
 from billing_pipeline.rating.lines import NoPriceVersionError, Rated, RatedLine
 
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 
 
-def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str) -> Rated:
-    """Return the flat fee of a period: its share of the anchor's whole period, by the price's `prorate`.
+class QuantityMissingError(BillingError):
+    """A fee is asked for each unit of a quantity that the subscription does not say."""
+
+
+class HeldQuantities(Protocol):
+    """The quantities that a subscription holds during `window`, such as 5 seats."""
+
+    @property
+    def window(self) -> Window: ...
+    @property
+    def quantities(self) -> Mapping[str, Decimal]: ...
+
+
+def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str, held: Sequence[HeldQuantities] = ()) -> Rated:
+    """Return the flat fee of a period: its share of the cadence's whole period, by the price's `prorate`.
 
     100.00 over January, used to the 16th 00:00, by seconds: 100.00 x 1296000 / 2678400, which rounds to 48.39. A version
-    that begins inside the period is charged for its own share. With `prorate: none` the version at the start counts, whole.
+    that begins inside the period is charged for its own share. 10.00 a seat, 5 seats and from the 16th 00:00 on 7: 5 x 15/31 +
+    7 x 16/31 seats. With `prorate: none` version and quantity at the start count, whole. `held` covers the period; it is needed
+    by fees with `per`.
 
     Raises:
         NoPriceVersionError: a part of the period has no version.
+        QuantityMissingError: a part of it does not say how many there are.
     """
     lines = []
-    for version, part in versions_in(price, period.window):
-        if not isinstance(version.model, FlatFee):
-            raise TypeError(f"price {price.price_id!r} version {version.version} is not a flat fee")
+    unit = "period"
+    for version, model, part, quantity in _merged(_parts(price, period.window, held)):
         billed, whole = (1, 1)
         if price.prorate is Prorate.SECOND:
             billed, whole = elapsed_share(part, period.whole)
         elif price.prorate is Prorate.DAY:
             billed, whole = day_share(part, period.whole, zone)
-        share = simplest(Fraction(billed, whole))
-        amount = exact_product(version.model.amount, times=Decimal(billed), over=Decimal(whole))
+        unit = model.per or "period"
         lines.append(
             RatedLine(
                 version=version.version,
                 tier=None,
-                quantity=share,
-                unit="period",
-                unit_price=version.model.amount,
+                quantity=simplest(Fraction(billed, whole) * Fraction(quantity)),
+                unit=unit,
+                unit_price=model.amount,
                 flat_fee=_ZERO,
-                amount=amount,
+                amount=simplest(Fraction(billed, whole) * Fraction(quantity) * Fraction(model.amount)),
             )
         )
         if price.prorate is Prorate.NONE:
             break
-    quantity = exact_sum([line.quantity for line in lines])
     total = exact_sum([line.amount for line in lines])
-    return Rated(lines=tuple(lines), quantity=quantity, unit="period", exact=total)
+    return Rated(lines=tuple(lines), quantity=exact_sum([line.quantity for line in lines]), unit=unit, exact=total)
+
+
+_Part = tuple[PriceVersion, FlatFee, Window, Decimal]
+
+
+def _parts(price: Price, window: Window, held: Sequence[HeldQuantities]) -> Iterator[_Part]:
+    """Yield the parts of `window` in order, each with one version and one quantity; without `per` the quantity is 1."""
+    for version, span in versions_in(price, window):
+        model = version.model
+        if not isinstance(model, FlatFee):
+            raise TypeError(f"price {price.price_id!r} version {version.version} is not a flat fee")
+        if model.per is None:
+            yield version, model, span, _ONE
+            continue
+        at = span.start
+        for one in held:
+            part = span.overlap(one.window.start, one.window.end)
+            if part is None or model.per not in one.quantities:
+                continue
+            yield version, model, part, one.quantities[model.per]
+            at = part.end
+        if at < span.end:
+            raise QuantityMissingError(
+                f"price {price.price_id!r} asks for each {model.per}, and nothing says how many there are at {at.isoformat()}",
+                bill="this charge is not changed; what is booked stays",
+                fix=f"say it in the subscription, such as quantities = {{ {model.per} = 5 }}, and load the catalog",
+            )
+
+
+def _merged(parts: Iterable[_Part]) -> Iterator[_Part]:
+    """Yield the parts, those that follow each other and differ in nothing as one."""
+    before: _Part | None = None
+    for part in parts:
+        if before is not None and (before[0], before[3], before[2].end) == (part[0], part[3], part[2].start):
+            before = (*before[:2], Window(before[2].start, part[2].end), before[3])
+            continue
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
 
 
 def versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Window]]:
