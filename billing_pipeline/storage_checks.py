@@ -177,6 +177,24 @@ def snapshots_fresh(subject: Subject, max_age: timedelta, *, repositories: int, 
     )
 
 
+def within_int64(subject: Subject, *, repositories: int, some: Sequence[tuple[str, str, int]]) -> Verdict:
+    """Warn of repositories that would come to more than 2^63 - 1 bytes; `some`: each with the largest of its events."""
+    named = ", ".join(f"{repository} (event {event_id} of {size:,} bytes)" for repository, event_id, size in some)
+    return _verdict(
+        subject,
+        "within_int64",
+        VerdictStatus.WARNED if repositories else VerdictStatus.PASSED,
+        "0 repositories beyond 2^63 - 1 bytes",
+        f"{repositories} repositories beyond 2^63 - 1 bytes",
+        "No repository would come to more bytes than 2^63 - 1."
+        if not repositories
+        else f"{named}{_more(repositories, len(some))} would come to more than 2^63 - 1 bytes. Nobody stores so much: these "
+        "events are forged or broken. For the bill: what was written into these repositories on this day has no size and is not "
+        "billed until their next snapshot; they stay as they were, and everything else is billed. "
+        "To fix: find out who delivered these events; deliver a snapshot of the repositories.",
+    )
+
+
 def sizes_known(subject: Subject, *, today: int, waiting: int, repositories: int) -> Verdict:
     """Warn of events without a size that wait for the next snapshot at the end of the day."""
     return _verdict(

@@ -3,7 +3,8 @@
 One repository; the reference that sql/storage_*.sql is held to. Byte-seconds are exact: `bytes x microseconds / 10^6`. The rules:
 
 R1 by time; at one instant events come before the snapshot, and among events the action id decides. R2 an event counts once, by
-shared event id or event id; a correction takes the place of what it corrects; an id with two contents does not count. R3 a put adds
+shared event id or event id; a correction takes the place of all events of the action that it corrects; an id with two contents
+does not count. R3 a put adds
 its size less what the key held, a delete takes away what the key held, as the snapshot's object index or an event since has it.
 What has no size, or takes away what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A
 completed upload has the size of its parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never before;
@@ -71,11 +72,6 @@ class ObjectEvent:
     part_number: int | None = None
     version_id: str | None = None
     owner: str | None = None
-
-    @property
-    def action_id(self) -> str:
-        """Return what the deliveries of one action share."""
-        return self.shared_event_id or self.original_event_id or self.event_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,11 +176,24 @@ def counted_once(events: Iterable[ObjectEvent]) -> tuple[ObjectEvent, ...]:
     told = set(events)
     contents = Counter(event.event_id for event in told)
     corrected = {event.original_event_id for event in told}
+    action_of = _actions([event for event in told if contents[event.event_id] == 1])
     kept: dict[str, ObjectEvent] = {}
     for event in sorted(told, key=lambda one: (one.original_event_id is None, one.event_id)):
         if event.event_id not in corrected and contents[event.event_id] == 1:
-            kept.setdefault(event.action_id, event)
-    return tuple(sorted(kept.values(), key=lambda event: (event.at, event.action_id)))
+            kept.setdefault(action_of[event.event_id], event)
+    return tuple(sorted(kept.values(), key=lambda event: (event.at, action_of[event.event_id])))
+
+
+def _actions(events: Sequence[ObjectEvent]) -> Mapping[str, str]:
+    """Return event -> action: events that share an id are one, and a correction is that of what it corrects."""
+    alone = {event.event_id: event.shared_event_id or event.event_id for event in events}
+    action = {name: name for name in alone.values()}
+    for event in events:
+        if event.original_event_id is not None:
+            corrected = alone.get(event.original_event_id, event.original_event_id)
+            both = {action[alone[event.event_id]], action.setdefault(corrected, corrected)}
+            action = {name: min(both) if one in both else one for name, one in action.items()}
+    return {event_id: action[name] for event_id, name in alone.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +350,7 @@ def _assembled(facts: Sequence[_Fact], end: datetime) -> Timeline:
 def _drift(state: _State, snapshot: Snapshot) -> Drift:
     return Drift(
         at=snapshot.at,
-        derived_bytes=state.raw_bytes if state.is_anchored else None,
+        derived_bytes=max(0, state.raw_bytes) if state.is_anchored else None,
         snapshot_bytes=snapshot.size_bytes,
         derived_visibility=state.visibility,
         snapshot_visibility=snapshot.visibility,

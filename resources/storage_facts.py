@@ -35,7 +35,8 @@ class StorageFacts:
 
     `conflicts`: event ids with several contents, `events_in_conflict` their copies. `carried_too_far`: repositories
     whose last snapshot is older than the policy allows. `unknown_owners`: (owner or '', byte-
-    microseconds of private bytes that nobody pays for).
+    microseconds of private bytes that nobody pays for). `beyond_int64`: (repository, largest event, its bytes) of some of the
+    `repositories_beyond_int64`.
     """
 
     day: date
@@ -66,6 +67,8 @@ class StorageFacts:
     mismatch_failures: int
     carried_too_far: tuple[str, ...]
     repositories_carried_too_far: int
+    beyond_int64: tuple[tuple[str, str, int], ...]
+    repositories_beyond_int64: int
     unknown_owners: tuple[tuple[str, int], ...]
     top_accounts: tuple[tuple[str, Decimal], ...]
     usage_rows: int
@@ -99,6 +102,14 @@ def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
             and epoch_us(getvariable('day_end')) - epoch_us(coalesce(snapshot_at, began_on::timestamp))
                 > getvariable('max_age_us')
         order by repository
+        """
+    ).fetchall()
+    beyond = connection.execute(
+        f"""
+        select repository, event_id, event_bytes, count(*) over () as repositories
+        from storage_beyond
+        order by event_bytes desc, repository
+        limit {LISTED}
         """
     ).fetchall()
     unknown = connection.execute(
@@ -135,6 +146,8 @@ def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
         mismatch_failures=mismatch_failures,
         carried_too_far=tuple(repository for (repository,) in too_far[:LISTED]),
         repositories_carried_too_far=len(too_far),
+        beyond_int64=tuple((repository, event_id, int(size)) for repository, event_id, size, _ in beyond),
+        repositories_beyond_int64=beyond[0][-1] if beyond else 0,
         unknown_owners=tuple((owner, int(held)) for owner, held in unknown),
         top_accounts=tuple(top),
         usage_rows=usage_rows,

@@ -57,6 +57,7 @@ def judge(
             repositories=facts.repositories_carried_too_far,
             some=facts.carried_too_far,
         ),
+        guards.within_int64(subject, repositories=facts.repositories_beyond_int64, some=facts.beyond_int64),
         guards.sizes_known(
             subject,
             today=facts.unsized_today,

@@ -162,6 +162,33 @@ class TestLateEvents:
         # a billing period begins at 18:37:12
         assert changed == {("acme", when) for when in {*hours, at(1, 18, 37, 12)}}
 
+    def test_before_the_first_evidence_rebuild_up_to_the_first_snapshot_and_no_further(
+        self, store: StorageUsageStore, deliveries: StorageDeliveries
+    ) -> None:
+        days = [date(2026, 6, day) for day in range(1, 9)]
+        deliveries.deliver(
+            days[-1],
+            Facts(
+                snapshots=[
+                    *(snapshot("ann/cats", at(day, 7), 3 * GB) for day in range(3, 9)),
+                    *(snapshot("bob/dogs", at(day, 7), GB, owner="bob") for day in range(1, 9)),
+                ]
+            ),
+        )
+        settle(store)
+        before = rows(store, "select repository, event_day, ctid::text from usage.storage_state")
+        deliveries.deliver(days[-1], Facts(object_events=[put("ann/cats", at(1, 12), GB)]))
+        assert store.stale_days() == (JUNE_1,)
+        # the second snapshot follows the first without anything in between: what it leaves is what it left
+        assert [one.day for one in build(store, JUNE_1)] == days[:3]
+        assert store.stale_days() == ()
+        after = rows(store, "select repository, event_day, ctid::text from usage.storage_state")
+        # and of the first snapshot's day no row is other than it was
+        assert {row[:2] for row in set(after) ^ set(before)} == {("ann/cats", day) for day in days[:2]}
+        # 2 GB before the put, 3 GB after it
+        assert gb_hours(store, until=at(2)) == 2 * 12 + 3 * 12
+        assert gb_hours(store, until=at(9)) == 2 * 12 + 3 * 12 + 7 * 3 * 24
+
     def test_in_any_order_of_delivery_end_in_the_same_rows(
         self, store: StorageUsageStore, deliveries: StorageDeliveries
     ) -> None:

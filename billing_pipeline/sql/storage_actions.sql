@@ -1,6 +1,7 @@
--- storage_actions. Grain: action of one event day, each once (R2). From: object_events, visibility_events of the day.
--- Deliveries of one action share a shared_event_id, or are the same event; a correction takes the place of its original. An id with
--- several contents, of different delivery days, counts with none of them.
+-- storage_actions. Grain: action of one event day, each once (R2). From: object_events of the day.
+-- Deliveries of one action share a shared_event_id, or are the same event; a correction is of the action of what it corrects, and takes
+-- its place, also that of the half that went to another account. It corrects events of its own day: what it says is when they were.
+-- An id with several contents, of different delivery days, counts with none of them.
 create or replace temp table repeated_events as
 select event_id
 from object_events
@@ -23,18 +24,61 @@ having count(distinct {
     'shared': shared_event_id
 }::varchar) > 1;
 
-create or replace temp table storage_actions as
-with
-identified as (
-    select
-        *,
-        coalesce(shared_event_id, original_event_id, event_id) as action_id,
+-- corrected_actions. Grain: shared id, or event id without one, that a correction is about or belongs to. Few, or none. action_id: the
+-- least of those that corrections connect.
+create or replace temp table corrected_actions as
+with recursive
+counted as (
+    select event_id, original_event_id, coalesce(shared_event_id, event_id) as alone_id
     from object_events
     where
         event_at >= getvariable('day_start')
         and event_at < getvariable('day_end')
-        and event_id not in (select original_event_id from object_events where original_event_id is not null)
         and event_id not in (select event_id from storage_conflicts)
+),
+corrections as (
+    select * from counted where original_event_id is not null
+),
+links as (
+    select corrections.alone_id, coalesce(originals.alone_id, corrections.original_event_id) as other_id
+    from corrections
+    left join (
+        select distinct event_id, alone_id from counted where event_id in (select original_event_id from corrections)
+    ) as originals
+        on corrections.original_event_id = originals.event_id
+),
+both_ways as (
+    select alone_id, other_id from links
+    union
+    select other_id, alone_id from links
+),
+reached as (
+    select alone_id, alone_id as reached_id from both_ways
+    union
+    select reached.alone_id, both_ways.other_id
+    from reached
+    join both_ways on reached.reached_id = both_ways.alone_id
+)
+select alone_id, min(reached_id) as action_id
+from reached
+group by alone_id;
+
+create or replace temp table storage_actions as
+with
+told as (
+    select *, coalesce(shared_event_id, event_id) as alone_id
+    from object_events
+    where
+        event_at >= getvariable('day_start')
+        and event_at < getvariable('day_end')
+),
+identified as (
+    select told.* exclude (alone_id), coalesce(corrected_actions.action_id, told.alone_id) as action_id
+    from told
+    left join corrected_actions using (alone_id)
+    where
+        told.event_id not in (select original_event_id from told where original_event_id is not null)
+        and told.event_id not in (select event_id from storage_conflicts)
 ),
 -- few, or none: the others need no look at their neighbours
 repeated as (

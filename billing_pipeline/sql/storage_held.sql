@@ -1,5 +1,5 @@
 -- storage_held. Grain: repository, object, epoch: what an object held when the epoch began, of the objects that the day's actions
--- touch. Each snapshot of a repository begins an epoch. From: storage_actions, storage_uploads, epochs, listed_objects (source, snapshot_id,
+-- touch. Each snapshot of a repository begins an epoch. From: storage_actions, storage_uploads, storage_beyond, epochs, listed_objects (source, snapshot_id,
 -- repository, object_id, version_id, bytes: what snapshots list), tail_objects (what events since the last snapshot have left).
 --
 -- bytes null: it holds something, nobody can tell how much. is_seen false: neither a snapshot nor an event has named it.
@@ -9,12 +9,14 @@ written as (
     select
         actions.* exclude (bytes),
         case
-            when actions.event_name = 'CompleteMultipartUpload' then uploads.bytes
             when actions.action = 'delete' then 0
+            when storage_beyond.repository is not null then null
+            when actions.event_name = 'CompleteMultipartUpload' then uploads.bytes::bigint
             when actions.action = 'put' then actions.bytes
         end as bytes,
     from storage_actions as actions
     left join storage_uploads as uploads using (repository, action_id)
+    left join storage_beyond using (repository)
     where actions.event_name not in ('UploadPart', 'UploadPartCopy') and actions.action <> 'delete_marker'
 )
 select

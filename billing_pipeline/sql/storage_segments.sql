@@ -29,7 +29,7 @@ shown as (
         points.step_at,
         points.is_before_evidence,
         greatest(
-            0, points.raw_bytes + case when points.is_anchored then 0 else coalesce(bases.base_bytes, 0) end
+            0, points.raw_bytes::hugeint + case when points.is_anchored then 0 else coalesce(bases.base_bytes, 0) end
         )::bigint as bytes,
         coalesce(points.visibility, bases.base_visibility) as visibility,
         coalesce(points.owner, bases.base_owner) as owner,

@@ -102,7 +102,10 @@ anchored as (
 levels as (
     select
         *,
-        (coalesce(first_value(anchor_bytes) over since_anchor, 0) + sum(delta) over since_anchor)::bigint as raw_bytes,
+        -- storage_beyond keeps it below 2^63; below 0 nothing is shown of it
+        greatest(
+            coalesce(first_value(anchor_bytes) over since_anchor, 0) + sum(delta) over since_anchor, -9223372036854775807
+        )::bigint as raw_bytes,
         sum(unsized) over since_anchor as unsized_now,
         began_anchored or anchor_number > 0 as is_anchored,
         bool_or(rank = 0 or had_changed) over since_anchor as has_changed,

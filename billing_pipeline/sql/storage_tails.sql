@@ -37,7 +37,12 @@ select
     last_steps.state.visibility,
     last_steps.state.owner,
     last_steps.state.unsized,
-    coalesce(tail_repositories.began_on, getvariable('day_start')::date) as began_on,
+    -- when it began matters until nothing of how it was before can be found any more; so a late event before its first evidence
+    -- changes no day behind its first snapshot
+    case
+        when last_steps.state.is_anchored and last_steps.state.visibility is not null and last_steps.state.owner is not null then null
+        else coalesce(tail_repositories.began_on, getvariable('day_start')::date)
+    end as began_on,
     last_snapshots.snapshot_at,
     last_snapshots.snapshot_source,
     last_snapshots.snapshot_id,

@@ -1,5 +1,5 @@
 -- storage_uploads. Grain: completed upload of the day. From: storage_actions, tail_parts (repository, upload_id, part_number,
--- event_at, bytes: of the days before). bytes is null unless all of the parts 1..n are known: nothing is guessed.
+-- event_at, bytes: of the days before). bytes (HUGEINT) is null unless all of the parts 1..n are known: nothing is guessed.
 create or replace temp table storage_parts as
 select repository, upload_id, part_number, event_at, action_id, bytes
 from tail_parts
@@ -11,7 +11,7 @@ where event_name in ('UploadPart', 'UploadPartCopy') and upload_id is not null a
 create or replace temp table storage_uploads as
 with
 completed as (
-    select repository, upload_id, action_id, event_at
+    select repository, upload_id, action_id, event_id, event_at
     from storage_actions
     where event_name = 'CompleteMultipartUpload' and upload_id is not null
 ),
@@ -19,6 +19,7 @@ last_parts as (
     select
         completed.repository,
         completed.action_id,
+        any_value(completed.event_id) as event_id,
         parts.part_number,
         arg_max({'bytes': parts.bytes}, {'step_at': parts.event_at, 'action_id': parts.action_id}).bytes as bytes,
     from completed
@@ -34,8 +35,44 @@ last_parts as (
 select
     repository,
     action_id,
+    any_value(event_id) as event_id,
     case
-        when min(part_number) = 1 and max(part_number) = count(*) and count(bytes) = count(*) then sum(bytes)::bigint
+        when min(part_number) = 1 and max(part_number) = count(*) and count(bytes) = count(*) then sum(bytes)
     end as bytes,
 from last_parts
-group by repository, action_id
+group by repository, action_id;
+
+-- storage_beyond. Grain: repository that would come to more than 2^63 - 1 bytes on the day, with the largest of its events. Nobody
+-- stores so much: its writes of the day are forged or broken, and unsized. From: storage_actions, storage_uploads, day_snapshots,
+-- tail_repositories.
+create or replace temp table storage_beyond as
+with
+written as (
+    select repository, event_id, bytes::hugeint as bytes
+    from storage_actions
+    where action = 'put' and bytes is not null
+    union all
+    select repository, event_id, bytes
+    from storage_uploads
+    where bytes is not null
+),
+added as (
+    select repository, sum(bytes) as bytes, arg_max(event_id, {'bytes': bytes, 'event_id': event_id}) as event_id, max(bytes) as largest
+    from written
+    group by repository
+),
+held as (
+    select repository, raw_bytes as bytes from tail_repositories
+    union all
+    select repository, bytes from day_snapshots
+),
+most_held as (
+    select repository, max(bytes)::hugeint as bytes
+    from held
+    semi join added using (repository)
+    group by repository
+)
+select added.repository, added.event_id, added.largest as event_bytes
+from added
+left join most_held using (repository)
+where added.bytes + greatest(coalesce(most_held.bytes, 0), 0) > 9223372036854775807
