@@ -35,14 +35,17 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
     client_authority: Path | None = None,
+    own_date: bool = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. With `certificate` and `key` over TLS; `client_authority`: whose clients may come.
+
+    `own_date`: the application says in its answers what time it is.
 
     Raises:
         ServerStartError: the address is taken or no address of this machine, or a file cannot be used.
     """
     with _listening(host, port) as listener:
-        server = _server(application, certificate, key, client_authority)
+        server = _server(application, certificate, key, client_authority, own_date)
         # The server ends in order at Ctrl-C, and raises it again.
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
@@ -55,14 +58,15 @@ def serving(
     certificate: Path | None = None,
     key: Path | None = None,
     client_authority: Path | None = None,
+    own_date: bool = False,
 ) -> Iterator[str]:
-    """Serve in a thread while the block runs, on a free port of this machine, and yield the base URL.
+    """Serve in a thread while the block runs, on a free port of this machine, and yield the base URL. See `serve`.
 
     Raises:
         ServerStartError: see `serve`.
     """
     with _listening(LOCAL_HOST, 0) as listener:
-        server = _server(application, certificate, key, client_authority)
+        server = _server(application, certificate, key, client_authority, own_date)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="asgi-server", daemon=True)
         thread.start()
         try:
@@ -88,7 +92,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _server(
-    application: Any, certificate: Path | None, key: Path | None, client_authority: Path | None
+    application: Any, certificate: Path | None, key: Path | None, client_authority: Path | None, own_date: bool
 ) -> uvicorn.Server:
     config = uvicorn.Config(
         application,
@@ -98,6 +102,7 @@ def _server(
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=not own_date,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,
         ssl_certfile=certificate,

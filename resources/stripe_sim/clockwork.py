@@ -1,0 +1,33 @@
+"""The virtual clock goes on: what is due on the way happens, in the order of its instants."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from resources.stripe_sim import drafts, finalization, payments, renewals, subscriptions
+from resources.stripe_sim.world import RequestMark, World
+
+_ACTIONS: Mapping[str, Callable[[World, str], None]] = {
+    subscriptions.RENEW: renewals.on_renew_timer,
+    drafts.FINALIZE: finalization.on_finalize_timer,
+    payments.RETRY_PAYMENT: finalization.on_retry_timer,
+}
+
+
+def steps_until(world: World, instant: int) -> Iterator[None]:
+    """Let everything happen that is due by `instant`, one thing after the other; yields after each.
+
+    Whoever steps may deliver webhooks in between, while the clock stands at the instant of what happened.
+    """
+    while (timer := world.due(instant)) is not None:
+        world.now = max(world.now, timer.at)
+        world.request = RequestMark()
+        _ACTIONS[timer.action](world, timer.object_id)
+        world.flush_events()
+        yield
+    world.now = max(world.now, instant)
+    world.changes += 1
+
+
+def advance(world: World, instant: int) -> None:
+    """Let everything happen that is due by `instant`."""
+    for _ in steps_until(world, instant):
+        pass
