@@ -15,8 +15,6 @@ from types import NoneType, UnionType
 from typing import Any, ForwardRef, Literal, NotRequired, Required, TypeAlias, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
-from typing_extensions import is_typeddict
-
 from resources.stripe_sim.operations import Operation
 from resources.stripe_sim.refusals import ApiError, invalid
 
@@ -130,7 +128,7 @@ def _reader(hint: Any, scope: Mapping[str, Any], is_form: bool) -> Reader:
         return _list(_reader(get_args(hint)[0], scope, is_form), is_form)
     if origin is dict:
         return _dict(_reader(get_args(hint)[1], scope, is_form))
-    if is_typeddict(hint):
+    if hasattr(hint, "__required_keys__"):
         return _typed_dict(hint, is_form=is_form)
     return _leaf(hint, is_form)
 
