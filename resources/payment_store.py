@@ -78,14 +78,7 @@ class PaymentStore:
             PaymentEventConflictError: the event is known, with another content.
         """
         with self.database.transaction(LOCK) as connection:
-            is_new = _keep(connection, event, now)
-            if is_new:
-                _write_arrears(connection, event.account_id, now)
-                _write_changes(connection, [event.account_id], now)
-            standing = next(_standings(connection, [event.account_id]))
-        return PaymentOutcome(
-            is_duplicate=not is_new, payments=standing.payments, suspend_state=standing.suspend_state(now)
-        )
+            return record_payment_event(connection, event, now=now)
 
     def sweep_arrears(self, *, now: datetime) -> tuple[SuspensionChange, ...]:
         """Suspend every account that is 14 days in arrears, make active who is no more, and return the changes by account.
@@ -94,6 +87,24 @@ class PaymentStore:
         """
         with self.database.transaction(LOCK) as connection:
             return _write_changes(connection, None, now)
+
+
+def record_payment_event(connection: psycopg.Connection, event: PaymentEvent, *, now: datetime) -> PaymentOutcome:
+    """Do what `PaymentStore.record_payment_event` does, inside of the caller's transaction, which holds `LOCK`."""
+    is_new = _keep(connection, event, now)
+    if is_new:
+        _write_arrears(connection, event.account_id, now)
+        _write_changes(connection, [event.account_id], now)
+    standing = next(_standings(connection, [event.account_id]))
+    return PaymentOutcome(
+        is_duplicate=not is_new, payments=standing.payments, suspend_state=standing.suspend_state(now)
+    )
+
+
+def known_payment_events(connection: psycopg.Connection, event_ids: Sequence[str]) -> frozenset[str]:
+    """Return which of these events are kept already."""
+    rows = connection.execute("select event_id from billing.payment_event where event_id = any(%s)", [list(event_ids)])
+    return frozenset(event_id for (event_id,) in rows)
 
 
 def _keep(connection: psycopg.Connection, event: PaymentEvent, now: datetime) -> bool:
