@@ -30,6 +30,7 @@ class Operation(StrEnum):
     CUSTOMERS_RETRIEVE = "customers.retrieve"
     SUBSCRIPTIONS_LIST = "subscriptions.list"
     SUBSCRIPTIONS_RETRIEVE = "subscriptions.retrieve"
+    SUBSCRIPTION_ITEMS_LIST = "subscription_items.list"
     PRICES_RETRIEVE = "prices.retrieve"
     INVOICES_LIST = "invoices.list"
     INVOICES_RETRIEVE = "invoices.retrieve"
@@ -63,6 +64,7 @@ _PATHS: Mapping[Operation, tuple[str, str]] = {
     Operation.CUSTOMERS_RETRIEVE: ("GET", "/v1/customers/{}"),
     Operation.SUBSCRIPTIONS_LIST: ("GET", "/v1/subscriptions"),
     Operation.SUBSCRIPTIONS_RETRIEVE: ("GET", "/v1/subscriptions/{}"),
+    Operation.SUBSCRIPTION_ITEMS_LIST: ("GET", "/v1/subscription_items"),
     Operation.PRICES_RETRIEVE: ("GET", "/v1/prices/{}"),
     Operation.INVOICES_LIST: ("GET", "/v1/invoices"),
     Operation.INVOICES_RETRIEVE: ("GET", "/v1/invoices/{}"),

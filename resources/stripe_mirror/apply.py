@@ -106,8 +106,10 @@ class EventApplier:
                     yield _Answer(one, fetch, self._whole(kind, document))
                 if not wanted:
                     break
-        for subject, one in left.items():
-            fetch = rows.begin_fetch(self.database, now=self.clock())
+        # One number serves as many objects as are written at once: it is older than each of their requests.
+        for number, (subject, one) in enumerate(left.items()):
+            if number % WRITTEN_AT_ONCE == 0:
+                fetch = rows.begin_fetch(self.database, now=self.clock())
             yield _Answer(one, fetch, self._asked_for(subject))
 
     def _listing(self, kind: ObjectKind, wanted: Mapping[str, OpenObject]) -> Iterator[Document]:

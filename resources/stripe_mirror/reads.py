@@ -14,7 +14,7 @@ Document = Mapping[str, Any]
 
 
 class StripeAwayError(BillingError):
-    """Stripe does not answer, or not now: the same question may be answered later."""
+    """Stripe does not answer, or does not let this key ask: nothing that is asked now will be answered, all of it may be later."""
 
 
 class CursorUnknownError(BillingError):
