@@ -647,9 +647,7 @@ class TestAnyOrder:
     def as_stripe_is(self, contents: dict[str, Any]) -> Any:
         """Whether a draft that was deleted was ever seen is history, not state."""
         deleted = {row["invoice_id"] for row in contents["invoice"] if row["status"] == "deleted"}
-        return {
-            name: [row for row in rows if row.get("invoice_id") not in deleted] for name, rows in contents.items()
-        }
+        return {name: [row for row in rows if row.get("invoice_id") not in deleted] for name, rows in contents.items()}
 
     def month(self, world: Mirror) -> None:
         for thing in self.things(world):

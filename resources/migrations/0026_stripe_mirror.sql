@@ -162,3 +162,34 @@ create table stripe.refresh (
     primary key (customer_id, object_kind),
     check ((failed_at is null) = (problem is null))
 );
+
+-- Subscriptions as Stripe has them, in our terms; whose they are is what their metadata says. For whoever takes subscriptions from
+-- Stripe. Grain: subscription at Stripe.
+create view stripe.subscription_source as
+select
+    subscription.subscription_id as stripe_subscription_id,
+    coalesce(subscription.metadata ->> 'bp_account', customer.metadata ->> 'bp_account') as account_id,
+    subscription.metadata ->> 'bp_subscription' as subscription_id,
+    subscription.metadata ->> 'bp_plan' as plan_id,
+    subscription.customer_id,
+    subscription.status,
+    subscription.currency,
+    subscription.started_at,
+    coalesce(subscription.ended_at, subscription.cancel_at) as ends_at,
+    subscription.billing_cycle_anchor,
+    subscription.trial_start,
+    subscription.trial_end,
+    items.price_ids,
+    items.current_period_start,
+    items.current_period_end,
+    subscription.fetched_at
+from stripe.subscription
+left join stripe.customer using (customer_id)
+left join lateral (
+    select
+        array_agg(price_id order by item_id) as price_ids,
+        min(current_period_start) as current_period_start,
+        max(current_period_end) as current_period_end
+    from stripe.subscription_item
+    where subscription_item.subscription_id = subscription.subscription_id
+) as items on true;
