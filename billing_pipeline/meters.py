@@ -67,6 +67,13 @@ class Missing(StrEnum):
     SKIP = "skip"
 
 
+class TransactionDetail(StrEnum):
+    """Whether a sum keeps its single amounts: how often each, or each with its instant."""
+
+    COUNTED = "counted"
+    ORDERED = "ordered"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
     """What is measured. `field` is a column of the source; a record whose field is null does not reach the meter.
@@ -91,6 +98,7 @@ class Meter:
     missing: Missing = Missing.ZERO
     source: MeterSource = MeterSource.API_REQUESTS
     envs: frozenset[str] = DEFAULT_ENVS
+    transactions: TransactionDetail | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)

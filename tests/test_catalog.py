@@ -192,7 +192,7 @@ class TestOneEntry:
             ('model = "package"\npackage_size = "10"', "a package price needs package_price"),
             ('model = "standard"\nunit_price = "1"\ntiers = [{ unit_price = "1" }]', "a standard price has no tiers"),
             ('model = "standard"\nunit_price = "1"\nrounding = "down"', "a standard price has no rounding"),
-            ('model = "percentage"', "versions.1.model: Input should be"),
+            ('model = "percentag"', "versions.1.model: Input should be"),
             (
                 'model = "package"\npackage_size = "0"\npackage_price = "1"',
                 "versions.1.package_size: Input should be greater",

@@ -18,13 +18,22 @@ from typing import TypeVar
 from billing_pipeline.amounts import Exact, UnitRounding, exact_product
 from billing_pipeline.cadences import MONTHLY, Cadence
 from billing_pipeline.catalog.models import (
+    Adjustments,
+    Commitment,
+    Dimension,
+    Dynamic,
     FlatFee,
     Graduated,
+    GraduatedPercentage,
+    Matrix,
     MeteredBalance,
+    MinimumSpend,
     Package,
+    Percentage,
     PriceModel,
     Standard,
     Volume,
+    WindowRating,
 )
 from billing_pipeline.catalog.phases import Existing, Phase, PhaseStatus
 from billing_pipeline.errors import BillingError
@@ -36,16 +45,6 @@ _Entry = TypeVar("_Entry")
 
 class UnknownEntryError(BillingError):
     """An account, plan, price, meter or subscription that the catalog does not hold."""
-
-
-class Dimension(StrEnum):
-    """A column of a usage row by which a price may rate groups apart."""
-
-    ENDPOINT = "endpoint"
-    METHOD = "method"
-    CLIENT_ID = "client_id"
-    NODE = "node"
-    INBOUND_TAG = "inbound_tag"
 
 
 class Prorate(StrEnum):
@@ -106,7 +105,8 @@ class UnitConversion:
 class PriceVersion:
     """What a price asks from `effective_from` (whole UTC hours) until the next version, or `effective_to` (exclusive).
 
-    Tiers, packages and included units go on counting over a change of version, unless this one says `restart_tiers`.
+    Tiers, packages and included units go on counting over a change of version, unless this one says `restart_tiers`. With
+    `window` each window is rated by itself, and `commitment` is for each of them; else it is for the whole period.
     """
 
     version: int
@@ -116,6 +116,24 @@ class PriceVersion:
     conversion: UnitConversion | None = None
     included_units: Decimal = Decimal(0)
     restart_tiers: bool = False
+    commitment: Commitment | None = None
+    window: WindowRating | None = None
+    adjustments: Adjustments | None = None
+
+    @property
+    def is_prorated(self) -> bool:
+        """Tell whether tiers are picked by full units of a level, and charged for the share of the period."""
+        return isinstance(self.model, Graduated | Volume) and self.model.prorated
+
+    @property
+    def has_fee_at_zero(self) -> bool:
+        """Tell whether the first tier's flat fee is due without usage."""
+        return isinstance(self.model, Graduated | Volume) and self.model.fee_at_zero
+
+    @property
+    def allows_negative(self) -> bool:
+        """Tell whether a quantity may be below 0: an amount that events carry, a level."""
+        return isinstance(self.model, Dynamic) or self.is_prorated
 
     @property
     def model_name(self) -> str:
@@ -129,8 +147,18 @@ class PriceVersion:
                 return "volume"
             case Package():
                 return "package"
+            case Percentage():
+                return "percentage"
+            case GraduatedPercentage():
+                return "graduated_percentage"
+            case Dynamic():
+                return "dynamic"
+            case Matrix():
+                return "matrix"
             case FlatFee():
                 return "flat_fee"
+            case MinimumSpend():
+                return "minimum_spend"
             case MeteredBalance():
                 return "metered_balance"
 

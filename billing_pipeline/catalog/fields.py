@@ -5,7 +5,7 @@ price_tables).
 """
 
 from datetime import datetime, time
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -58,6 +58,11 @@ def _cadence(value: object) -> Cadence:
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is not a cadence: write it as text such as "month"')
     return Cadence.parse(value)
+
+
+def share_of(percent: Decimal) -> Decimal:
+    """Return 0.015 for 1.5 (percent), exact."""
+    return percent.scaleb(-2, Context(prec=60))
 
 
 # What editors are told (JSON Schema): an amount is text in plain digits, or a whole number; TOML's dates are strings to them.

@@ -9,11 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
 from itertools import pairwise
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from billing_pipeline.amounts import exact_text
 from billing_pipeline.cadences import MONTHLY
 from billing_pipeline.catalog import double_billing, invoice_links
 from billing_pipeline.catalog.currencies import currency_problem, places_problem
@@ -28,8 +25,9 @@ from billing_pipeline.catalog.entries import (
     Timing,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
-from billing_pipeline.catalog.models import FlatFee, Graduated, MeteredBalance, Volume
+from billing_pipeline.catalog.models import MeteredBalance
 from billing_pipeline.catalog.price_tables import PriceTable
+from billing_pipeline.catalog.price_validation import is_zone, meter_problems, usage_shape, version_problems
 from billing_pipeline.catalog.subscription_validation import plan_terms, subscription_findings, subscription_of
 from billing_pipeline.meters import Meter, MeterSource
 
@@ -82,7 +80,7 @@ def catalog_of(reader: Reader) -> Catalog:
     subscriptions = {}
     for one in reader.subscriptions:
         zone = accounts[one.account].time_zone if one.account in accounts else "UTC"
-        subscriptions[one.id], problems = subscription_of(one, zone=zone if _is_zone(zone) else "UTC", plans=terms)
+        subscriptions[one.id], problems = subscription_of(one, zone=zone if is_zone(zone) else "UTC", plans=terms)
         findings.extend(problems)
     catalog = Catalog(
         billable_rule=reader.rule,
@@ -176,8 +174,10 @@ def _price_findings(
     if table.timing is Timing.ADVANCE and table.meter is not None:
         yield finding("timing", "usage is not known in advance: leave it out, or take the meter away")
     yield from _prepaid_findings(table, versions, meters)
+    places = {version.version: place for place, version in enumerate(table.versions)}
+    meter, price = meters.get(table.meter or ""), _price(table, tuple(versions))
     for version in versions:
-        yield from _version_findings(table, version)
+        yield from _version_findings(table, places[version.version], version, price, meter)
     for before, after in pairwise(versions):
         place = f"versions.{after.version}.effective_from"
         if before.version >= after.version:
@@ -188,34 +188,23 @@ def _price_findings(
                 f"{after.effective_from.isoformat()} overlaps version {before.version}, "
                 f"which ends at {before.effective_to.isoformat()}",
             )
+    if len({usage_shape(version) for version in versions}) > 1:
+        yield finding(
+            "versions.model", "all versions of a price rate one shape of usage; use a new price id for another"
+        )
     units = {version.conversion.unit if version.conversion else None for version in versions}
     if len(units) > 1:
         yield finding("versions.conversion", "all versions of a price are in one unit; use a new price id for another")
 
 
-def _version_findings(table: PriceTable, version: PriceVersion) -> Iterator[Finding]:
-    def finding(field: str, message: str) -> Finding:
-        return _finding(Kind.PRICE, table.id, f"versions.{version.version}.{field}", message)
-
-    if isinstance(version.model, FlatFee) != (table.meter is None):
-        yield finding("model", "a flat fee has no meter, and every other model needs one")
-    if isinstance(version.model, FlatFee) and (version.conversion or version.included_units):
-        yield finding("model", "a flat fee has neither included units nor a unit conversion")
-    for field, instant in (("effective_from", version.effective_from), ("effective_to", version.effective_to)):
-        if instant is not None and (instant.minute or instant.second):
-            yield finding(field, f"{instant.isoformat()} is inside an hour; usage rows change price on whole UTC hours")
-    if version.effective_to is not None and version.effective_to <= version.effective_from:
-        yield finding("effective_from", "is not before the version's end; no instant is left for it")
-    if isinstance(version.model, Graduated | Volume):
-        tiers = version.model.tiers
-        for number, (lower, upper) in enumerate(pairwise(tiers), 1):
-            if lower.up_to is None:
-                yield finding(f"tiers.{number}.up_to", "is open, and tiers follow; only the last may be open")
-            elif upper.up_to is not None and upper.up_to <= lower.up_to:
-                yield finding(
-                    f"tiers.{number + 1}.up_to",
-                    f"{exact_text(upper.up_to)} is not above {exact_text(lower.up_to)}; tiers ascend",
-                )
+def _version_findings(
+    table: PriceTable, number: int, version: PriceVersion, price: Price, meter: Meter | None
+) -> Iterator[Finding]:
+    problems = [*version_problems(table, number, version)]
+    if meter is not None:
+        problems += meter_problems(price, version, meter)
+    for field, message in problems:
+        yield _finding(Kind.PRICE, table.id, f"versions.{version.version}.{field}", message)
 
 
 def _prepaid_findings(
@@ -254,7 +243,7 @@ def _balance_problems(table: PriceTable, version: PriceVersion, model: MeteredBa
         if model.peak_multiplier != 1 or model.off_peak_multiplier != 1:
             yield "peak", 'the hours are missing: add peak = { hours = [[18, 23]], zone = "Asia/Shanghai" }'
     else:
-        if not _is_zone(model.peak.zone):
+        if not is_zone(model.peak.zone):
             yield "peak.zone", f"{model.peak.zone!r} is not an IANA time zone such as Asia/Shanghai"
         for first, end in model.peak.hours:
             if first == end or first == 24:
@@ -296,7 +285,7 @@ def _account_findings(catalog: Catalog) -> Iterator[Finding]:
     for account in catalog.accounts.values():
         if (problem := currency_problem(account.currency)) is not None:
             yield _finding(Kind.ACCOUNT, account.account_id, "currency", problem)
-        if not _is_zone(account.time_zone):
+        if not is_zone(account.time_zone):
             message = f"{account.time_zone!r} is not an IANA time zone such as Europe/Berlin"
             yield _finding(Kind.ACCOUNT, account.account_id, "time_zone", message)
         own = {client.client_id for client in account.clients}
@@ -319,12 +308,3 @@ def _account_findings(catalog: Catalog) -> Iterator[Finding]:
             if start < end:
                 message = f"client {client_id!r} belongs to account {one.account_id!r} at the same time"
                 yield _finding(Kind.ACCOUNT, other.account_id, "clients", message)
-
-
-@lru_cache(maxsize=1024)
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True

@@ -5,6 +5,7 @@ Quantities and amounts are exact, amounts in major units of the price's currency
 
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 
 from billing_pipeline.amounts import Exact, exact_text
 from billing_pipeline.errors import BillingError
@@ -22,12 +23,33 @@ class NoPriceVersionError(BillingError):
     """No version of the price is in force where it is needed."""
 
 
+class NoMatrixCellError(BillingError):
+    """Usage with these values of its dimensions has no price in the matrix."""
+
+
+class UsageDetailMissingError(BillingError):
+    """A price rates single transactions, windows, levels or cells, and the usage says only what they come to."""
+
+
+class LineKind(StrEnum):
+    """What a line is. An `overage` is what usage beyond a commitment costs on top of its price."""
+
+    USAGE = "usage"
+    OVERAGE = "overage"
+    DISCOUNT = "discount"
+    MAXIMUM = "maximum"
+    MINIMUM = "minimum"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatedLine:
-    """One step of the arithmetic: quantity x unit_price + flat_fee = amount.
+    """One step of the arithmetic: quantity x unit_price + flat_fee - less = amount.
 
     `tier` counts from 1; None for prices without tiers. A package line counts packages, a flat fee the share of a period.
-    `multiplier` is the one that `unit_price` was multiplied by already; None for prices without multipliers.
+    `multiplier` is the one that `unit_price` was multiplied by already; None for prices without multipliers. `label` tells
+    which coupon, cell, hours or kind of transactions the line is about, `windows` how many windows it adds up. `less` is what
+    lines before come to, of which a maximum or minimum is the rest; of a discount (then below 0) what of it finds nothing to
+    be taken from.
     """
 
     version: int
@@ -38,9 +60,13 @@ class RatedLine:
     flat_fee: Decimal
     amount: Exact
     multiplier: Decimal | None = None
+    kind: LineKind = LineKind.USAGE
+    label: str | None = None
+    windows: int | None = None
+    less: Exact | None = None
 
     def as_text(self) -> dict[str, str | int | None]:
-        """Return the line as it is kept and shown: exact numbers as text; a multiplier where there is one."""
+        """Return the line as it is kept and shown: exact numbers as text; what most lines do not have, only where it is."""
         text: dict[str, str | int | None] = {
             "version": self.version,
             "tier": self.tier,
@@ -50,7 +76,17 @@ class RatedLine:
             "flat_fee": exact_text(self.flat_fee),
             "amount": exact_text(self.amount),
         }
-        return text if self.multiplier is None else {**text, "multiplier": exact_text(self.multiplier)}
+        if self.multiplier is not None:
+            text["multiplier"] = exact_text(self.multiplier)
+        if self.kind is not LineKind.USAGE:
+            text["kind"] = str(self.kind)
+        if self.label is not None:
+            text["label"] = self.label
+        if self.windows is not None:
+            text["windows"] = self.windows
+        if self.less is not None:
+            text["less"] = exact_text(self.less)
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
