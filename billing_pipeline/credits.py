@@ -15,8 +15,9 @@ from enum import StrEnum
 from uuid import UUID, uuid5
 
 from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import RecurringCredit
 from billing_pipeline.errors import BillingError
-from billing_pipeline.periods import BillingAnchor, Window
+from billing_pipeline.periods import Window
 
 # Made once with uuid4. Never change it: ids of booked grants and entries are made from it.
 CREDIT_NAMESPACE = UUID("5c1d2c1e-6c1b-4f0e-9b0a-0d2a7b2f4a55")
@@ -174,23 +175,6 @@ def balances_at(
         for grant in known
         if grant.effective_at <= at
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecurringCredit:
-    """A grant that comes again with each period of `anchor`, from `starts_at` until `ends_at` (exclusive; None is open).
-
-    What is left expires with its period, unless `rolls_over`.
-    """
-
-    credit_id: str
-    account_id: str
-    amount: Money
-    priority: int
-    anchor: BillingAnchor
-    starts_at: datetime
-    ends_at: datetime | None = None
-    rolls_over: bool = False
 
 
 def recurring_grants(credit: RecurringCredit, window: Window) -> Iterator[Grant]:

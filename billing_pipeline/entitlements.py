@@ -15,83 +15,15 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from billing_pipeline.amounts import Exact, simplest
+from billing_pipeline.catalog import Beyond, Entitlement, Feature, FeatureType, GivenTo, Reset
 from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import Window
 
-DEFAULT_THRESHOLDS = (Decimal(50), Decimal(80), Decimal(100))
 _DAY = timedelta(days=1)
 
 
 class EntitlementInvalidError(BillingError):
     """An entitlement that does not fit its feature."""
-
-
-class FeatureType(StrEnum):
-    """What a feature answers: yes or no, a text, or how much."""
-
-    BOOLEAN = "boolean"
-    STATIC = "static"
-    METERED = "metered"
-
-
-class Reset(StrEnum):
-    """When the count of a metered feature begins anew: with the billing period, the UTC day, or never."""
-
-    PERIOD = "period"
-    DAY = "day"
-    NEVER = "never"
-
-
-class Beyond(StrEnum):
-    """What happens at the limit: a hard one denies, a soft one allows and bills what lies beyond."""
-
-    DENY = "deny"
-    ALLOW = "allow"
-
-
-class Source(StrEnum):
-    """Who an entitlement is given to. Of static ones the narrowest counts: account before subscription before plan."""
-
-    PLAN = "plan"
-    SUBSCRIPTION = "subscription"
-    ACCOUNT = "account"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
-    """Something that an account may use. `meter_id` and `reset` go with metered ones; `thresholds` are percents of a limit."""
-
-    feature_id: str
-    name: str
-    feature_type: FeatureType
-    meter_id: str | None = None
-    reset: Reset = Reset.PERIOD
-    thresholds: tuple[Decimal, ...] = DEFAULT_THRESHOLDS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entitlement:
-    """One source's word on one feature, valid `[valid_from, valid_to)`; None is open on that side.
-
-    Metered: `limit` in the meter's unit, None is unlimited. Static: `value`. Boolean: `enabled`.
-    """
-
-    entitlement_id: str
-    feature_id: str
-    source: Source
-    source_id: str
-    limit: Decimal | None = None
-    beyond: Beyond = Beyond.DENY
-    value: str | None = None
-    enabled: bool = True
-    valid_from: datetime | None = None
-    valid_to: datetime | None = None
-
-    def holds_at(self, instant: datetime) -> bool:
-        """Tell whether it is valid at `instant`."""
-        return (self.valid_from is None or self.valid_from <= instant) and (
-            self.valid_to is None or instant < self.valid_to
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +90,7 @@ def combine(feature: Feature, entitlements: Iterable[Entitlement]) -> Allowance 
     limits = [one.limit for one in enabled if one.limit is not None]
     is_unlimited = len(limits) < len(enabled)
     values = sorted(
-        (_PRECEDENCE[one.source], one.entitlement_id, one.value) for one in enabled if one.value is not None
+        (_PRECEDENCE[one.given_to], one.entitlement_id, one.value) for one in enabled if one.value is not None
     )
     return Allowance(
         feature_id=feature.feature_id,
@@ -171,7 +103,7 @@ def combine(feature: Feature, entitlements: Iterable[Entitlement]) -> Allowance 
     )
 
 
-_PRECEDENCE = {Source.PLAN: 0, Source.SUBSCRIPTION: 1, Source.ACCOUNT: 2}
+_PRECEDENCE = {GivenTo.PLAN: 0, GivenTo.SUBSCRIPTION: 1, GivenTo.ACCOUNT: 2}
 
 
 def decide(allowance: Allowance | None, *, used: Exact = Decimal(0), requested: Exact = Decimal(1)) -> Decision:

@@ -496,6 +496,8 @@ def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
             condition = "account_id = %(id)s"
         case Kind.SUBSCRIPTION:
             condition = "subscription_id = %(id)s"
+        case Kind.FEATURE | Kind.ENTITLEMENT | Kind.RECURRING_CREDIT:
+            return False
     query = f"select exists (select from billing.charge_revision where {condition})"
     return _truth(connection, query, {"id": entry_id})
 

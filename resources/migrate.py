@@ -35,6 +35,7 @@ APPEND_ONLY_TABLES = (
     "catalog.release",
     "catalog.entry",
     "catalog.activation",
+    "entitlement.threshold_crossing",
     "billing.charge_revision",
     "billing.ledger_posting",
     "billing.prepaid_entry",

@@ -258,6 +258,8 @@ class TestManyAccounts:
         )
         (folder / "accounts.toml").write_text(accounts)
         (folder / "subscriptions.toml").write_text(subscriptions)
+        for optional in ("entitlements.toml", "credits.toml"):
+            (folder / optional).unlink()
         load = CatalogStore(database).load(folder)
         assert load.entries > 40_000
         assert count(database, "catalog.account_client") == 20_000

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import RecurringCredit
 from billing_pipeline.credits import (
     CREDIT_NAMESPACE,
     CreditGrantInvalidError,
     CreditOverspentError,
     Due,
     Grant,
-    RecurringCredit,
     Spend,
     balances_at,
     recurring_grants,

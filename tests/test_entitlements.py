@@ -7,15 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing_pipeline.catalog import Beyond, Entitlement, Feature, FeatureType, GivenTo, Reset
 from billing_pipeline.entitlements import (
-    Beyond,
-    Entitlement,
     EntitlementInvalidError,
-    Feature,
-    FeatureType,
     Reason,
-    Reset,
-    Source,
     combine,
     counting_window,
     crossed,
@@ -32,21 +27,21 @@ quantities = st.decimals(min_value=0, max_value=10**9, places=6)
 
 
 def limited(
-    limit: str | None, beyond: Beyond = Beyond.DENY, *, entitlement_id: str = "plan", source: Source = Source.PLAN
+    limit: str | None, beyond: Beyond = Beyond.DENY, *, entitlement_id: str = "plan", source: GivenTo = GivenTo.PLAN
 ) -> Entitlement:
     return Entitlement(
         entitlement_id=entitlement_id,
         feature_id="api_calls",
-        source=source,
-        source_id="any",
+        given_to=source,
+        given_to_id="any",
         limit=None if limit is None else Decimal(limit),
         beyond=beyond,
     )
 
 
-def static(value: str, source: Source) -> Entitlement:
+def static(value: str, source: GivenTo) -> Entitlement:
     return Entitlement(
-        entitlement_id=f"{source}_{value}", feature_id="support", source=source, source_id="any", value=value
+        entitlement_id=f"{source}_{value}", feature_id="support", given_to=source, given_to_id="any", value=value
     )
 
 
@@ -82,7 +77,7 @@ class TestOverage:
 
 class TestCombine:
     def test_adds_the_limits_of_all_sources(self) -> None:
-        both = combine(API_CALLS, [limited("1000"), limited("500", entitlement_id="extra", source=Source.ACCOUNT)])
+        both = combine(API_CALLS, [limited("1000"), limited("500", entitlement_id="extra", source=GivenTo.ACCOUNT)])
         assert both is not None
         assert (both.limit, both.sources) == (Decimal(1500), ("extra", "plan"))
 
@@ -97,7 +92,7 @@ class TestCombine:
         assert both.beyond is Beyond.ALLOW
 
     def test_takes_the_static_value_of_the_narrowest_source(self) -> None:
-        values = [static("gold", Source.SUBSCRIPTION), static("basic", Source.PLAN)]
+        values = [static("gold", GivenTo.SUBSCRIPTION), static("basic", GivenTo.PLAN)]
         for order in (values, values[::-1]):
             allowance = combine(SUPPORT, order)
             assert allowance is not None
@@ -110,7 +105,7 @@ class TestCombine:
 
     def test_of_a_switched_off_one_gives_nothing_and_does_not_count_as_unlimited(self) -> None:
         off = Entitlement(
-            entitlement_id="off", feature_id="api_calls", source=Source.PLAN, source_id="any", enabled=False
+            entitlement_id="off", feature_id="api_calls", given_to=GivenTo.PLAN, given_to_id="any", enabled=False
         )
         alone, beside = combine(API_CALLS, [off]), combine(API_CALLS, [off, limited("10")])
         assert alone is not None
@@ -147,11 +142,13 @@ class TestDecide:
         assert (decision.remaining, decision.overage) == (999, 0)
 
     def test_answers_boolean_and_static_features(self) -> None:
-        on = Entitlement(entitlement_id="on", feature_id="sso", source=Source.PLAN, source_id="any")
+        on = Entitlement(entitlement_id="on", feature_id="sso", given_to=GivenTo.PLAN, given_to_id="any")
         assert decide(combine(SSO, [on])).reason is Reason.ENABLED
-        off = Entitlement(entitlement_id="off", feature_id="sso", source=Source.PLAN, source_id="any", enabled=False)
+        off = Entitlement(
+            entitlement_id="off", feature_id="sso", given_to=GivenTo.PLAN, given_to_id="any", enabled=False
+        )
         assert decide(combine(SSO, [off])).reason is Reason.DISABLED
-        assert decide(combine(SUPPORT, [static("gold", Source.PLAN)])).value == "gold"
+        assert decide(combine(SUPPORT, [static("gold", GivenTo.PLAN)])).value == "gold"
         nothing = decide(None)
         assert (nothing.is_allowed, nothing.reason) == (False, Reason.NOT_ENTITLED)
 

@@ -21,6 +21,15 @@ from billing_pipeline.catalog.entries import (
     UnitConversion,
     UnknownEntryError,
 )
+from billing_pipeline.catalog.features import (
+    Beyond,
+    Entitlement,
+    Feature,
+    FeatureType,
+    GivenTo,
+    RecurringCredit,
+    Reset,
+)
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding
 from billing_pipeline.catalog.models import (
     Adjustments,
@@ -61,6 +70,7 @@ __all__ = [
     "Adjustments",
     "Aggregation",
     "AmountOff",
+    "Beyond",
     "BillableRule",
     "BillingMode",
     "Catalog",
@@ -69,10 +79,14 @@ __all__ = [
     "Dimension",
     "Discount",
     "Dynamic",
+    "Entitlement",
     "EntryContent",
     "Existing",
+    "Feature",
+    "FeatureType",
     "Finding",
     "FlatFee",
+    "GivenTo",
     "Graduated",
     "GraduatedPercentage",
     "HourTerms",
@@ -94,6 +108,8 @@ __all__ = [
     "PriceModel",
     "PriceVersion",
     "Prorate",
+    "RecurringCredit",
+    "Reset",
     "Standard",
     "Subscription",
     "Tier",

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from billing_pipeline.catalog.entries import Catalog, EntryContent, Kind, Subscription
+from billing_pipeline.catalog.features import Entitlement, GivenTo
 
 
 class Change(StrEnum):
@@ -136,6 +137,25 @@ def _decides(catalog: Catalog, kind: Kind, entry_id: str, subscription: Subscrip
             return any(price.meter_id == entry_id for price in prices)
         case Kind.BILLABLE_RULE:
             return any(price.meter_id is not None for price in prices)
+        case Kind.FEATURE:
+            return any(
+                _is_given(one, subscription) for one in catalog.entitlements.values() if one.feature_id == entry_id
+            )
+        case Kind.ENTITLEMENT:
+            return entry_id in catalog.entitlements and _is_given(catalog.entitlements[entry_id], subscription)
+        case Kind.RECURRING_CREDIT:
+            credit = catalog.recurring_credits.get(entry_id)
+            return credit is not None and credit.account_id == subscription.account_id
+
+
+def _is_given(entitlement: Entitlement, subscription: Subscription) -> bool:
+    match entitlement.given_to:
+        case GivenTo.PLAN:
+            return entitlement.given_to_id == subscription.plan_id
+        case GivenTo.SUBSCRIPTION:
+            return entitlement.given_to_id == subscription.subscription_id
+        case GivenTo.ACCOUNT:
+            return entitlement.given_to_id == subscription.account_id
 
 
 def _accounts(before: Catalog, after: Catalog, kind: Kind, entry_id: str, concerned: Iterable[str]) -> set[str]:

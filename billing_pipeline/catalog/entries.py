@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from billing_pipeline.amounts import Exact, UnitRounding, exact_product
 from billing_pipeline.cadences import MONTHLY, Cadence
+from billing_pipeline.catalog.features import Entitlement, Feature, RecurringCredit
 from billing_pipeline.catalog.models import (
     Adjustments,
     Commitment,
@@ -283,6 +284,9 @@ class Catalog:
     plans: Mapping[str, Plan]
     accounts: Mapping[str, Account]
     subscriptions: Mapping[str, Subscription]
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    entitlements: Mapping[str, Entitlement] = field(default_factory=dict)
+    recurring_credits: Mapping[str, RecurringCredit] = field(default_factory=dict)
     contents: tuple["EntryContent", ...] = field(repr=False)
     plan_versions: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
 
@@ -347,6 +351,9 @@ class Kind(StrEnum):
     PLAN = "plan"
     ACCOUNT = "account"
     SUBSCRIPTION = "subscription"
+    FEATURE = "feature"
+    ENTITLEMENT = "entitlement"
+    RECURRING_CREDIT = "recurring_credit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from billing_pipeline.catalog.entries import (
     Plan,
     content_of,
 )
+from billing_pipeline.catalog.feature_tables import EntitlementTable, FeatureTable, RecurringCreditTable
+from billing_pipeline.catalog.features import Entitlement, Feature
 from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.subscription_tables import SubscriptionTable
@@ -38,7 +40,12 @@ FILES: Mapping[Kind, str] = {
     Kind.PLAN: "plans.toml",
     Kind.ACCOUNT: "accounts.toml",
     Kind.SUBSCRIPTION: "subscriptions.toml",
+    Kind.FEATURE: "features.toml",
+    Kind.ENTITLEMENT: "entitlements.toml",
+    Kind.RECURRING_CREDIT: "credits.toml",
 }
+# What an installation may do without.
+OPTIONAL: frozenset[Kind] = frozenset({Kind.FEATURE, Kind.ENTITLEMENT, Kind.RECURRING_CREDIT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +78,10 @@ class CatalogError(BillingError):
         )
 
 
-LIST_OF: Mapping[Kind, str] = {kind: str(kind) for kind in Kind if kind is not Kind.BILLABLE_RULE}
+# The name of a file's entries: [[price]]; recurring credits are written as [[credit]].
+LIST_OF: Mapping[Kind, str] = {
+    kind: str(kind).removeprefix("recurring_") for kind in Kind if kind is not Kind.BILLABLE_RULE
+}
 
 
 class Reader:
@@ -85,6 +95,9 @@ class Reader:
         self.plans: list[Plan] = []
         self.accounts: list[Account] = []
         self.subscriptions: list[SubscriptionTable] = []
+        self.features: list[Feature] = []
+        self.entitlements: list[Entitlement] = []
+        self.recurring_credits: list[RecurringCreditTable] = []
         self.contents: list[EntryContent] = []
 
     def read_files(self, files: Mapping[str, bytes]) -> None:
@@ -93,7 +106,8 @@ class Reader:
             self._find(name, "", "", f"is not a catalog file; they are {', '.join(sorted(FILES.values()))}")
         for kind, name in FILES.items():
             if name not in files:
-                self._find(name, "", "", "is missing")
+                if kind not in OPTIONAL:
+                    self._find(name, "", "", "is missing")
                 continue
             try:
                 tables = tomllib.loads(files[name].decode("utf-8-sig"))
@@ -166,6 +180,18 @@ class Reader:
                 subscription = SubscriptionTable.model_validate(table)
                 self.subscriptions.append(subscription)
                 self._keep(kind, subscription.id, 1, subscription)
+            case Kind.FEATURE:
+                feature = FeatureTable.model_validate(table)
+                self.features.append(feature.entry())
+                self._keep(kind, feature.id, 1, feature)
+            case Kind.ENTITLEMENT:
+                entitlement = EntitlementTable.model_validate(table)
+                self.entitlements.append(entitlement.entry())
+                self._keep(kind, entitlement.id, 1, entitlement)
+            case Kind.RECURRING_CREDIT:
+                credit = RecurringCreditTable.model_validate(table)
+                self.recurring_credits.append(credit)
+                self._keep(kind, credit.id, 1, credit)
 
     def _keep(self, kind: Kind, entry_id: str, version: int, table: Table) -> None:
         # Defaults stay out, so that a field added to the project later changes no digest of an entry that lacks it.

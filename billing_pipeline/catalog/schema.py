@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from billing_pipeline.catalog.entries import Kind
+from billing_pipeline.catalog.feature_tables import EntitlementTable, FeatureTable, RecurringCreditTable
 from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.files import FILES, LIST_OF
 from billing_pipeline.catalog.price_tables import MODEL_FIELDS, PriceTable
@@ -27,6 +28,9 @@ _TABLES: Mapping[Kind, type[Table]] = {
     Kind.PLAN: PlanTable,
     Kind.ACCOUNT: AccountTable,
     Kind.SUBSCRIPTION: SubscriptionTable,
+    Kind.FEATURE: FeatureTable,
+    Kind.ENTITLEMENT: EntitlementTable,
+    Kind.RECURRING_CREDIT: RecurringCreditTable,
 }
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from billing_pipeline.cadences import MONTHLY
-from billing_pipeline.catalog import double_billing, invoice_links
+from billing_pipeline.catalog import double_billing, feature_findings, invoice_links
 from billing_pipeline.catalog.currencies import currency_problem, places_problem
 from billing_pipeline.catalog.entries import (
     Account,
@@ -90,6 +90,13 @@ def catalog_of(reader: Reader) -> Catalog:
         plan_versions=plan_versions,
         accounts=accounts,
         subscriptions=subscriptions,
+        features={feature.feature_id: feature for feature in reader.features},
+        entitlements={entitlement.entitlement_id: entitlement for entitlement in reader.entitlements},
+        recurring_credits={
+            table.id: table.entry(zone=accounts[table.account].time_zone, currency=accounts[table.account].currency)
+            for table in reader.recurring_credits
+            if table.account in accounts and currency_problem(accounts[table.account].currency) is None
+        },
         contents=tuple(sorted(reader.contents, key=lambda entry: (entry.kind, entry.entry_id, entry.version))),
     )
     findings.extend(_rule_findings(catalog))
@@ -97,6 +104,7 @@ def catalog_of(reader: Reader) -> Catalog:
     findings.extend(_account_findings(catalog))
     findings.extend(subscription_findings(catalog))
     findings.extend(invoice_links.link_findings(accounts, subscriptions))
+    findings.extend(feature_findings.findings(catalog, reader.recurring_credits))
     if findings:
         raise CatalogError(findings)
     return catalog
@@ -143,6 +151,9 @@ def _duplicates(reader: Reader) -> Iterator[Finding]:
         Kind.PRICE: [price.id for price in reader.prices],
         Kind.ACCOUNT: [account.account_id for account in reader.accounts],
         Kind.SUBSCRIPTION: [subscription.id for subscription in reader.subscriptions],
+        Kind.FEATURE: [feature.feature_id for feature in reader.features],
+        Kind.ENTITLEMENT: [entitlement.entitlement_id for entitlement in reader.entitlements],
+        Kind.RECURRING_CREDIT: [credit.id for credit in reader.recurring_credits],
     }
     for (plan_id, version), count in Counter((plan.plan_id, plan.version) for plan in reader.plans).items():
         if count > 1:
