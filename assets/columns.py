@@ -190,3 +190,23 @@ SUBSCRIPTIONS = _schema(
     ("starts_at", "timestamptz", "First instant of the subscription; the anchor of its billing periods."),
     ("ends_at", "timestamptz", "First instant after it. Null: open."),
 )
+
+ALLOWANCES = _schema(
+    ("account_id", "text", "Who may use it."),
+    ("feature_id", "text", "What may be used: features.toml."),
+    ("valid_from", "timestamptz", "Start of the time in which this holds, inside it."),
+    ("valid_to", "timestamptz", "End of that time, outside it."),
+    ("feature_type", "text", "boolean, static or metered."),
+    ("is_enabled", "boolean", "Whether any source switches it on."),
+    ("limit_quantity", "numeric", "Metered: the limit in the meter's unit, all sources added. Null: unlimited."),
+    ("beyond", "text", "deny: a hard limit. allow: a soft one, what lies beyond is used and billed."),
+    ("static_value", "text", "Static: the text, such as a support level."),
+    ("meter_id", "text", "Metered: what is counted."),
+    ("aggregation", "text", "Of the meter: count, sum or max."),
+    ("reset", "text", "When counting begins anew: period, day (UTC) or never."),
+    ("counted_from", "timestamptz", "Start of the window that is counted over; of day windows the billing period's."),
+    ("counted_to", "timestamptz", "End of that window, outside it."),
+    ("thresholds", "numeric[]", "Percents of the limit that are told of, once each window."),
+    ("sources", "text[]", "Ids of the entitlements that add up to this."),
+    ("catalog_sha256", "text", "The catalog that says so."),
+)

@@ -12,6 +12,7 @@ from assets.alerts import Alerts, LogAlerts, alert_on_failure
 from assets.asset_checks import StoredVerdicts, Verdicts, guard_checks
 from assets.billing import billing_assets
 from assets.catalog import catalog_assets
+from assets.entitlements import allowances_asset, watch_limits, watch_limits_hourly
 from assets.execution import Progress, no_progress
 from assets.freshness import alert_on_skipped_day
 from assets.jobs import JOBS, build_yesterday
@@ -59,10 +60,17 @@ def build_defs(
             traffic_asset(),
             storage_asset(),
             billing_assets(),
+            allowances_asset(),
         ],
         asset_checks=list(guard_checks()),
-        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears],
-        schedules=[build_yesterday, remove_unused_weekly, list_storage_daily, sweep_arrears_hourly],
+        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits],
+        schedules=[
+            build_yesterday,
+            remove_unused_weekly,
+            list_storage_daily,
+            sweep_arrears_hourly,
+            watch_limits_hourly,
+        ],
         sensors=[
             new_deliveries,
             open_windows,
@@ -87,6 +95,7 @@ def build_defs(
             "catalog_store": stores.catalog,
             "charge_store": stores.charges,
             "payment_store": stores.payments,
+            "entitlement_store": stores.entitlements,
             "builds": stores.builds,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from billing_pipeline.errors import BillingError
-from console import cli_catalog, cli_usage, completion
+from console import cli_catalog, cli_entitlements, cli_usage, completion
 from resources.settings import Settings
 
 EPILOG = (
@@ -245,6 +245,7 @@ def psql(
 
 
 cli_usage.register(app)
+cli_entitlements.register(app)
 app.add_typer(cli_catalog.app, name="catalog")
 
 

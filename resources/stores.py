@@ -10,6 +10,7 @@ from resources.build_reader import BuildReader
 from resources.catalog_store import CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
+from resources.entitlements.entitlement_store import EntitlementStore
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.payment_store import PaymentStore
@@ -46,6 +47,7 @@ class Stores:
     catalog: CatalogStore
     charges: ChargeStore
     payments: PaymentStore
+    entitlements: EntitlementStore
     builds: BuildReader
     retention: Retention
 
@@ -93,6 +95,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         catalog=CatalogStore(database),
         charges=ChargeStore(database),
         payments=PaymentStore(database),
+        entitlements=EntitlementStore(database),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
     )

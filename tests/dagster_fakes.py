@@ -19,6 +19,7 @@ from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
+from resources.entitlements.entitlement_store import Crossing
 from resources.payment_store import SuspensionChange
 from resources.request_ingest import DayIngest
 from resources.request_store import Discovery
@@ -305,6 +306,22 @@ class FakePaymentStore:
 
 
 @dataclass
+class FakeEntitlementStore:
+    """Entitlements: allowances written, and thresholds passed that were not told yet."""
+
+    rows: int = 7
+    crossings: list[Crossing] = field(default_factory=list)
+
+    def refresh(self, *, now: datetime) -> int:
+        assert now.tzinfo is not None
+        return self.rows
+
+    def record_crossings(self, *, now: datetime) -> tuple[Crossing, ...]:
+        found, self.crossings = tuple(self.crossings), []
+        return found
+
+
+@dataclass
 class FakeBuilds:
     """Builds: the newest event day of each kind of usage."""
 
@@ -352,6 +369,7 @@ class World:
         self.timelines = FakeTimelines()
         self.charges = FakeChargeStore(self.verdicts)
         self.payments = FakePaymentStore()
+        self.entitlements = FakeEntitlementStore()
         self.builds = FakeBuilds()
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
@@ -368,6 +386,7 @@ class World:
                 catalog=self.catalog,
                 charges=self.charges,
                 payments=self.payments,
+                entitlements=self.entitlements,
                 builds=self.builds,
                 retention=self.retention,
             ),
