@@ -71,7 +71,7 @@ def combine(feature: Feature, entitlements: Iterable[Entitlement]) -> Allowance 
     """Return what `entitlements` of one feature and account, valid at one instant, give together; None for none.
 
     Limits add up and any unlimited one wins; any soft one makes the whole soft. 1000 from the plan and 500 from the account
-    are 1500. A static value is that of the narrowest source, of several there that of the newest id.
+    are 1500; the same entitlement twice, by two subscriptions, counts twice. A static value is that of the narrowest source, of several there that of the newest id.
 
     Raises:
         EntitlementInvalidError: one is of another feature.
@@ -99,7 +99,7 @@ def combine(feature: Feature, entitlements: Iterable[Entitlement]) -> Allowance 
         limit=None if is_unlimited else sum(limits, Decimal(0)),
         beyond=Beyond.ALLOW if any(one.beyond is Beyond.ALLOW for one in enabled) else Beyond.DENY,
         value=values[-1][2] if values else None,
-        sources=tuple(one.entitlement_id for one in found),
+        sources=tuple(dict.fromkeys(one.entitlement_id for one in found)),
     )
 
 

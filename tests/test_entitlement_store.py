@@ -251,6 +251,26 @@ class TestAllowances:
         assert all(one.end == other.start for one, other in pairwise(daily))
         assert daily[-1].end == datetime(2026, 7, 1, tzinfo=UTC)
 
+    def test_follow_the_plan_of_each_phase_and_give_nothing_while_paused(self, tmp_path: Path) -> None:
+        changes = """changes = [
+    { at = 2026-04-05T00:00:00Z, plan = "extra" },
+    { at = 2026-04-08T00:00:00Z, status = "paused" },
+    { at = 2026-04-20T00:00:00Z, status = "active" },
+]
+"""
+        for name, text in FILES.items():
+            (tmp_path / name).write_text(
+                text.replace('plan = "basic"\nstarts_at', f'plan = "basic"\n{changes}starts_at')
+            )
+        window = Window(april(1), april(30))
+        spans = [one for one in allowance_spans(read_catalog(tmp_path), window) if one.account_id == "acme"]
+        monthly = [(one.valid.start, one.allowance.limit) for one in spans if one.feature.feature_id == "monthly"]
+        # From the 10th to the 25th the other subscription gives 500 too; the paused one gives nothing until the 20th.
+        assert monthly[0] == (april(1), 1000)
+        by_day = {day: [limit for start, limit in monthly if start <= april(day)][-1] for day in (4, 6, 12, 22)}
+        assert by_day == {4: 1000, 6: 500, 12: 500, 22: 1000}
+        assert not [one for one in spans if april(9) in one.valid and one.feature.feature_id == "monthly"]
+
     def test_refreshed_again_are_the_same(self, database: Database, store: EntitlementStore) -> None:
         def rows() -> list[tuple[object, ...]]:
             with database.reading() as connection:

@@ -151,7 +151,7 @@ def _decides(catalog: Catalog, kind: Kind, entry_id: str, subscription: Subscrip
 def _is_given(entitlement: Entitlement, subscription: Subscription) -> bool:
     match entitlement.given_to:
         case GivenTo.PLAN:
-            return entitlement.given_to_id == subscription.plan_id
+            return any(phase.plan_id == entitlement.given_to_id for phase in subscription.phases)
         case GivenTo.SUBSCRIPTION:
             return entitlement.given_to_id == subscription.subscription_id
         case GivenTo.ACCOUNT:

@@ -15,6 +15,7 @@ from itertools import pairwise
 import psycopg
 
 from billing_pipeline.catalog import Beyond, Catalog, Entitlement, Feature, FeatureType, GivenTo, Reset, Subscription
+from billing_pipeline.catalog.phases import PhaseStatus
 from billing_pipeline.entitlements import Allowance, Decision, combine, crossed, decide
 from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import Window, billing_periods
@@ -191,15 +192,15 @@ _ACCESS = b"""
 def allowance_spans(catalog: Catalog, window: Window) -> Iterator[AllowanceSpan]:
     """Yield what each account may use in `window`, by feature and in order of time.
 
-    A span ends where a period of one of the account's subscriptions, a subscription, or an entitlement begins or ends. Of two
-    subscriptions at once, the period of the one that began first is counted over.
+    A span ends where a period or a phase of one of the account's subscriptions, or an entitlement, begins or ends. A paused
+    subscription gives nothing. Of two subscriptions at once, the period of the one that began first is counted over.
     """
     given = _by_receiver(catalog.entitlements.values())
     for account_id, subscriptions in catalog.subscriptions_by_account.items():
         in_order = sorted(subscriptions, key=lambda one: (one.starts_at, one.subscription_id))
         life_start = in_order[0].starts_at
         for span, period, active in _spans(in_order, given, account_id, window):
-            found = _entitlements_of(account_id, active, given)
+            found = _entitlements_of(account_id, active, span.start, given)
             for feature_id, entitlements in found.items():
                 feature = catalog.features[feature_id]
                 allowance = combine(feature, [one for one in entitlements if one.holds_at(span.start)])
@@ -222,16 +223,19 @@ def _by_receiver(entitlements: Iterable[Entitlement]) -> _Receivers:
 
 
 def _entitlements_of(
-    account_id: str, subscriptions: Sequence[Subscription], given: _Receivers
+    account_id: str, subscriptions: Sequence[Subscription], at: datetime, given: _Receivers
 ) -> Mapping[str, list[Entitlement]]:
-    receivers = {(GivenTo.ACCOUNT, account_id)}
+    """Return what the account and its subscriptions' plans of that instant are given, by feature.
+
+    Two subscriptions on one plan are given its entitlements twice.
+    """
+    receivers = [(GivenTo.ACCOUNT, account_id)]
     for subscription in subscriptions:
-        receivers |= {
-            (GivenTo.SUBSCRIPTION, subscription.subscription_id),
-            (GivenTo.PLAN, subscription.plan_id),
-        }
+        phase = subscription.phase_at(at)
+        if phase is not None:
+            receivers += [(GivenTo.SUBSCRIPTION, subscription.subscription_id), (GivenTo.PLAN, phase.plan_id)]
     found: dict[str, list[Entitlement]] = defaultdict(list)
-    for receiver in sorted(receivers):
+    for receiver in receivers:
         for one in given.get(receiver, ()):
             found[one.feature_id].append(one)
     return found
@@ -243,15 +247,22 @@ def _spans(
     """Yield (span, billing period, subscriptions in force) that tile the account's life inside `window`, gaps left out."""
     periods = {one.subscription_id: [p.window for p in billing_periods(one, window)] for one in subscriptions}
     edges = {edge for windows in periods.values() for period in windows for edge in (period.start, period.end)}
-    for entitlements in _entitlements_of(account_id, subscriptions, given).values():
-        for one in entitlements:
-            edges |= {edge for edge in (one.valid_from, one.valid_to) if edge is not None}
-    inside = sorted(edges)
-    for start, end in pairwise(inside):
-        active = [one for one in subscriptions if any(start in period for period in periods[one.subscription_id])]
+    phases = [phase for one in subscriptions for phase in one.phases]
+    receivers = {(GivenTo.ACCOUNT, account_id), *((GivenTo.PLAN, phase.plan_id) for phase in phases)}
+    receivers |= {(GivenTo.SUBSCRIPTION, one.subscription_id) for one in subscriptions}
+    dated: list[tuple[datetime | None, datetime | None]] = [(phase.starts_at, phase.ends_at) for phase in phases]
+    dated += [(one.valid_from, one.valid_to) for receiver in receivers for one in given.get(receiver, ())]
+    edges |= {edge for ends in dated for edge in ends if edge is not None}
+    for start, end in pairwise(sorted(edges)):
+        active = [one for one in subscriptions if _is_in_force(one, start, periods[one.subscription_id])]
         if active:
             first = periods[active[0].subscription_id]
             yield Window(start, end), next(period for period in first if start in period), active
+
+
+def _is_in_force(subscription: Subscription, at: datetime, periods: Sequence[Window]) -> bool:
+    phase = subscription.phase_at(at)
+    return phase is not None and phase.status is not PhaseStatus.PAUSED and any(at in period for period in periods)
 
 
 def _write(connection: psycopg.Connection, catalog: Catalog, spans: Iterable[AllowanceSpan]) -> None:
