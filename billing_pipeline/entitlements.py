@@ -71,7 +71,8 @@ def combine(feature: Feature, entitlements: Iterable[Entitlement]) -> Allowance 
     """Return what `entitlements` of one feature and account, valid at one instant, give together; None for none.
 
     Limits add up and any unlimited one wins; any soft one makes the whole soft. 1000 from the plan and 500 from the account
-    are 1500; the same entitlement twice, by two subscriptions, counts twice. A static value is that of the narrowest source, of several there that of the newest id.
+    are 1500; the same entitlement twice, by two subscriptions, counts twice. A static value is that of the narrowest source, of
+    several there that of the newest id.
 
     Raises:
         EntitlementInvalidError: one is of another feature.
