@@ -163,20 +163,25 @@ def billing_periods(subscription: Recurring, window: Window) -> Iterator[Billing
 class RequestedDays:
     """The event days (UTC) that somebody asks for, and which periods they concern."""
 
-    __slots__ = ("days", "span")
+    __slots__ = ("_starts", "days", "span")
 
     def __init__(self, days: Iterable[date]) -> None:
         """Take one day at least, in any order."""
         self.days: tuple[date, ...] = tuple(sorted(set(days)))
         self.span = Window(_midnight(self.days[0]), _midnight(self.days[-1] + timedelta(days=1)))
+        self._starts = frozenset(map(_midnight, self.days))
 
     def meet(self, period: Window) -> bool:
         """Return whether one of the days has an instant in `period`."""
         index = bisect_left(self.days, period.start.date())
         return index < len(self.days) and _midnight(self.days[index]) < period.end
 
+    def end_at(self, instant: datetime) -> bool:
+        """Return whether one of the days ends at `instant`: what is due in advance then is booked with that day."""
+        return instant - timedelta(days=1) in self._starts
+
     def newest_in(self, period: Window) -> date:
-        """Return the newest of the days that has an instant in `period`, which one of them must have."""
+        """Return the newest of the days that has an instant in `period`, or before it; there must be one."""
         last_instant = period.end - timedelta(microseconds=1)
         return self.days[bisect_right(self.days, last_instant.date()) - 1]
 

@@ -5,7 +5,7 @@ version. Not here: what a catalog may say (billing_pipeline.catalog).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import psycopg
 from billing_pipeline.catalog import FILES, Catalog, EntryContent, Kind, parse_catalog, restore_catalog
 from billing_pipeline.catalog.entries import Price
 from billing_pipeline.errors import BillingError
+from resources.catalog_mirror import write_mirror
 from resources.database import Database
 
 # Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
@@ -327,7 +328,7 @@ def _replace(
         added_columns,
     )
     _remember(connection, catalog.sha256, added_columns, gone_columns)
-    _mirror(connection, catalog)
+    write_mirror(connection, catalog)
 
 
 def _remember(
@@ -362,68 +363,6 @@ def _remember(
     )
 
 
-def _mirror(connection: psycopg.Connection, catalog: Catalog) -> None:
-    """Write the tables that SQL joins with; PostgreSQL checks again that versions and clients do not overlap."""
-    digests = {_key(content): content.sha256 for content in catalog.contents}
-    connection.execute("delete from catalog.price")
-    connection.execute("delete from catalog.subscription")
-    connection.execute("delete from catalog.account_client")
-    connection.execute("delete from catalog.account")
-    _copy(
-        connection,
-        "price (price_id, version, meter_id, model, currency, effective_from, effective_to, content_sha256)",
-        (
-            (
-                price.price_id,
-                version.version,
-                price.meter_id,
-                version.model_name,
-                price.currency,
-                version.effective_from,
-                version.effective_to,
-                digests[Kind.PRICE, price.price_id, version.version],
-            )
-            for price in catalog.prices.values()
-            for version in price.versions
-        ),
-    )
-    accounts = catalog.accounts.values()
-    _copy(
-        connection,
-        "account (account_id, name, time_zone, currency)",
-        ((account.account_id, account.name, account.time_zone, account.currency) for account in accounts),
-    )
-    _copy(
-        connection,
-        "account_client (client_id, account_id, valid_from, valid_to)",
-        (
-            (client.client_id, account.account_id, client.valid_from or "-infinity", client.valid_to)
-            for account in accounts
-            for client in account.clients
-        ),
-    )
-    _copy(
-        connection,
-        "subscription (subscription_id, account_id, plan_id, starts_at, ends_at)",
-        (
-            (
-                subscription.subscription_id,
-                subscription.account_id,
-                subscription.plan_id,
-                subscription.starts_at,
-                subscription.ends_at,
-            )
-            for subscription in catalog.subscriptions.values()
-        ),
-    )
-
-
-def _copy(connection: psycopg.Connection, table: str, rows: Iterable[Sequence[object]]) -> None:
-    with connection.cursor() as cursor, cursor.copy(f"copy catalog.{table} from stdin".encode()) as copy:
-        for row in rows:
-            copy.write_row(row)
-
-
 def _refuse_if_in_use(
     connection: psycopg.Connection,
     catalog: Catalog,
@@ -439,6 +378,8 @@ def _refuse_if_in_use(
     problems = []
     for key in edited:
         before, after = json.loads(old[key]), json.loads(new[key].json)
+        if key[0] is Kind.SUBSCRIPTION:
+            after = _without_additions(before, after)
         changed = _changed_fields(key[0], before, after)
         if key[0] is Kind.PRICE and changed == {"versions.effective_to"}:
             if _ends_after_what_is_booked(connection, key, catalog.prices[key[1]]):
@@ -455,7 +396,7 @@ def _refuse_if_in_use(
             f"booked charges rest on {len(problems)} catalog entries that were edited or removed:{shown}{more}",
             bill=_NOTHING_LOADED,
             fix="restore them; for a price add version N+1 with effective_from, for a plan or meter raise `version`, "
-            "for a subscription set ends_at and add a new one, for an account add a new one",
+            "for a subscription add a change, or set ends_at and add a new one, for an account add a new one",
         )
 
 
@@ -481,6 +422,15 @@ def _changed_fields(kind: Kind, before: Mapping[str, Any], after: Mapping[str, A
     return changed
 
 
+def _without_additions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a subscription's new content without the dated changes that it adds after those of `before`; notes may differ."""
+    old, new = before.get("changes", []), after.get("changes", [])
+    if [{**one, "note": None} for one in new[: len(old)]] != [{**one, "note": None} for one in old]:
+        return after
+    others = {name: value for name, value in after.items() if name != "changes"}
+    return {**others, "changes": old} if old else others
+
+
 def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
     kind, entry_id, version = key
     match kind:
@@ -491,7 +441,7 @@ def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
         case Kind.METER:
             condition = "meter_id = %(id)s"
         case Kind.PLAN:
-            condition = "plan_id = %(id)s"
+            return _plan_version_is_in_use(connection, entry_id, version)
         case Kind.ACCOUNT:
             condition = "account_id = %(id)s"
         case Kind.SUBSCRIPTION:
@@ -500,6 +450,29 @@ def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
             return False
     query = f"select exists (select from billing.charge_revision where {condition})"
     return _truth(connection, query, {"id": entry_id})
+
+
+def _plan_version_is_in_use(connection: psycopg.Connection, plan_id: str, version: int) -> bool:
+    """Return whether a booked period meets a phase on that version; of a subscription without phases any version counts."""
+    query = """
+        select exists (
+            select
+            from billing.charge_revision as charge
+            where charge.plan_id = %(id)s and not exists (
+                select from catalog.subscription_phase as phase where phase.subscription_id = charge.subscription_id
+            )
+        ) or exists (
+            select
+            from catalog.subscription_phase as phase
+            join billing.charge_revision as charge
+                on charge.account_id = phase.account_id
+                and charge.subscription_id = phase.subscription_id
+                and charge.period_end > phase.starts_at
+                and (phase.ends_at is null or charge.period_start < phase.ends_at)
+            where phase.plan_id = %(id)s and phase.plan_version = %(version)s
+        )
+    """
+    return _truth(connection, query, {"id": plan_id, "version": version})
 
 
 def _price_version_is_in_use(connection: psycopg.Connection, price_id: str, version: int) -> bool:

@@ -21,7 +21,7 @@ from billing_pipeline.checks import (
     ledger_equals_charges,
 )
 from billing_pipeline.periods import RequestedDays, Window
-from resources.charge_usage import UsageToDate
+from resources.charge_usage import UsageToDate, is_concerned
 
 _LISTED = 10
 
@@ -33,7 +33,7 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """Return the verdicts of every requested day, read from what this transaction sees."""
     rated = _rated_minor(usage, days)
-    booked = _booked_minor(connection, days)
+    booked = _booked_minor(connection, days, usage.in_advance)
     charged, posted, unbalanced = _ledger(connection, days)
     orphans = _usage_without_subscription(connection, days)
     wrong, uncut = _quantities_apart(usage, days), _uncut_rows(usage, days)
@@ -58,20 +58,20 @@ def _rated_minor(usage: UsageToDate, days: RequestedDays) -> _ByDay:
     return _without_zeros(found)
 
 
-def _booked_minor(connection: psycopg.Connection, days: RequestedDays) -> _ByDay:
+def _booked_minor(connection: psycopg.Connection, days: RequestedDays, in_advance: frozenset[str]) -> _ByDay:
     found: _ByDay = defaultdict(dict)
     rows = connection.execute(
         """
-        select period_start, period_end, currency, sum(delta_minor)::bigint
+        select period_start, period_end, currency, price_id = any(%(in_advance)s), sum(delta_minor)::bigint
         from billing.charge_revision
-        where period_start < %(end)s and period_end > %(start)s
-        group by period_start, period_end, currency
+        where period_start <= %(end)s and period_end > %(start)s
+        group by period_start, period_end, currency, price_id = any(%(in_advance)s)
         """,
-        {"start": days.span.start, "end": days.span.end},
+        {"start": days.span.start, "end": days.span.end, "in_advance": list(in_advance)},
     )
-    for period_start, period_end, currency, amount_minor in rows:
+    for period_start, period_end, currency, is_in_advance, amount_minor in rows:
         period = Window(period_start, period_end)
-        if days.meet(period):
+        if is_concerned(days, period, in_advance=is_in_advance):
             _add(found[days.newest_in(period)], currency, amount_minor)
     return _without_zeros(found)
 
@@ -125,10 +125,10 @@ def _usage_without_subscription(connection: psycopg.Connection, days: RequestedD
         from usage.metered as metered
         where event_day = any(%s) and not exists (
             select
-            from catalog.subscription as subscription
-            where subscription.account_id = metered.account_id
-                and subscription.starts_at <= metered.period_start
-                and (subscription.ends_at is null or metered.period_start < subscription.ends_at)
+            from catalog.subscription_phase as phase
+            where phase.account_id = metered.account_id and phase.status <> 'paused'
+                and phase.starts_at <= metered.period_start
+                and (phase.ends_at is null or metered.period_start < phase.ends_at)
         )
         group by event_day, account_id
         """,
@@ -198,8 +198,9 @@ def _usage_has_a_subscription(subject: Subject, rows_by_account: Mapping[str, in
         status=VerdictStatus.WARNED if largest else VerdictStatus.PASSED,
         expected="0 accounts",
         actual=f"{len(largest)} accounts",
-        message=f"Accounts with usage rows of this day and no subscription then: {shown}{more}. For the bill: nobody is "
-        "charged for them. To fix: add a subscription that starts before, load the catalog, and book the day again."
+        message=f"Accounts with usage rows of this day and no subscription then, or a paused one: {shown}{more}. For the bill: "
+        "nobody is charged for them. To fix: add a subscription that starts before, or a change that resumes it, load the "
+        "catalog, and book the day again."
         if largest
         else "All usage of the day belongs to a subscription.",
         inputs_digest=subject.inputs_digest,

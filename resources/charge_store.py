@@ -21,7 +21,7 @@ from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
 from resources.catalog_store import current_catalog
-from resources.charge_usage import UsageToDate, rate_to_date
+from resources.charge_usage import UsageToDate, is_concerned, rate_to_date
 from resources.database import Database
 from resources.prepaid_accounts import BookingRun
 from resources.prepaid_store import book_balances
@@ -111,7 +111,7 @@ class ChargeStore:
             balances = rate_balances(connection, catalog, wanted)
             usage = balances.added_to(rate_to_date(connection, catalog, wanted))
             progress("rating", 1, 1)
-            booked = _booked_charges(connection, wanted)
+            booked = _booked_charges(connection, wanted, usage.in_advance)
             revisions = _differences(usage.charges, booked)
             progress("booking", 0, len(revisions))
             run = _Run(wanted, run_id, code_version, catalog, usage, balances)
@@ -150,8 +150,10 @@ def _no_progress(step: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def _booked_charges(connection: psycopg.Connection, days: RequestedDays) -> dict[UUID, _Booked]:
-    """Return the newest revision of every charge whose period meets one of `days`."""
+def _booked_charges(
+    connection: psycopg.Connection, days: RequestedDays, in_advance: frozenset[str]
+) -> dict[UUID, _Booked]:
+    """Return the newest revision of every charge that booking `days` concerns."""
     found: dict[UUID, _Booked] = {}
     rows = connection.execute(
         """
@@ -159,14 +161,14 @@ def _booked_charges(connection: psycopg.Connection, days: RequestedDays) -> dict
             charge_id, revision, amount_minor, currency, rating_digest, account_id, subscription_id, plan_id, price_id,
             meter_id, group_key, period_start, period_end, unit
         from billing.charge_revision
-        where period_start < %(end)s and period_end > %(start)s
+        where period_start <= %(end)s and period_end > %(start)s
         order by charge_id, revision desc
         """,
         {"start": days.span.start, "end": days.span.end},
     )
     for row in rows:
         period = Window(row[11], row[12])
-        if not days.meet(period):
+        if not is_concerned(days, period, in_advance=row[8] in in_advance):
             continue
         charge = Charge(
             key=ChargeKey(subscription_id=row[6], price_id=row[8], period=period, group_key=row[10]),

@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
@@ -17,7 +18,7 @@ import psycopg
 
 from billing_pipeline.amounts import Exact, exact_product
 from billing_pipeline.billing_schedule import Held, scheduled_charges
-from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
+from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription, Timing
 from billing_pipeline.charges import Charge, ChargeKey, group_key
 from billing_pipeline.meters import Aggregation, UsageState, merge
 from billing_pipeline.periods import BillingPeriod, RequestedDays, Window
@@ -52,7 +53,7 @@ class UsageToDate:
 
     `in_usage` and `in_charges` are quantities of additive meters, in the meter's unit, per (period, meter id): added up over
     the usage of the period, and over what went into the charges. `uncut_rows` counts usage rows per period that reach
-    beyond its end, or beyond a price version's.
+    beyond its end, or beyond a price version's. `in_advance` are the ids of prices that fall due where their period begins.
     """
 
     catalog_sha256: str
@@ -60,6 +61,7 @@ class UsageToDate:
     in_usage: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
     in_charges: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
     uncut_rows: Mapping[Window, int] = field(default_factory=dict)
+    in_advance: frozenset[str] = frozenset()
 
     @cached_property
     def digest(self) -> str:
@@ -105,6 +107,7 @@ def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: Request
         in_usage=in_usage,
         in_charges=in_charges,
         uncut_rows=uncut_rows,
+        in_advance=prices_in_advance(catalog),
     )
 
 
@@ -118,11 +121,26 @@ def _level(slot: Slot, quantity: Decimal) -> Exact:
     return exact_product(quantity, times=Decimal(1), over=Decimal(slot.period.whole.seconds))
 
 
+def prices_in_advance(catalog: Catalog) -> frozenset[str]:
+    """Return the ids of the prices that fall due where their period begins."""
+    return frozenset(price.price_id for price in catalog.prices.values() if price.timing is Timing.ADVANCE)
+
+
+def is_concerned(days: RequestedDays, period: Window, *, in_advance: bool) -> bool:
+    """Tell whether booking `days` books a charge for `period`: it has one of them, or is due in advance where one ends.
+
+    July's fee is booked with June 30th, so that the invoice at July 1st 00:00 has it.
+    """
+    return days.meet(period) or (in_advance and days.end_at(period.start))
+
+
 def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
+    in_advance = prices_in_advance(catalog)
+    reach = Window(days.span.start, days.span.end + timedelta(microseconds=1))
     for subscription in catalog.subscriptions.values():
-        for charge in scheduled_charges(catalog, subscription, days.span):
+        for charge in scheduled_charges(catalog, subscription, reach):
             price, period = charge.price, charge.period
-            if price.is_prepaid or not days.meet(period.window):
+            if price.is_prepaid or not is_concerned(days, period.window, in_advance=price.price_id in in_advance):
                 continue
             versions = tuple(versions_in(price, period.window))
             meter = None if price.meter_id is None else catalog.meters[price.meter_id]

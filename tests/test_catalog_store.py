@@ -322,3 +322,62 @@ class TestWhatWasKnown:
             known = connection.execute("select count(*) from catalog.entry_span where known_from = 1").fetchone()
             current = connection.execute("select count(*) from catalog.current_entry").fetchone()
         assert known == current
+
+
+class TestSubscriptionsInUse:
+    CHANGE = 'changes = [{ at = 2026-03-10T12:00:00Z, plan = "cloud", note = "upgrade" }]\n'
+
+    def with_changes(self, folder: Path, text: str) -> Path:
+        """Give sub_acme, which is the first subscription and has no field after starts_at, these changes."""
+        edit(
+            folder,
+            "subscriptions.toml",
+            "starts_at = 2026-01-01T08:00:00Z\n",
+            "starts_at = 2026-01-01T08:00:00Z\n" + text,
+        )
+        return folder
+
+    def test_a_change_may_be_added_and_none_may_be_edited(self, database: Database, folder: Path) -> None:
+        store = CatalogStore(database)
+        store.load(folder)
+        book(database)
+        pause = '{ at = 2026-03-10T12:00:00Z, status = "paused" }'
+        resume = '{ at = 2026-03-12T12:00:00Z, status = "active" }'
+        self.with_changes(folder, f"changes = [{pause}]\n")
+        assert store.load(folder).edited == ("subscription sub_acme version 1",)
+        edit(folder, "subscriptions.toml", f"changes = [{pause}]", f"changes = [{pause}, {resume}]")
+        assert store.load(folder).changed
+        edit(folder, "subscriptions.toml", "03-12T12:00:00Z, status", "03-12T12:00:00Z, note = 'ticket 4711', status")
+        assert store.load(folder).changed
+        edit(folder, "subscriptions.toml", "2026-03-10T12:00:00Z", "2026-03-11T12:00:00Z")
+        with pytest.raises(CatalogEntryInUseError, match=r"sub_acme version 1 .*: changes changed"):
+            store.load(folder)
+
+    def test_phases_are_kept_for_sql(self, database: Database, folder: Path) -> None:
+        store = CatalogStore(database)
+        store.load(folder)
+        before = count(database, "catalog.subscription_phase")
+        assert before == count(database, "catalog.subscription")
+        self.with_changes(folder, 'changes = [{ at = 2026-03-10T12:00:00Z, status = "paused" }]\n')
+        store.load(folder)
+        assert count(database, "catalog.subscription_phase") == before + 1
+        with database.reading() as connection:
+            rows = connection.execute(
+                "select status, starts_at::text from catalog.subscription_phase where subscription_id = 'sub_acme'"
+                " order by phase_number"
+            ).fetchall()
+        assert rows == [("active", "2026-01-01 08:00:00+00"), ("paused", "2026-03-10 12:00:00+00")]
+
+    def test_a_further_version_of_a_plan_is_not_yet_in_use(self, database: Database, folder: Path) -> None:
+        store = CatalogStore(database)
+        store.load(folder)
+        book(database)
+        plans = folder / "plans.toml"
+        two = '[[plan]]\nid = "starter"\nversion = 2\neffective_from = 2026-06-01T00:00:00Z\nprices = ["starter_requests"]\n'
+        plans.write_text(plans.read_text() + two)
+        store.load(folder)
+        edit(folder, "plans.toml", 'prices = ["starter_requests"]', 'prices = ["partner_requests"]')
+        assert store.load(folder).edited == ("plan starter version 2",)
+        edit(folder, "plans.toml", 'prices = ["starter_fee", "starter_requests"]', 'prices = ["starter_requests"]')
+        with pytest.raises(CatalogEntryInUseError, match="plan starter version 1"):
+            store.load(folder)
