@@ -181,9 +181,9 @@ class RequestedDays:
         return instant - timedelta(days=1) in self._starts
 
     def newest_in(self, period: Window) -> date:
-        """Return the newest of the days that has an instant in `period`, or before it; there must be one."""
+        """Return the newest of the days that has an instant in `period`, or lies before it; of none, the first day."""
         last_instant = period.end - timedelta(microseconds=1)
-        return self.days[bisect_right(self.days, last_instant.date()) - 1]
+        return self.days[max(bisect_right(self.days, last_instant.date()) - 1, 0)]
 
 
 def _midnight(day: date) -> datetime:

@@ -4,12 +4,14 @@ They say again what `catalog.entry` says, and follow it in the same transaction.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import psycopg
 
 from billing_pipeline.amounts import exact_text
-from billing_pipeline.catalog import Catalog, Kind
+from billing_pipeline.catalog import Catalog, Kind, Phase
 
 
 def write_mirror(connection: psycopg.Connection, catalog: Catalog) -> None:
@@ -96,27 +98,74 @@ def _write_phases(connection: psycopg.Connection, catalog: Catalog) -> None:
                         phase.ends_at,
                     )
                 )
-    connection.execute(
-        """
-        delete from catalog.subscription_phase as standing
-        where not exists (
-            select
-            from phase
-            where phase.subscription_id = standing.subscription_id and phase.phase_number = standing.phase_number
-                and row(phase.*) is not distinct from row(standing.*)
+    changed = [
+        row[0]
+        for row in connection.execute(
+            """
+            select subscription_id
+            from ((table phase except table catalog.subscription_phase)
+                  union (table catalog.subscription_phase except table phase)) as different
+            group by subscription_id
+            """
         )
-        """
-    )
+    ]
+    _notice_reshaped(connection, catalog, changed)
+    connection.execute("delete from catalog.subscription_phase where subscription_id = any(%s)", [changed])
     connection.execute(
-        """
-        insert into catalog.subscription_phase
-        select phase.*
-        from phase
-        left join catalog.subscription_phase as standing using (subscription_id, phase_number)
-        where standing.subscription_id is null
-        """
+        "insert into catalog.subscription_phase select * from phase where subscription_id = any(%s)", [changed]
     )
     connection.execute("drop table phase")
+
+
+def _notice_reshaped(connection: psycopg.Connection, catalog: Catalog, changed: Sequence[str]) -> None:
+    """Write from when on the phases of subscriptions that were there before are others: the next booking needs it."""
+    before: dict[str, list[_Terms]] = defaultdict(list)
+    for subscription_id, *terms in connection.execute(
+        """
+        select subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities
+        from catalog.subscription_phase
+        where subscription_id = any(%s)
+        order by subscription_id, starts_at
+        """,
+        [changed],
+    ):
+        before[subscription_id].append(tuple(terms))
+    reshaped = [
+        (subscription.subscription_id, subscription.account_id, since)
+        for subscription_id, old in before.items()
+        if (subscription := catalog.subscriptions.get(subscription_id)) is not None
+        and (since := _first_difference(old, [_terms(phase) for phase in subscription.phases])) is not None
+    ]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into billing.reshaped_subscription as reshaped (subscription_id, account_id, since)
+            values (%s, %s, %s)
+            on conflict (subscription_id) do update set since = least(reshaped.since, excluded.since)
+            """,
+            reshaped,
+        )
+
+
+# Start, end, and what does not change between them.
+_Terms = tuple[object, ...]
+
+
+def _terms(phase: Phase) -> _Terms:
+    quantities = {name: exact_text(quantity) for name, quantity in phase.quantities.items()}
+    return phase.starts_at, phase.ends_at, phase.plan_id, phase.plan_version, phase.status, quantities
+
+
+def _first_difference(before: Sequence[_Terms], after: Sequence[_Terms]) -> datetime | None:
+    """Return the first instant at which one has other terms than the other, or none; None where they are the same."""
+    for old, new in zip(before, after, strict=False):
+        if old != new:
+            # Where both begin with the same terms, they part where the first of them ends.
+            found = [old[1], new[1]] if (old[0], *old[2:]) == (new[0], *new[2:]) else [old[0], new[0]]
+            return min(at for at in found if isinstance(at, datetime))
+    rest = [*before[len(after) :], *after[len(before) :]]
+    starts = [terms[0] for terms in rest if isinstance(terms[0], datetime)]
+    return min(starts, default=None)
 
 
 def _copy(connection: psycopg.Connection, table: str, rows: Iterable[Sequence[object]]) -> None:

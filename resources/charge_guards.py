@@ -21,7 +21,8 @@ from billing_pipeline.checks import (
     ledger_equals_charges,
 )
 from billing_pipeline.periods import RequestedDays, Window
-from resources.charge_usage import UsageToDate, is_concerned
+from resources.booking_scope import BookingScope
+from resources.charge_usage import UsageToDate
 
 _LISTED = 10
 
@@ -29,11 +30,12 @@ _ByDay = dict[date, dict[str, int]]
 
 
 def judge(
-    connection: psycopg.Connection, usage: UsageToDate, *, days: RequestedDays, asset: str
+    connection: psycopg.Connection, usage: UsageToDate, *, scope: BookingScope, asset: str
 ) -> tuple[Verdict, ...]:
     """Return the verdicts of every requested day, read from what this transaction sees."""
+    days = scope.days
     rated = _rated_minor(usage, days)
-    booked = _booked_minor(connection, days, usage.in_advance)
+    booked = _booked_minor(connection, scope)
     charged, posted, unbalanced = _ledger(connection, days)
     orphans = _usage_without_subscription(connection, days)
     wrong, uncut = _quantities_apart(usage, days), _uncut_rows(usage, days)
@@ -58,20 +60,30 @@ def _rated_minor(usage: UsageToDate, days: RequestedDays) -> _ByDay:
     return _without_zeros(found)
 
 
-def _booked_minor(connection: psycopg.Connection, days: RequestedDays, in_advance: frozenset[str]) -> _ByDay:
+def _booked_minor(connection: psycopg.Connection, scope: BookingScope) -> _ByDay:
     found: _ByDay = defaultdict(dict)
+    days = scope.days
     rows = connection.execute(
         """
-        select period_start, period_end, currency, price_id = any(%(in_advance)s), sum(delta_minor)::bigint
+        select
+            period_start, period_end, currency,
+            case when price_id = any(%(in_advance)s) then price_id else '' end as price,
+            case when subscription_id = any(%(reshaped)s) then subscription_id else '' end as subscription,
+            sum(delta_minor)::bigint
         from billing.charge_revision
-        where period_start <= %(end)s and period_end > %(start)s
-        group by period_start, period_end, currency, price_id = any(%(in_advance)s)
+        where period_start < %(end)s and period_end > %(start)s
+        group by period_start, period_end, currency, price, subscription
         """,
-        {"start": days.span.start, "end": days.span.end, "in_advance": list(in_advance)},
+        {
+            "start": scope.span.start,
+            "end": scope.span.end,
+            "in_advance": list(scope.in_advance),
+            "reshaped": list(scope.reshaped),
+        },
     )
-    for period_start, period_end, currency, is_in_advance, amount_minor in rows:
+    for period_start, period_end, currency, price_id, subscription_id, amount_minor in rows:
         period = Window(period_start, period_end)
-        if is_concerned(days, period, in_advance=is_in_advance):
+        if scope.concerns(subscription_id, price_id, period):
             _add(found[days.newest_in(period)], currency, amount_minor)
     return _without_zeros(found)
 

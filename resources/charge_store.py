@@ -20,8 +20,9 @@ from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
 from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
+from resources.booking_scope import BookingScope, forget_reshaped, read_scope
 from resources.catalog_store import current_catalog
-from resources.charge_usage import UsageToDate, is_concerned, rate_to_date
+from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
 from resources.prepaid_accounts import BookingRun
 from resources.prepaid_store import book_balances
@@ -108,17 +109,20 @@ class ChargeStore:
             catalog = current_catalog(connection)
             built = booked_days.read_usage_built(connection, USAGE_ASSETS, wanted.days)
             progress("rating", 0, 1)
-            balances = rate_balances(connection, catalog, wanted)
-            usage = balances.added_to(rate_to_date(connection, catalog, wanted))
+            scope = read_scope(connection, catalog, wanted)
+            balances = rate_balances(connection, catalog, scope)
+            usage = balances.added_to(rate_to_date(connection, catalog, scope))
             progress("rating", 1, 1)
-            booked = _booked_charges(connection, wanted, usage.in_advance)
+            booked = _booked_charges(connection, scope)
             revisions = _differences(usage.charges, booked)
             progress("booking", 0, len(revisions))
-            run = _Run(wanted, run_id, code_version, catalog, usage, balances)
+            run = _Run(scope, run_id, code_version, catalog, usage, balances)
             verdicts = _book(connection, run, revisions)
             guard_store.record(connection, verdicts, run_id=run_id)
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
             booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
+            if not held:
+                forget_reshaped(connection, scope.reshaped)
             progress("booking", len(revisions), len(revisions))
             held_usage = _held_usage(connection, wanted.days)
         return _bookings(run, revisions, verdicts, held_usage)
@@ -128,12 +132,16 @@ class ChargeStore:
 class _Run:
     """What one call works on."""
 
-    days: RequestedDays
+    scope: BookingScope
     run_id: str
     code_version: str
     catalog: Catalog
     usage: UsageToDate
     balances: RatedBalances
+
+    @property
+    def days(self) -> RequestedDays:
+        return self.scope.days
 
 
 def _held_usage(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[str, tuple[str, ...]]:
@@ -150,10 +158,8 @@ def _no_progress(step: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def _booked_charges(
-    connection: psycopg.Connection, days: RequestedDays, in_advance: frozenset[str]
-) -> dict[UUID, _Booked]:
-    """Return the newest revision of every charge that booking `days` concerns."""
+def _booked_charges(connection: psycopg.Connection, scope: BookingScope) -> dict[UUID, _Booked]:
+    """Return the newest revision of every charge in the scope."""
     found: dict[UUID, _Booked] = {}
     rows = connection.execute(
         """
@@ -161,14 +167,14 @@ def _booked_charges(
             charge_id, revision, amount_minor, currency, rating_digest, account_id, subscription_id, plan_id, price_id,
             meter_id, group_key, period_start, period_end, unit
         from billing.charge_revision
-        where period_start <= %(end)s and period_end > %(start)s
+        where period_start < %(end)s and period_end > %(start)s
         order by charge_id, revision desc
         """,
-        {"start": days.span.start, "end": days.span.end},
+        {"start": scope.span.start, "end": scope.span.end},
     )
     for row in rows:
         period = Window(row[11], row[12])
-        if not is_concerned(days, period, in_advance=row[8] in in_advance):
+        if not scope.concerns(row[6], row[8], period):
             continue
         charge = Charge(
             key=ChargeKey(subscription_id=row[6], price_id=row[8], period=period, group_key=row[10]),
@@ -207,7 +213,7 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
             _write_revisions(connection, run, revisions)
             _write_postings(connection, run, revisions)
             _book_balances(connection, run)
-            verdicts = charge_guards.judge(connection, run.usage, days=run.days, asset=ASSET)
+            verdicts = charge_guards.judge(connection, run.usage, scope=run.scope, asset=ASSET)
             verdicts += prepaid_guards.judge_balances(
                 connection, run.balances, days=run.days, asset=ASSET, inputs_digest=digest
             )

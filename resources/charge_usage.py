@@ -1,4 +1,4 @@
-"""Read the usage of billing periods and rate it to date: (catalog, event days) -> charges. Reads, never writes.
+"""Read the usage of billing periods and rate it to date: (catalog, scope) -> charges. Reads, never writes.
 
 Slots (subscription, price, period) go to PostgreSQL as temporary tables and usage comes back added up per slot, price
 version and group, in one statement for all of them. Not here: what is booked (charge_store).
@@ -8,7 +8,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
@@ -18,11 +17,12 @@ import psycopg
 
 from billing_pipeline.amounts import Exact, exact_product
 from billing_pipeline.billing_schedule import Held, scheduled_charges
-from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription, Timing
+from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey, group_key
 from billing_pipeline.meters import Aggregation, UsageState, merge
-from billing_pipeline.periods import BillingPeriod, RequestedDays, Window
+from billing_pipeline.periods import BillingPeriod, Window
 from billing_pipeline.rating import Rated, VersionUsage, rate, rate_flat_fee, versions_in
+from resources.booking_scope import BookingScope
 
 _DIMENSIONS = tuple(Dimension)
 _NO_GROUP = ("",) * len(_DIMENSIONS)
@@ -53,7 +53,7 @@ class UsageToDate:
 
     `in_usage` and `in_charges` are quantities of additive meters, in the meter's unit, per (period, meter id): added up over
     the usage of the period, and over what went into the charges. `uncut_rows` counts usage rows per period that reach
-    beyond its end, or beyond a price version's. `in_advance` are the ids of prices that fall due where their period begins.
+    beyond its end, or beyond a price version's.
     """
 
     catalog_sha256: str
@@ -61,7 +61,6 @@ class UsageToDate:
     in_usage: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
     in_charges: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
     uncut_rows: Mapping[Window, int] = field(default_factory=dict)
-    in_advance: frozenset[str] = frozenset()
 
     @cached_property
     def digest(self) -> str:
@@ -73,13 +72,13 @@ class UsageToDate:
         return found.hexdigest()
 
 
-def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> UsageToDate:
-    """Return every charge whose period has one of `days`, rated from all usage of that period.
+def rate_to_date(connection: psycopg.Connection, catalog: Catalog, scope: BookingScope) -> UsageToDate:
+    """Return every charge that `scope` concerns, rated from all usage of its period.
 
     Raises:
         BeyondLastTierError, NegativeQuantityError, NoPriceVersionError: a charge that cannot be rated.
     """
-    slots = list(_slots(catalog, days))
+    slots = list(_slots(catalog, scope))
     additive = {number for number, slot in enumerate(slots) if slot.meter and slot.meter.aggregation.is_additive}
     _send_segments(connection, slots, additive)
     quantities, in_usage, uncut_rows = _added_up(connection, slots)
@@ -107,7 +106,6 @@ def rate_to_date(connection: psycopg.Connection, catalog: Catalog, days: Request
         in_usage=in_usage,
         in_charges=in_charges,
         uncut_rows=uncut_rows,
-        in_advance=prices_in_advance(catalog),
     )
 
 
@@ -121,26 +119,11 @@ def _level(slot: Slot, quantity: Decimal) -> Exact:
     return exact_product(quantity, times=Decimal(1), over=Decimal(slot.period.whole.seconds))
 
 
-def prices_in_advance(catalog: Catalog) -> frozenset[str]:
-    """Return the ids of the prices that fall due where their period begins."""
-    return frozenset(price.price_id for price in catalog.prices.values() if price.timing is Timing.ADVANCE)
-
-
-def is_concerned(days: RequestedDays, period: Window, *, in_advance: bool) -> bool:
-    """Tell whether booking `days` books a charge for `period`: it has one of them, or is due in advance where one ends.
-
-    July's fee is booked with June 30th, so that the invoice at July 1st 00:00 has it.
-    """
-    return days.meet(period) or (in_advance and days.end_at(period.start))
-
-
-def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[Slot]:
-    in_advance = prices_in_advance(catalog)
-    reach = Window(days.span.start, days.span.end + timedelta(microseconds=1))
+def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
     for subscription in catalog.subscriptions.values():
-        for charge in scheduled_charges(catalog, subscription, reach):
+        for charge in scheduled_charges(catalog, subscription, scope.reach(subscription.subscription_id)):
             price, period = charge.price, charge.period
-            if price.is_prepaid or not is_concerned(days, period.window, in_advance=price.price_id in in_advance):
+            if price.is_prepaid or not scope.concerns(subscription.subscription_id, price.price_id, period.window):
                 continue
             versions = tuple(versions_in(price, period.window))
             meter = None if price.meter_id is None else catalog.meters[price.meter_id]

@@ -1,4 +1,4 @@
-"""Rate traffic that a prepaid balance pays for: (catalog, event days) -> what every minute bucket of the periods takes.
+"""Rate traffic that a prepaid balance pays for: (catalog, scope) -> what every minute bucket of the periods takes.
 
 One statement goes through the minutes of whole billing periods in order of time: quota first, then price x multipliers, exact.
 Its result stays in PostgreSQL, in temporary tables of the caller's transaction: `prepaid_target` (a row for each bucket)
@@ -17,9 +17,10 @@ import psycopg
 from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog, Meter, Price, PriceVersion, Subscription
 from billing_pipeline.charges import Charge, ChargeKey
-from billing_pipeline.periods import BillingPeriod, RequestedDays, Window
+from billing_pipeline.periods import BillingPeriod, Window
 from billing_pipeline.prepaid import balance_terms, hour_multiplier, price_of_byte
 from billing_pipeline.rating import BalanceUsage, rate_balance, versions_in
+from resources.booking_scope import BookingScope
 from resources.charge_usage import UsageToDate
 
 # Every zone's hours begin on one of these of UTC; so do price versions, on whole hours.
@@ -88,16 +89,16 @@ class RatedBalances:
         )
 
 
-def rate_balances(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> RatedBalances:
-    """Return every prepaid period that has one of `days`, rated from all its minutes; leave the buckets in `prepaid_target`.
+def rate_balances(connection: psycopg.Connection, catalog: Catalog, scope: BookingScope) -> RatedBalances:
+    """Return every prepaid period that `scope` concerns, rated from all its minutes; leave the buckets in `prepaid_target`.
 
     Without a prepaid price in the catalog, and none booked, there is nothing to do, and no temporary table.
 
     Raises:
         NoPriceVersionError: a part of a period has no version.
     """
-    slots = {slot.key.charge_id: slot for slot in _slots(catalog, days)}
-    gone = _gone(connection, days, slots)
+    slots = {slot.key.charge_id: slot for slot in _slots(catalog, scope)}
+    gone = _gone(connection, scope, slots)
     if not slots and not gone:
         return RatedBalances()
     _send_slots(connection, slots, gone)
@@ -113,35 +114,34 @@ def rate_balances(connection: psycopg.Connection, catalog: Catalog, days: Reques
     return RatedBalances(periods=periods, gone=gone, in_usage=in_usage)
 
 
-def _slots(catalog: Catalog, days: RequestedDays) -> Iterator[BalanceSlot]:
+def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[BalanceSlot]:
     for subscription in catalog.subscriptions.values():
         if not any(price.is_prepaid for price in catalog.prices_of(subscription)):
             continue
-        for charge in scheduled_charges(catalog, subscription, days.span):
+        for charge in scheduled_charges(catalog, subscription, scope.reach(subscription.subscription_id)):
             price, period = charge.price, charge.period
-            if price.is_prepaid and days.meet(period.window):
+            if price.is_prepaid and scope.concerns(subscription.subscription_id, price.price_id, period.window):
                 meter = catalog.meters[price.meter_id or ""]
                 versions = tuple(versions_in(price, period.window))
                 yield BalanceSlot(subscription, price, meter, period, charge.plan_id, versions)
 
 
 def _gone(
-    connection: psycopg.Connection, days: RequestedDays, slots: Mapping[UUID, BalanceSlot]
+    connection: psycopg.Connection, scope: BookingScope, slots: Mapping[UUID, BalanceSlot]
 ) -> dict[UUID, tuple[str, Window]]:
-    """Return account and period of charges that were booked for these days and are not rated any more."""
+    """Return account and period of charges that were booked in this scope and are not rated any more."""
     rows = connection.execute(
         """
-        select charge_id, account_id, period_start, period_end
+        select charge_id, account_id, subscription_id, price_id, period_start, period_end
         from billing.prepaid_period
         where period_start < %(end)s and period_end > %(start)s
         """,
-        {"start": days.span.start, "end": days.span.end},
+        {"start": scope.span.start, "end": scope.span.end},
     )
-    found = {charge_id: (account_id, Window(start, end)) for charge_id, account_id, start, end in rows}
     return {
-        charge_id: (account_id, period)
-        for charge_id, (account_id, period) in found.items()
-        if charge_id not in slots and days.meet(period)
+        charge_id: (account_id, Window(start, end))
+        for charge_id, account_id, subscription_id, price_id, start, end in rows
+        if charge_id not in slots and scope.concerns(subscription_id, price_id, Window(start, end))
     }
 
 
