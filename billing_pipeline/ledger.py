@@ -1,11 +1,13 @@
 """Charge revisions -> balanced postings. Pure.
 
 Double entry in minor units: a revision debits the account's receivable, or its prepaid balance (plus), and credits the
-price's revenue (minus); a negative difference turns both round. Postings of a transaction sum to zero. Not here: what is
-charged (charges), the balance that an account begins with (prepaid).
+price's revenue (minus); a negative difference turns both round. What a person adds to an invoice is posted against an
+account of its kind. Postings of a transaction sum to zero. Not here: what is charged (charges), who may add what
+(resources/invoicing), the balance that an account begins with (prepaid).
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID, uuid5
 
 from billing_pipeline.amounts import Money
@@ -20,6 +22,14 @@ _PAID_FROM = {
     BillingMode.STRIPE_METER: "receivable",
     BillingMode.PREPAID_BALANCE: "prepaid",
 }
+
+
+class Added(StrEnum):
+    """What people add to invoices, and the ledger account of each currency that it is posted against."""
+
+    ADJUSTMENT = "adjustments"
+    ONE_OFF = "one_offs"
+    CREDIT_NOTE = "credit_notes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +60,28 @@ def postings(revision: ChargeRevision, *, billing_mode: BillingMode = BillingMod
         (f"{_PAID_FROM[billing_mode]}:{charge.account_id}", revision.delta),
         (f"revenue:{charge.key.price_id}", -revision.delta),
     )
+    return _sides(transaction_id, charge.account_id, sides)
+
+
+def postings_of_added(*, added: Added, entry_id: UUID, account_id: str, amount: Money) -> tuple[Posting, ...]:
+    """Return the postings of what a person adds; `amount` is what the customer owes more, below 0 what it owes less.
+
+    An adjustment of -5.00 USD: receivable:acme -500, adjustments:USD +500. None where nothing is added.
+    """
+    if amount.minor_units == 0:
+        return ()
+    transaction_id = uuid5(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
+    sides = ((f"receivable:{account_id}", amount), (f"{added}:{amount.currency}", -amount))
+    return _sides(transaction_id, account_id, sides)
+
+
+def _sides(transaction_id: UUID, account_id: str, sides: tuple[tuple[str, Money], ...]) -> tuple[Posting, ...]:
     return tuple(
         Posting(
             transaction_id=transaction_id,
             posting_number=number,
             ledger_account=ledger_account,
-            account_id=charge.account_id,
+            account_id=account_id,
             amount=amount,
         )
         for number, (ledger_account, amount) in enumerate(sides, 1)
