@@ -15,6 +15,13 @@ from assets.catalog import catalog_assets
 from assets.entitlements import allowances_asset, watch_limits, watch_limits_hourly
 from assets.execution import Progress, no_progress
 from assets.freshness import alert_on_skipped_day
+from assets.invoicing import (
+    compile_invoices,
+    compile_invoices_hourly,
+    finalize_invoices,
+    finalize_invoices_daily,
+    invoice_items_asset,
+)
 from assets.jobs import JOBS, build_yesterday
 from assets.requests import request_records_asset
 from assets.retention import remove_unused, remove_unused_weekly
@@ -61,15 +68,18 @@ def build_defs(
             storage_asset(),
             billing_assets(),
             allowances_asset(),
+            invoice_items_asset(),
         ],
         asset_checks=list(guard_checks()),
-        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits],
+        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits, compile_invoices, finalize_invoices],
         schedules=[
             build_yesterday,
             remove_unused_weekly,
             list_storage_daily,
             sweep_arrears_hourly,
             watch_limits_hourly,
+            compile_invoices_hourly,
+            finalize_invoices_daily,
         ],
         sensors=[
             new_deliveries,
@@ -96,6 +106,8 @@ def build_defs(
             "charge_store": stores.charges,
             "payment_store": stores.payments,
             "entitlement_store": stores.entitlements,
+            "invoice_store": stores.invoices,
+            "invoice_reader": stores.invoice_reader,
             "builds": stores.builds,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,

@@ -11,6 +11,10 @@ from resources.catalog_store import CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
 from resources.entitlements.entitlement_store import EntitlementStore
+from resources.invoicing.added_store import AddedStore
+from resources.invoicing.invoice_reader import InvoiceReader
+from resources.invoicing.invoice_store import InvoiceStore
+from resources.invoicing.policy_file import load_invoicing_policy
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.payment_store import PaymentStore
@@ -48,6 +52,9 @@ class Stores:
     charges: ChargeStore
     payments: PaymentStore
     entitlements: EntitlementStore
+    invoices: InvoiceStore
+    invoice_reader: InvoiceReader
+    added: AddedStore
     builds: BuildReader
     retention: Retention
 
@@ -56,13 +63,15 @@ def open_stores(settings: Settings, database: Database) -> Stores:
     """Return the stores of an installation.
 
     Raises:
-        SourcesError, TrafficConfigError, StorageConfigError: sources.toml is missing, or one of these files is wrong.
+        SourcesError, TrafficConfigError, StorageConfigError, InvoicingPolicyError: sources.toml is missing, or one of these
+            files is wrong.
     """
     lake = Lake(settings.lake_url, settings.scratch_dir)
     landing = Landing(settings.landing_url, settings.scratch_dir)
     key = pseudonym_key(settings.pseudonym_key_file)
     traffic_sources = load_traffic_sources(settings.catalog_dir)
     storage_sources = load_storage_sources(settings.catalog_dir)
+    policy = load_invoicing_policy(settings.catalog_dir)
     requests = RequestStore(database, lake, landing, load_sources(settings.catalog_dir), settings.scratch_dir, key)
     return Stores(
         requests=requests,
@@ -96,6 +105,9 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         charges=ChargeStore(database),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),
+        invoices=InvoiceStore(database, policy),
+        invoice_reader=InvoiceReader(database),
+        added=AddedStore(database, policy),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
     )

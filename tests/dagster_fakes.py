@@ -14,12 +14,18 @@ from assets.asset_checks import GUARDS, JUDGED_AS
 from assets.definitions import build_defs
 from billing_pipeline.amounts import Money
 from billing_pipeline.checks import Verdict, VerdictStatus
+from billing_pipeline.invoicing.items import InvoiceKey
+from billing_pipeline.invoicing.states import InvoiceState
+from billing_pipeline.periods import Window
 from billing_pipeline.prepaid import SuspendState
 from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
 from resources.entitlements.entitlement_store import Crossing
+from resources.invoicing.drafts import Drafted
+from resources.invoicing.invoice_reader import Disagreement, Overview, StateTotal
+from resources.invoicing.invoice_rows import InvoiceRow
 from resources.payment_store import SuspensionChange
 from resources.request_ingest import DayIngest
 from resources.request_store import Discovery
@@ -322,6 +328,60 @@ class FakeEntitlementStore:
 
 
 @dataclass
+class FakeInvoiceStore:
+    """Invoices: compilations and finalizations that were asked for."""
+
+    compiled: list[tuple[str, ...] | None] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def compile_invoices(self, *, as_of, accounts=None, on_progress=None) -> Drafted:
+        assert as_of.tzinfo is not None
+        self.compiled.append(accounts)
+        if on_progress:
+            on_progress("compiling", 1, 1)
+        return Drafted(accounts=2, written=1, unchanged=1, failed=dict(self.failed))
+
+    def finalize_due(self, *, now: datetime) -> tuple[InvoiceRow, ...]:
+        return (INVOICE,)
+
+
+@dataclass
+class FakeInvoiceReader:
+    """Invoices as they stand, and accounts of which the ledger says other than their invoices."""
+
+    apart: list[tuple[Disagreement, ...]] = field(default_factory=list)
+
+    def overview(self) -> Overview:
+        return Overview(
+            states=(StateTotal(state=InvoiceState.FINAL, invoices=1, lines=3, total=Money(3997, "USD")),),
+            biggest=(INVOICE,),
+            uninvoiced=(),
+            credited=(Money(500, "USD"),),
+            proposals_waiting=0,
+        )
+
+    def disagreements(self, accounts=None) -> tuple[Disagreement, ...]:
+        return self.apart.pop(0) if self.apart else ()
+
+
+_FEBRUARY = Window(datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC))
+_INVOICE_KEY = InvoiceKey(account_id="acme", subscription_id="sub_acme", period=_FEBRUARY)
+INVOICE = InvoiceRow(
+    invoice_id=_INVOICE_KEY.invoice_id,
+    key=_INVOICE_KEY,
+    state=InvoiceState.FINAL,
+    number="INV-000001",
+    total=Money(3997, "USD"),
+    item_count=3,
+    items_digest="d" * 64,
+    external_id=None,
+    as_of=_FEBRUARY.end,
+    finalized_at=_FEBRUARY.end,
+    voided_at=None,
+)
+
+
+@dataclass
 class FakeBuilds:
     """Builds: the newest event day of each kind of usage."""
 
@@ -369,6 +429,8 @@ class World:
         self.timelines = FakeTimelines()
         self.charges = FakeChargeStore(self.verdicts)
         self.payments = FakePaymentStore()
+        self.invoices = FakeInvoiceStore()
+        self.invoice_reader = FakeInvoiceReader()
         self.entitlements = FakeEntitlementStore()
         self.builds = FakeBuilds()
         self.catalog = FakeCatalogStore()
@@ -387,6 +449,9 @@ class World:
                 charges=self.charges,
                 payments=self.payments,
                 entitlements=self.entitlements,
+                invoices=self.invoices,
+                invoice_reader=self.invoice_reader,
+                added=None,
                 builds=self.builds,
                 retention=self.retention,
             ),

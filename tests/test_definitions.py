@@ -32,7 +32,7 @@ ASSET_KEYS = {
     "usage/traffic",
     "usage/storage",
 }
-BESIDE_THE_CHAIN = {"entitlement/allowances"}
+BESIDE_THE_CHAIN = {"entitlement/allowances", "invoicing/items"}
 
 
 class TestDefinitions:
@@ -55,6 +55,8 @@ class TestDefinitions:
             "remove_unused_weekly",
             "sweep_arrears_hourly",
             "watch_limits_hourly",
+            "compile_invoices_hourly",
+            "finalize_invoices_daily",
         }
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",

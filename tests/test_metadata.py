@@ -127,6 +127,7 @@ class TestColumns:
             ("usage.storage", columns.STORAGE),
             ("billing.charge_revision", columns.CHARGES),
             ("billing.ledger_posting", columns.LEDGER),
+            ("invoicing.item", columns.INVOICE_ITEMS),
             ("catalog.price", columns.PRICES),
             ("catalog.subscription", columns.SUBSCRIPTIONS),
         ],

@@ -5,7 +5,7 @@ Not here: making invoices of it (compile), reading it from PostgreSQL (resources
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -97,18 +97,29 @@ class AccountBook:
         return InvoiceState.DRAFT if known is None else known.state
 
 
-def slot_of(subscription_id: str, period: Window, subscriptions: Mapping[str, Subscription]) -> Slot:
-    """Return the invoice on which a subscription's billing period belongs: its own, or that of the one it is invoiced with.
+def slot_of(
+    subscription_id: str, *, due_at: datetime, period: Window, subscriptions: Mapping[str, Subscription]
+) -> Slot:
+    """Return the invoice on which what falls due at `due_at` belongs: of its subscription, or of the one it is invoiced with.
 
-    The host's period is the one in which the period's last instant lies: a subscription that begins or ends inside a month
-    stands on the host's invoice of that month. One that the catalog does not hold any more keeps its own invoices.
+    The invoice at July 1st has what falls due after June 1st and until July 1st; the first one also what falls due when the
+    subscription begins. Where the catalog knows no such month any more, the invoice of `period` itself.
     """
     subscription = subscriptions.get(subscription_id)
-    host = None if subscription is None else subscriptions.get(subscription.invoice_with or "")
-    if host is None:
+    if subscription is None:
         return Slot(subscription_id, period)
-    last = Window(period.end - _INSTANT, period.end)
-    return next(
-        (Slot(host.subscription_id, found.window) for found in billing_periods(host, last)),
-        Slot(subscription_id, period),
-    )
+    host = subscriptions.get(subscription.invoice_with or "", subscription)
+    around = Window(due_at - _INSTANT, due_at + _INSTANT)
+    found = next(billing_periods(host, around), None)
+    return Slot(subscription_id, period) if found is None else Slot(host.subscription_id, found.window)
+
+
+def slot_at(subscription_id: str, period: Window, subscriptions: Mapping[str, Subscription]) -> Slot:
+    """Return the invoice of the month that contains the begin of `period`, which may have been cut since."""
+    begin = Window(period.start, period.start + _INSTANT)
+    subscription = subscriptions.get(subscription_id)
+    if subscription is None:
+        return Slot(subscription_id, period)
+    host = subscriptions.get(subscription.invoice_with or "", subscription)
+    found = next(billing_periods(host, begin), None)
+    return Slot(subscription_id, period) if found is None else Slot(host.subscription_id, found.window)

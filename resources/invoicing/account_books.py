@@ -15,8 +15,9 @@ from uuid import UUID
 import psycopg
 
 from billing_pipeline.amounts import Money, exact_text
+from billing_pipeline.billing_schedule import due_at
 from billing_pipeline.catalog import BillingMode, Catalog
-from billing_pipeline.invoicing.books import AccountBook, Billable, Invoiced, Slot, SlotState, slot_of
+from billing_pipeline.invoicing.books import AccountBook, Billable, Invoiced, Slot, SlotState, slot_at, slot_of
 from billing_pipeline.invoicing.items import ItemKind, digest_of
 from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.periods import Window
@@ -173,7 +174,12 @@ def _charges(
                 kind=ItemKind.FEE if meter_id is None else ItemKind.USAGE,
                 subscription_id=subscription_id,
                 charge_key=str(charge_id),
-                slot=slot_of(subscription_id, period, catalog.subscriptions),
+                slot=slot_of(
+                    subscription_id,
+                    due_at=_due_at(catalog, price_id, period),
+                    period=period,
+                    subscriptions=catalog.subscriptions,
+                ),
                 period=period,
                 amount=Money(amount_minor, currency),
                 description=_what(price_id, group_key),
@@ -184,6 +190,12 @@ def _charges(
             ),
             charged_minor,
         )
+
+
+def _due_at(catalog: Catalog, price_id: str, period: Window) -> datetime:
+    """Return when a charge falls due; one whose price the catalog does not hold any more at the end of its period."""
+    price = catalog.prices.get(price_id)
+    return period.end if price is None else due_at(price, period)
 
 
 def _what(price_id: str, group_key: str) -> str:
@@ -198,7 +210,7 @@ def _added(
         account_id, source_id, subscription_id, start, end, amount_minor, currency, reason, actor, charged_minor = row
         period = Window(start, end)
         slot = (
-            Slot(None, period) if subscription_id is None else slot_of(subscription_id, period, catalog.subscriptions)
+            Slot(None, period) if subscription_id is None else slot_at(subscription_id, period, catalog.subscriptions)
         )
         yield (
             account_id,

@@ -15,7 +15,7 @@ import psycopg
 from billing_pipeline.amounts import Money, exact_product, exact_text, to_money
 from billing_pipeline.catalog import Catalog, Subscription
 from billing_pipeline.errors import BillingError
-from billing_pipeline.invoicing.books import Slot, slot_of
+from billing_pipeline.invoicing.books import Slot, slot_at
 from billing_pipeline.invoicing.items import digest_of
 from billing_pipeline.invoicing.policy import InvoicingPolicy
 from billing_pipeline.invoicing.states import InvoiceState
@@ -309,7 +309,7 @@ def _slots_of(catalog: Catalog, subscription: Subscription, reach: Window) -> It
         begins = reach.start <= period.window.start < reach.end
         contains = period.window.start <= reach.start and reach.end <= period.window.end
         if begins or contains:
-            yield slot_of(subscription.subscription_id, period.window, catalog.subscriptions)
+            yield slot_at(subscription.subscription_id, period.window, catalog.subscriptions)
 
 
 def _own_subscription(catalog: Catalog, account_id: str, subscription_id: str) -> Subscription:

@@ -4,15 +4,20 @@ Incomplete is not zero: a day that nobody built, that a guard holds, or that is 
 Not here: letting it through (invoice_store), why a guard holds (billing_pipeline.checks).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
 
+from billing_pipeline.billing_schedule import ScheduledCharge, scheduled_charges
 from billing_pipeline.catalog import Catalog
+from billing_pipeline.charges import ChargeKey
+from billing_pipeline.invoicing.books import slot_of
 from billing_pipeline.invoicing.items import InvoiceKey, digest_of
 from billing_pipeline.periods import Window
+from billing_pipeline.rating import rate_flat_fee
 
 _LISTED = 5
 _INSTANT = timedelta(microseconds=1)
@@ -39,12 +44,42 @@ def read_incomplete(connection: psycopg.Connection, catalog: Catalog, key: Invoi
     problems: list[str] = []
     if now < key.period.end:
         problems.append(f"its period ends at {key.period.end:%Y-%m-%d %H:%M} UTC")
-    days = tuple(_days(key.period))
-    for asset in sorted(_usage_assets(catalog, key)):
-        problems += _of_usage(connection, asset, days)
-    problems += _held_charges(connection, days)
+    due = tuple(_due(catalog, key))
+    days = _days_by_asset(catalog, due)
+    for asset, wanted in sorted(days.items()):
+        problems += _of_usage(connection, asset, sorted(wanted))
+    problems += _held_charges(connection, sorted(set().union(*days.values())))
+    problems += _unbooked_fees(connection, due)
     problems += _unread_files(connection, key.period)
     return Incomplete(problems=tuple(problems))
+
+
+def _due(catalog: Catalog, key: InvoiceKey) -> Iterator[ScheduledCharge]:
+    """Yield the charges that the invoice is to have, of its own subscription and of those that are invoiced with it."""
+    slot = (key.subscription_id, key.period)
+    for subscription in catalog.subscriptions_by_account.get(key.account_id, ()):
+        if key.subscription_id not in (subscription.subscription_id, subscription.invoice_with):
+            continue
+        around = Window(key.period.start, key.period.end + _INSTANT)
+        for charge in scheduled_charges(catalog, subscription, around):
+            window = charge.period.window
+            found = slot_of(
+                subscription.subscription_id,
+                due_at=charge.due_at,
+                period=window,
+                subscriptions=catalog.subscriptions,
+            )
+            if found == slot and not charge.price.is_prepaid:
+                yield charge
+
+
+def _days_by_asset(catalog: Catalog, due: Iterable[ScheduledCharge]) -> dict[str, set[date]]:
+    """Return the event days that each kind of usage must have: those of the periods of all metered charges."""
+    found: dict[str, set[date]] = defaultdict(set)
+    for charge in due:
+        if charge.price.meter_id is not None:
+            found[f"usage/{catalog.meters[charge.price.meter_id].source}"].update(_days(charge.period.window))
+    return found
 
 
 def _days(period: Window) -> Iterator[date]:
@@ -54,17 +89,23 @@ def _days(period: Window) -> Iterator[date]:
         day += timedelta(days=1)
 
 
-def _usage_assets(catalog: Catalog, key: InvoiceKey) -> set[str]:
-    """Return the usage assets that the invoice's subscriptions are measured by."""
-    found = set()
-    for subscription in catalog.subscriptions_by_account.get(key.account_id, ()):
-        is_on_it = key.subscription_id in (subscription.subscription_id, subscription.invoice_with)
-        if not is_on_it or key.period.overlap(subscription.starts_at, subscription.ends_at) is None:
-            continue
-        for price in catalog.prices_of(subscription):
-            if price.meter_id is not None and not price.is_prepaid:
-                found.add(f"usage/{catalog.meters[price.meter_id].source}")
-    return found
+def _unbooked_fees(connection: psycopg.Connection, due: Iterable[ScheduledCharge]) -> Iterator[str]:
+    """Yield the fees that no day was booked for yet, such as the next month's that is due in advance."""
+    fees = {
+        ChargeKey(
+            subscription_id=charge.subscription.subscription_id,
+            price_id=charge.price.price_id,
+            period=charge.period.window,
+        ).charge_id: charge
+        for charge in due
+        if charge.price.meter_id is None and _asks_for_something(charge)
+    }
+    booked = connection.execute(
+        "select distinct charge_id from billing.charge_revision where charge_id = any(%s)", [list(fees)]
+    ).fetchall()
+    for charge_id, charge in fees.items():
+        if (charge_id,) not in booked:
+            yield f"fee {charge.price.price_id} from {charge.period.window.start:%Y-%m-%d} on is not booked"
 
 
 def _of_usage(connection: psycopg.Connection, asset: str, days: Sequence[date]) -> Iterator[str]:
@@ -91,6 +132,12 @@ def _of_usage(connection: psycopg.Connection, asset: str, days: Sequence[date]) 
     yield from _sentence(f"{asset} is held by a guard", (day for day, state, _ in rows if state == "held"))
     unbooked = (day for day, state, is_booked in rows if state == "built" and not is_booked)
     yield from _sentence(f"{asset} is built and not booked", unbooked)
+
+
+def _asks_for_something(charge: ScheduledCharge) -> bool:
+    """Return whether the fee is booked at all: one of 0 seats is not."""
+    zone = charge.subscription.anchor.zone
+    return bool(rate_flat_fee(price=charge.price, period=charge.period, zone=zone, held=charge.held).lines)
 
 
 def _held_charges(connection: psycopg.Connection, days: Sequence[date]) -> Iterator[str]:
