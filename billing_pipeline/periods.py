@@ -240,3 +240,19 @@ def day_share(part: Window, whole: Window, zone: str) -> tuple[int, int]:
     """
     days = local_days(whole.start, whole.end, zone)
     return min(local_days(part.start, part.end, zone), days), days
+
+
+def thirty_day_share(part: Window, whole: Window, zone: str) -> tuple[int, int]:
+    """Return (billed, whole) days where every month has 30, whatever the calendar says: May 23rd to June 15th are 22 of 30.
+
+    A 31st is a 30th.
+    """
+    months = max(1, (local_days(whole.start, whole.end, zone) + 15) // 30)
+    return min(_thirty_days(part.start, part.end, zone), 30 * months), 30 * months
+
+
+def _thirty_days(start: datetime, end: datetime, zone: str) -> int:
+    there = ZoneInfo(zone)
+    first, last = start.astimezone(there).date(), end.astimezone(there).date()
+    months = 12 * (last.year - first.year) + last.month - first.month
+    return 30 * months + min(last.day, 30) - min(first.day, 30)

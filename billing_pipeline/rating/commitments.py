@@ -85,7 +85,7 @@ def commitment_lines(
             unit_price=_ONE,
             flat_fee=_ZERO,
             amount=-beyond,
-            kind=LineKind.MINIMUM,
+            kind=LineKind.COMMITMENT,
             label=label,
             less=used,
         )

@@ -32,10 +32,12 @@ class UsageDetailMissingError(BillingError):
 
 
 class LineKind(StrEnum):
-    """What a line is. An `overage` is what usage beyond a commitment costs on top of its price."""
+    """What a line is. An `overage` is what usage beyond a commitment costs on top of its price, a `commitment` what is missing
+    to one; a `minimum` is missing after discounts."""
 
     USAGE = "usage"
     OVERAGE = "overage"
+    COMMITMENT = "commitment"
     DISCOUNT = "discount"
     MAXIMUM = "maximum"
     MINIMUM = "minimum"
