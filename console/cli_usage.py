@@ -129,6 +129,30 @@ def exporter_sim(
     )
 
 
+def stripe_sim(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 12111,
+    start: Annotated[
+        str | None, typer.Option(metavar="INSTANT", help="What its clock says at first, UTC; now if absent.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep everything here, and go on from it at the next start.")
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(min=0, help="Seconds of its clock in a real one; 0: it stands until it is advanced.")
+    ] = 0,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A rule, as operation_rate=25; repeat for more. docs/stripe-sim.md has all."
+        ),
+    ] = None,
+) -> None:
+    """Serve a stand-in for Stripe's API until Ctrl-C: no key, no network, a clock of its own; prints the variables to use it."""
+    from console.stripe_sim import run_stripe_sim
+
+    run_stripe_sim(port=port, start=start, state=state, speed=speed, rules=rule or ())
+
+
 def serve_push(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
@@ -143,5 +167,15 @@ def serve_push(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `app`."""
-    for command in (timeline, balance, payment, exporter_sim, serve_push, close_gap, reconcile_traffic, sweep_arrears):
+    for command in (
+        timeline,
+        balance,
+        payment,
+        exporter_sim,
+        stripe_sim,
+        serve_push,
+        close_gap,
+        reconcile_traffic,
+        sweep_arrears,
+    ):
         app.command(command.__name__.replace("_", "-"))(command)

@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 
 from resources.stripe_sim import (
+    credit_notes,
     customers,
     event_feed,
     invoice_items,
     invoices,
     line_changes,
+    meter_events,
+    meters,
     payments,
+    previews,
     prices,
     subscriptions,
+    thin_events,
+    webhook_endpoints,
 )
 from resources.stripe_sim.calls import Call, Modelled
 from resources.stripe_sim.operations import Operation
@@ -27,7 +33,13 @@ MODELLED: Mapping[str, Modelled] = {
     **invoices.OPERATIONS,
     **line_changes.OPERATIONS,
     **payments.OPERATIONS,
+    **previews.OPERATIONS,
+    **credit_notes.OPERATIONS,
+    **webhook_endpoints.OPERATIONS,
     **event_feed.OPERATIONS,
+    **meters.OPERATIONS,
+    **meter_events.OPERATIONS,
+    **thin_events.OPERATIONS,
 }
 
 

@@ -9,14 +9,15 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, TypeAlias
 
-from resources.stripe_sim import api, clockwork
+from resources.stripe_sim import api, clockwork, event_feed, meter_events
 from resources.stripe_sim.calls import Call
 from resources.stripe_sim.control import CONTROL_PREFIX, Control
+from resources.stripe_sim.deliveries import Deliveries
 from resources.stripe_sim.faults import Fault, FaultScript, FaultScripts
 from resources.stripe_sim.idempotency import Answer, IdempotencyKeys
 from resources.stripe_sim.kinds import api_version
@@ -31,6 +32,11 @@ Scope: TypeAlias = Mapping[str, Any]
 TEST_KEY_PREFIXES = ("sk_test_", "rk_test_")
 MOST_LOGGED = 200_000
 
+_STREAM_PATH = meter_events.STREAM.partition(" ")[2]
+
+_QUICK_SAVE_SECONDS = 0.02
+_PAUSES_PER_SAVE = 10
+_TICK_SECONDS = 0.5
 _HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
@@ -68,32 +74,55 @@ class _Request:
 class StripeSim:
     """The stand-in as an ASGI application."""
 
-    def __init__(self, world: World, *, api_key: str | None = None) -> None:
-        """Serve a world. `api_key`: the one key that is taken; without it every key of a sandbox."""
+    def __init__(
+        self,
+        world: World,
+        *,
+        api_key: str | None = None,
+        keys: IdempotencyKeys | None = None,
+        requests: int = 0,
+        keeper: Callable[["StripeSim"], None] | None = None,
+        speed: float = 0,
+    ) -> None:
+        """Serve a world. `api_key`: the one key that is taken; without it every key of a sandbox.
+
+        `keys`, `requests`: of an earlier run. `keeper` saves the state, whenever it has changed and before a client has its
+        answer, as long as that is quick. `speed`: seconds of the virtual clock in a real one; 0: it stands until advanced.
+        """
         self.world = world
-        self.keys = IdempotencyKeys()
+        self.keys = keys or IdempotencyKeys()
         self.limits = RateLimits()
         self.faults = FaultScripts()
         self.log: deque[LogLine] = deque(maxlen=MOST_LOGGED)
         self._api_key = api_key
         self._routes = Routes(sdk_operations())
-        self._requests = 0
+        self.requests = requests
+        self._keeper = keeper
+        self._kept = world.changes
+        self._next_save = 0.0
+        self._speed = speed
+        self._clock_runs = False
+        self._anchor = (time.monotonic(), world.now)
         self._control = Control(self)
+        self.deliveries = Deliveries(world)
+        self._background: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
         request = await _read(scope, receive)
+        await self._tick()
         if request.path.startswith(CONTROL_PREFIX):
             status, document = await self._control.answer(request.method, request.path, request.query, request.body)
+            self._keep()
             await _send(send, Answer(status=status, body=json.dumps(document).encode()), {})
             return
         await self._answer(request, send)
 
     async def _answer(self, request: _Request, send: Any) -> None:
-        self._requests += 1
-        number = self._requests
+        self.requests += 1
+        number = self.requests
         operation: Operation | None = None
         script: FaultScript | None = None
         params: Mapping[str, Any] = {}
@@ -130,6 +159,8 @@ class StripeSim:
                 fault=script.fault if script else None,
             )
         )
+        self._deliver_soon()
+        self._keep()
         if answer.status == 0:
             await _drop(send)
             return
@@ -141,6 +172,10 @@ class StripeSim:
 
     def _check_key(self, request: _Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if request.path == _STREAM_PATH:
+            if scheme != "Bearer" or not meter_events.is_open_token(self.world, key):
+                raise ApiError(401, "The session has expired", error_type="temporary_session_expired")
+            return
         taken = key == self._api_key if self._api_key is not None else key.startswith(TEST_KEY_PREFIXES)
         if scheme != "Bearer" or not taken:
             shown = f"{key[:8]}{'*' * 8}" if key else ""
@@ -211,9 +246,62 @@ class StripeSim:
         happened = 0
         for _ in clockwork.steps_until(self.world, instant):
             happened += 1
+            await self.deliveries.run()
             if happened % 50 == 0:
                 await asyncio.sleep(0)
+        event_feed.forget_old_events(self.world)
+        await self.deliveries.run()
+        self._anchor = (time.monotonic(), self.world.now)
         return happened
+
+    def save(self) -> None:
+        """Save the state now, if there is where to."""
+        if self._keeper is not None:
+            self._keeper(self)
+            self._kept = self.world.changes
+
+    def _keep(self) -> None:
+        """Save what has changed; a state that takes long is saved less often."""
+        if self._keeper is None or self._kept == self.world.changes or time.monotonic() < self._next_save:
+            return
+        started = time.monotonic()
+        self.save()
+        took = time.monotonic() - started
+        self._next_save = 0.0 if took < _QUICK_SAVE_SECONDS else time.monotonic() + _PAUSES_PER_SAVE * took
+
+    async def _tick(self) -> None:
+        """Let a clock that runs go on."""
+        if self._speed <= 0:
+            return
+        since, then = self._anchor
+        await self._advance_running(then + int((time.monotonic() - since) * self._speed))
+        if not self._clock_runs:
+            self._clock_runs = True
+            self._spawn(self._run_clock())
+
+    async def _advance_running(self, instant: int) -> None:
+        if instant > self.world.now:
+            anchor = self._anchor
+            await self.advance(instant)
+            self._anchor = anchor
+
+    async def _run_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            since, then = self._anchor
+            await self._advance_running(then + int((time.monotonic() - since) * self._speed))
+            self._keep()
+
+    def _deliver_soon(self) -> None:
+        """Deliver what the request made happen, while the client has its answer already."""
+        self.deliveries.plan()
+        if self.deliveries.is_due():
+            self._spawn(self.deliveries.run())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
 def _parameters(operation: Operation, request: _Request) -> dict[str, Any]:

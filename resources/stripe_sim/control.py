@@ -3,10 +3,11 @@
 GET  /_sim/state        now, rules, counts of objects, faults that are on
 POST /_sim/advance      {"to": seconds} or {"by": seconds}: the clock goes on, and what is due happens
 POST /_sim/faults       a fault script, or {"clear": true}
-POST /_sim/events       {"doubled", "late", "late_seconds", "reversed_batches"}: what goes wrong with the next events
+POST /_sim/events       {"doubled", "redelivered", "late", "late_seconds", "reversed_batches"}: what goes wrong with the next events
 POST /_sim/rules        {"name": value}
 POST /_sim/decline      {"customer": id, "decline": true}: payments of that customer fail
 GET  /_sim/log          requests so far; ?after=N for those behind the N-th
+GET  /_sim/deliveries   webhooks that were tried, with what was answered
 GET  /_sim/totals       per customer: what is on invoices by status, what is pending, the balance
 """
 
@@ -43,6 +44,8 @@ class Control:
                 case "GET", "log":
                     after = int(parse_qs(query).get("after", ["0"])[0])
                     return 200, [_plain(asdict(line)) for line in self._sim.log if line.number > after]
+                case "GET", "deliveries":
+                    return 200, [asdict(one) for one in self._sim.deliveries.attempts]
                 case "GET", "totals":
                     return 200, totals(self._sim.world)
                 case "POST", "advance":

@@ -5,8 +5,10 @@ from typing import Any
 
 from resources.stripe_sim import lines
 from resources.stripe_sim.invoice_items import pending_items
+from resources.stripe_sim.kinds import nullable_fields
 from resources.stripe_sim.tables import Row
 from resources.stripe_sim.totals import count_totals
+from resources.stripe_sim.webhook_endpoints import wanting
 from resources.stripe_sim.world import World
 
 KIND = "invoice"
@@ -24,6 +26,14 @@ def new_invoice(
     **fields: Any,
 ) -> Row:
     """Add an empty draft."""
+    blank_fields = blank(world, customer, currency=currency, reason=reason, subscription=subscription)
+    if period_start is not None:
+        blank_fields["period_start"] = period_start
+    return world.make(KIND, **{**blank_fields, **fields, "id": ""})
+
+
+def blank(world: World, customer: Row, *, currency: str, reason: str, subscription: Row | None) -> Row:
+    """Return an invoice without lines that is kept nowhere."""
     parent = None
     if subscription is not None:
         parent = {
@@ -35,50 +45,49 @@ def new_invoice(
                 "subscription_proration_date": None,
             },
         }
-    return world.make(
-        KIND,
-        **{
-            **_BLANK,
-            "account_country": "US",
-            "account_name": "Stand-in",
-            "automatic_tax": {
-                "disabled_reason": None,
-                "enabled": False,
-                "liability": None,
-                "provider": None,
-                "status": None,
-            },
-            "billing_reason": reason,
-            "currency": currency,
-            "customer": customer["id"],
-            "customer_address": customer["address"],
-            "customer_email": customer["email"],
-            "customer_name": customer["name"],
-            "customer_phone": customer["phone"],
-            "customer_shipping": customer["shipping"],
-            "customer_tax_exempt": customer["tax_exempt"],
-            "customer_tax_ids": [],
-            "default_tax_rates": [],
-            "discounts": [],
-            "issuer": {"type": "self"},
-            "metadata": {},
-            "parent": parent,
-            "payment_settings": {
-                "default_mandate": None,
-                "payment_method_options": None,
-                "payment_method_types": None,
-            },
-            "period_end": world.now,
-            "period_start": world.now if period_start is None else period_start,
-            "starting_balance": customer["balance"],
-            "status": "draft",
-            "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
-            "total_discount_amounts": [],
-            "total_pretax_credit_amounts": [],
-            "total_taxes": [],
-            **fields,
+    return {
+        **dict.fromkeys(nullable_fields(KIND)),
+        **_BLANK,
+        "object": KIND,
+        "livemode": False,
+        "account_country": "US",
+        "account_name": "Stand-in",
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
         },
-    )
+        "billing_reason": reason,
+        "currency": currency,
+        "customer": customer["id"],
+        "customer_address": customer["address"],
+        "customer_email": customer["email"],
+        "customer_name": customer["name"],
+        "customer_phone": customer["phone"],
+        "customer_shipping": customer["shipping"],
+        "customer_tax_exempt": customer["tax_exempt"],
+        "customer_tax_ids": [],
+        "default_tax_rates": [],
+        "discounts": [],
+        "issuer": {"type": "self"},
+        "metadata": {},
+        "parent": parent,
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "period_end": world.now,
+        "period_start": world.now,
+        "starting_balance": customer["balance"],
+        "status": "draft",
+        "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+    }
 
 
 def take_pending(world: World, invoice: Row, subscription: Row | None) -> int:
@@ -95,7 +104,7 @@ def announce(world: World, invoice: Row) -> None:
     """Tell that a draft is there, and set when it finalizes."""
     count_totals(world, invoice)
     if invoice["auto_advance"] and invoice["automatically_finalizes_at"] is None:
-        if is_awaited(world):
+        if wanting(world, "invoice.created"):
             finalize_at(world, invoice, world.now + world.rules.longest_webhook_wait_seconds)
         else:
             invoice["webhooks_delivered_at"] = world.now
@@ -120,12 +129,6 @@ def webhooks_delivered(world: World, invoice_id: str) -> None:
     world.save(invoice)
     if invoice["auto_advance"] and not invoice.get("_held"):
         finalize_at(world, invoice, world.now + world.rules.draft_seconds)
-
-
-def is_awaited(world: World) -> bool:
-    """Say whether an endpoint wants `invoice.created`."""
-    enabled = world.table("webhook_endpoint").find(status="enabled")
-    return any({"*", "invoice.created"} & set(endpoint["enabled_events"]) for endpoint in enabled)
 
 
 _BLANK: Mapping[str, Any] = {

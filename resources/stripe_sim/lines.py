@@ -4,7 +4,6 @@ An amount of an invoice item lives on the item and on its line: both are changed
 first, subscription items newest first, what was added later in the order it came (Invoice.lines in the SDK).
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -31,10 +30,16 @@ def add_item(world: World, invoice: Row, item: Row) -> Row:
     """Put an invoice item on an invoice, as its last line."""
     item["invoice"] = invoice["id"]
     world.save(item)
-    line = _line(world, invoice["id"], item["currency"])
+    line = item_line(world, invoice["id"], item)
+    lines_of(world, invoice["id"]).append(line)
+    return line
+
+
+def item_line(world: World, invoice_id: str, item: Row) -> Row:
+    """Return a line that shows an invoice item."""
+    line = _line(world, invoice_id, item["currency"])
     line["_item"] = item["id"]
     copy_item(line, item)
-    lines_of(world, invoice["id"]).append(line)
     return line
 
 
@@ -70,8 +75,17 @@ def add_subscription_item(
     world: World, invoice: Row, item: Row, *, start: int, end: int, share: Decimal = Decimal(1)
 ) -> Row:
     """Put a subscription item on an invoice for the service period `[start, end)`. `share`: of a whole period's price."""
+    line = subscription_line(world, invoice["id"], item, start=start, end=end, share=share)
+    lines_of(world, invoice["id"]).append(line)
+    return line
+
+
+def subscription_line(
+    world: World, invoice_id: str, item: Row, *, start: int, end: int, share: Decimal = Decimal(1)
+) -> Row:
+    """Return a line that shows a subscription item for the service period `[start, end)`."""
     price = world.get("price", item["price"])
-    line = _line(world, invoice["id"], price["currency"])
+    line = _line(world, invoice_id, price["currency"])
     line |= {
         "_subscription_item": item["id"],
         "_share": str(share),
@@ -98,7 +112,6 @@ def add_subscription_item(
         },
     }
     measure(world, line)
-    lines_of(world, invoice["id"]).append(line)
     return line
 
 
@@ -154,9 +167,3 @@ def _line(world: World, invoice_id: str, currency: str) -> Row:
 def invoice_item_of(world: World, line: Row) -> Row | None:
     """Return the invoice item that a line shows, null for a subscription item's line."""
     return world.table("invoiceitem").get(line["_item"]) if "_item" in line else None
-
-
-def pricing_of(values: Mapping[str, Any]) -> Row:
-    """Return how a line shows an amount that has no price of its own."""
-    unit = values["unit_amount_decimal"]
-    return {"type": "price_details", "price_details": None, "unit_amount_decimal": unit}

@@ -65,7 +65,9 @@ def read_parameters(operation: Operation, given: Mapping[str, Any], *, is_form: 
 
 @cache
 def _form_reader(operation: Operation) -> Reader:
-    return _typed_dict(_class_of(operation), is_form=True)
+    # Pages of /v2 are asked for by an address that the server gave, with a parameter that no client ever builds.
+    others = {"page": _string} if operation.is_v2 and operation.parameters_class.endswith("ListParams") else {}
+    return _typed_dict(_class_of(operation), is_form=True, others=others)
 
 
 @cache
@@ -84,10 +86,10 @@ def _request_options() -> frozenset[str]:
     return frozenset(import_module("stripe._request_options").RequestOptions.__annotations__)
 
 
-def _typed_dict(cls: type, *, is_form: bool) -> Reader:
+def _typed_dict(cls: type, *, is_form: bool, others: Mapping[str, Reader] | None = None) -> Reader:
     names = [name for name in cls.__annotations__ if name not in _request_options()]
     scope = vars(import_module(cls.__module__))
-    readers = {name: _reader(cls.__annotations__[name], scope, is_form) for name in names}
+    readers = {name: _reader(cls.__annotations__[name], scope, is_form) for name in names} | dict(others or {})
     required = [name for name in names if name in cls.__required_keys__]  # type: ignore[attr-defined]
 
     def read(value: Any, name: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class SimRemote:
         self._ask("POST", "faults", {"clear": True})
 
     def event_faults(self, **faults: int) -> None:
-        """Let the next events come doubled, late or in reverse order."""
+        """Let the next events be `doubled`, `redelivered`, `late` by `late_seconds`, or in `reversed_batches`."""
         self._ask("POST", "events", faults)
 
     def rules(self, **changes: Any) -> dict[str, Any]:
@@ -92,6 +92,11 @@ class SimRemote:
     def log(self, after: int = 0) -> Sequence[Mapping[str, Any]]:
         """Return the requests behind the `after`-th."""
         found: Sequence[Mapping[str, Any]] = self._ask("GET", f"log?after={after}")
+        return found
+
+    def deliveries(self) -> Sequence[Mapping[str, Any]]:
+        """Return the webhooks that were tried."""
+        found: Sequence[Mapping[str, Any]] = self._ask("GET", "deliveries")
         return found
 
     def totals(self) -> Mapping[str, Any]:

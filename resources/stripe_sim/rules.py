@@ -70,6 +70,9 @@ class Rules:
     webhook_retry_seconds: int = _rule(
         3 * 86400, "doc", "docs.stripe.com/webhooks", "a delivery is tried again for so long"
     )
+    signature_clock: str = _rule(
+        "real", "assumed", "ours", "`real` or `virtual`: whose time a webhook's signature carries"
+    )
     most_invoice_items: int = _rule(250, "sdk", "InvoiceItemService.create", "items of one invoice")
     embedded_lines: int = _rule(10, "issue", "dj-stripe#1052", "lines that come with an invoice; the rest is paged")
     most_lines_a_call: int = _rule(

@@ -50,10 +50,6 @@ class Table:
         """Return how many there are."""
         return len(self._all)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is kept: the kind holds functions, and comes from the program."""
-        return {"kind": self.kind.name, "rows": [self._rows[self._ids[place]] for place in self._all]}
-
     def get(self, object_id: str) -> Row | None:
         """Return the object of that id."""
         return self._rows.get(object_id)

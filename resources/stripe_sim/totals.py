@@ -1,5 +1,7 @@
 """What an invoice adds up to: subtotal and total of its lines, what is due of it with the customer's balance."""
 
+from collections.abc import Sequence
+
 from resources.stripe_sim.lines import lines_of, measure
 from resources.stripe_sim.tables import Row
 from resources.stripe_sim.world import World
@@ -11,11 +13,17 @@ def count_totals(world: World, invoice: Row) -> None:
     for line in lines:
         if "_subscription_item" in line:
             measure(world, line)
+    invoice |= totals_of(world, invoice, lines)
+    world.save(invoice)
+
+
+def totals_of(world: World, invoice: Row, lines: Sequence[Row]) -> Row:
+    """Return the totals that these lines give an invoice."""
     total = sum(line["amount"] for line in lines)
     customer = world.table("customer").get(invoice["customer"])
     balance = 0 if customer is None else customer["balance"]
     due = max(0, total + balance)
-    invoice |= {
+    return {
         "subtotal": total,
         "subtotal_excluding_tax": total,
         "total": total,
@@ -24,4 +32,3 @@ def count_totals(world: World, invoice: Row) -> None:
         "amount_due": due,
         "amount_remaining": due - invoice["amount_paid"],
     }
-    world.save(invoice)

@@ -24,9 +24,10 @@ _ID_DIGITS = 12
 
 @dataclass(slots=True, kw_only=True)
 class EventFaults:
-    """What goes wrong with the next events: how many are doubled (another id), come late, come in reverse."""
+    """What goes wrong with the next events: how many are doubled (another id), sent twice, late, or in reverse order."""
 
     doubled: int = 0
+    redelivered: int = 0
     late: int = 0
     late_seconds: int = 0
     reversed_batches: int = 0
@@ -50,6 +51,39 @@ class RequestMark:
     idempotency_key: str | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """An event that an endpoint is to get: `first` when it was to go out, `due` when it goes next, `attempts` so far."""
+
+    event: str
+    endpoint: str
+    first: int
+    due: int
+    attempts: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class MeterEvent:
+    """An event of a meter. `value` is digits, as it came; `number` the order of receipt."""
+
+    number: int
+    identifier: str
+    timestamp: int
+    received_at: int
+    value: str
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterMistake:
+    """What was wrong with an event and is told later. `request`: the idempotency key it came with."""
+
+    meter: str | None
+    code: str
+    message: str
+    request: str | None
+
+
 class World:
     """Everything, as of `now` (seconds since 1970, virtual)."""
 
@@ -68,8 +102,15 @@ class World:
         """Grows with every change: whether there is something to save."""
         self.lines: dict[str, list[Row]] = {}
         """Invoice id -> its lines, in the order they are shown."""
+        self.meter_events: dict[tuple[str, str], list[MeterEvent]] = {}
+        """(meter, customer) -> events in the order of receipt."""
+        self.meter_identifiers: dict[str, MeterEvent] = {}
+        self.meter_mistakes: list[MeterMistake] = []
+        self.stream_tokens: dict[str, int] = {}
+        """Token of the event stream -> when it ends."""
         self.unsent: list[Row] = []
         """Events that no webhook has been tried for yet."""
+        self.deliveries: list[Delivery] = []
         self._emitted: list[Row] = []
 
     def table(self, kind: str) -> Table:
@@ -80,6 +121,11 @@ class World:
         """Return the next id."""
         self.counters[prefix] += 1
         return f"{prefix}_sim{self.counters[prefix]:0{_ID_DIGITS}d}"
+
+    def next_number(self, name: str) -> int:
+        """Return the next number of a count, from 1 on."""
+        self.counters[name] += 1
+        return self.counters[name]
 
     def make(self, kind: str, **fields: Any) -> Row:
         """Add an object, with null where nothing is said and the SDK has a field."""
