@@ -223,6 +223,7 @@ class StripeSim:
         self.world.request = RequestMark(id=headers["Request-Id"], idempotency_key=key)
         call = Call(name=operation.name, ids=ids, params=params)
         fault = script and script.fault
+        executed = fault is not Fault.ERROR_BEFORE
         try:
             if fault is Fault.ERROR_BEFORE:
                 raise ApiError(500, "An unknown error occurred", error_type="api_error")
@@ -233,13 +234,18 @@ class StripeSim:
         except ApiError as error:
             answer = Answer(status=error.status, body=json.dumps(error.document()).encode())
             headers |= error.headers
+        except Exception:
+            # The stand-in is at fault: the client hears 500, and the key must not stay in use.
+            if key is not None:
+                self.keys.drop(key)
+            raise
         self.world.flush_events()
         if key is not None:
             if answer.status >= 500 and not self.world.rules.replays_server_errors:
                 self.keys.drop(key)
             else:
                 self.keys.keep(key, answer)
-        return answer, True, False
+        return answer, executed, False
 
     async def advance(self, instant: int) -> int:
         """Let the virtual clock go on to `instant`, step by step; return how many things happened."""

@@ -108,7 +108,8 @@ def list_lines(world: World, call: Call) -> Row:
     """List the lines of an invoice, in their order."""
     invoice = world.get(KIND, call.id)
     _refresh(world, invoice)
-    rows = [rendered(world, line) for line in lines_of(world, invoice["id"])]
+    newest = world.now - world.rules.list_lag_seconds
+    rows = [rendered(world, line) for line in lines_of(world, invoice["id"]) if line["_at"] <= newest]
     return listed_rows(call, rows, kind="line_item", url=f"/v1/invoices/{invoice['id']}/lines")
 
 

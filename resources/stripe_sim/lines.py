@@ -159,6 +159,7 @@ def _line(world: World, invoice_id: str, currency: str) -> Row:
         "livemode": False,
         "pretax_credit_amounts": [],
         "taxes": [],
+        "_at": world.now,
     }
     world.changes += 1
     return line

@@ -58,7 +58,11 @@ def listed(
 
 
 def listed_rows(call: Call, rows: Sequence[Row], *, kind: str, url: str) -> Row:
-    """Return a page of a short list that is in the order to be shown."""
+    """Return a page of a short list that is in the order to be shown.
+
+    Raises:
+        ApiError: the limit or a cursor cannot be.
+    """
     params = call.params
     places = {row["id"]: place for place, row in enumerate(rows)}
     for name in ("starting_after", "ending_before"):

@@ -1,8 +1,7 @@
 """Subscriptions and their items: made, changed, cancelled. The current period lives on the items.
 
-Changes of items charge nothing at once unless `proration_behavior=always_invoice` asks for an invoice; then the new price's
-share of the rest of the period is billed, and pending items are taken along. Credits for the old price are not modelled:
-`create_prorations` is answered with 501 where it would have to make some. Renewal: renewals.
+A change of items makes prorations (prorations) unless it asks for `none`: pending items of the subscription, which
+`always_invoice` puts on an invoice at once, with whatever else is pending. Renewal: renewals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from resources.stripe_sim.invoice_items import pending_items
 from resources.stripe_sim.lists import PAGED, PAGED_BY_TIME, in_range, listed
 from resources.stripe_sim.money import lock_currency
 from resources.stripe_sim.prices import price_from
+from resources.stripe_sim.prorations import proration_item
 from resources.stripe_sim.refusals import invalid, not_modelled
 from resources.stripe_sim.rendering import rendered
 from resources.stripe_sim.tables import Row
@@ -81,7 +81,7 @@ def create(world: World, call: Call) -> Row:
             "save_default_payment_method": "off",
         },
         start_date=world.now,
-        status="trialing" if in_trial else "active",
+        status="trialing" if in_trial else "incomplete",
         trial_start=world.now if in_trial else None,
         trial_end=trial_end if in_trial else None,
         trial_settings={"end_behavior": {"missing_payment_method": "create_invoice"}},
@@ -93,8 +93,8 @@ def create(world: World, call: Call) -> Row:
     first = _invoice_now(
         world, row, "subscription_create", free=in_trial, prorate=params.get("proration_behavior") != "none"
     )
-    if not in_trial and first["status"] == "open" and row["collection_method"] == "charge_automatically":
-        row["status"] = "incomplete"
+    if not in_trial and (first["status"] == "paid" or row["collection_method"] == "send_invoice"):
+        row["status"] = "active"
     world.save(row)
     world.emit("customer.subscription.created", row)
     return rendered(world, row)
@@ -182,6 +182,8 @@ def cycle_draft(
     assert customer is not None
     started = min((item["current_period_start"] for item in items), default=row["start_date"])
     paused = row["pause_collection"] or {}
+    if paused.get("resumes_at") is not None and paused["resumes_at"] <= world.now:
+        row["pause_collection"], paused = None, {}
     invoice = drafts.new_invoice(
         world,
         customer,
@@ -204,10 +206,11 @@ def cycle_draft(
     row["latest_invoice"] = invoice["id"]
     world.save(row)
     drafts.announce(world, invoice)
-    if paused.get("behavior") == "void":
+    if paused.get("behavior") in ("void", "mark_uncollectible"):
         finalization.finalize(world, invoice, collect=False)
         if invoice["status"] == "open":
-            finalization.void(world, invoice)
+            giving_up = finalization.void if paused["behavior"] == "void" else finalization.mark_uncollectible
+            giving_up(world, invoice)
     return invoice
 
 
@@ -244,9 +247,9 @@ def list_subscriptions(world: World, call: Call) -> Row:
 def create_item(world: World, call: Call) -> Row:
     """Add an item to a subscription."""
     row = world.get(KIND, call.params["subscription"], param="subscription")
-    _check_prorations(world, call.params)
     price = price_from(world, call.params, where="price")
     item = _add_item(world, row, price, call.params)
+    prorate(world, row, [(None, item)], call.params)
     world.emit("customer.subscription.updated", row, previous={})
     return rendered(world, item)
 
@@ -255,8 +258,9 @@ def update_item(world: World, call: Call) -> Row:
     """Change an item's quantity, price or metadata."""
     item = world.get(ITEM, call.id)
     row = world.get(KIND, item["subscription"])
-    _check_prorations(world, call.params)
+    before = dict(item)
     _set_item(world, item, call.params)
+    prorate(world, row, [(before, item)], call.params)
     world.emit("customer.subscription.updated", row, previous={})
     return rendered(world, item)
 
@@ -265,8 +269,8 @@ def delete_item(world: World, call: Call) -> Row:
     """Take an item off its subscription."""
     item = world.get(ITEM, call.id)
     row = world.get(KIND, item["subscription"])
-    _check_prorations(world, call.params)
     world.table(ITEM).remove(item["id"])
+    prorate(world, row, [(item, None)], call.params)
     world.emit("customer.subscription.updated", row, previous={})
     return {"id": item["id"], "object": ITEM, "deleted": True}
 
@@ -313,8 +317,10 @@ def _new_item(world: World, row: Row, price: Row, values: Mapping[str, Any], sta
     )
 
 
-def _invoice_now(world: World, row: Row, reason: str, *, free: bool = False, prorate: bool = True) -> Row:
-    """Invoice what the items cost for the rest of their period, pending items included, and make that final at once."""
+def _invoice_now(
+    world: World, row: Row, reason: str, *, with_items: bool = True, free: bool = False, prorate: bool = True
+) -> Row:
+    """Invoice what is pending, and what the items cost for the rest of their period, and make that final at once."""
     customer = world.table("customer").get(row["customer"])
     assert customer is not None
     invoice = drafts.new_invoice(
@@ -329,10 +335,9 @@ def _invoice_now(world: World, row: Row, reason: str, *, free: bool = False, pro
         _held=True,
     )
     drafts.take_pending(world, invoice, row)
-    for item in reversed(items_of(world, row)):
-        price = world.get("price", item["price"])
-        if not lines.is_metered(price):
-            share = Decimal(0) if free else _share(world, row, item, price, prorate=prorate)
+    for item in reversed(items_of(world, row) if with_items else []):
+        if not lines.is_metered(world.get("price", item["price"])):
+            share = Decimal(0) if free else _share(world, row, item, prorate=prorate)
             lines.add_subscription_item(
                 world, invoice, item, start=world.now, end=item["current_period_end"], share=share
             )
@@ -343,9 +348,9 @@ def _invoice_now(world: World, row: Row, reason: str, *, free: bool = False, pro
     return invoice
 
 
-def _share(world: World, row: Row, item: Row, price: Row, *, prorate: bool) -> Decimal:
+def _share(world: World, row: Row, item: Row, *, prorate: bool) -> Decimal:
     """Return the part of a period that is left, 0 if a part is not to be billed."""
-    recurring = price["recurring"]
+    recurring = world.get("price", item["price"])["recurring"]
     start, end = period_around(
         row["billing_cycle_anchor"], recurring["interval"], recurring["interval_count"], world.now
     )
@@ -354,13 +359,7 @@ def _share(world: World, row: Row, item: Row, price: Row, *, prorate: bool) -> D
     return Decimal(end - world.now) / Decimal(end - start) if prorate else Decimal(0)
 
 
-def _check_prorations(world: World, params: Mapping[str, Any]) -> None:
-    if params.get("proration_behavior", "create_prorations") == "create_prorations":
-        raise not_modelled("proration_behavior=create_prorations (send none or always_invoice)")
-
-
 def _check_item_changes(world: World, row: Row, params: Mapping[str, Any]) -> None:
-    _check_prorations(world, params)
     for place, values in enumerate(params["items"]):
         only(values, "id price price_data quantity metadata deleted", where=f"items[{place}]")
         if "id" in values:
@@ -370,15 +369,45 @@ def _check_item_changes(world: World, row: Row, params: Mapping[str, Any]) -> No
 
 
 def _change_items(world: World, row: Row, params: Mapping[str, Any]) -> None:
+    changes: list[tuple[Row | None, Row | None]] = []
     for place, values in enumerate(params["items"]):
-        if values.get("deleted"):
-            world.table(ITEM).remove(values["id"])
-        elif "id" in values:
-            _set_item(world, world.get(ITEM, values["id"]), values)
+        held = world.get(ITEM, values["id"]) if "id" in values else None
+        before = None if held is None else dict(held)
+        if held is None:
+            price = price_from(world, values, where=f"items[{place}]")
+            changes.append((None, _add_item(world, row, price, values)))
+        elif values.get("deleted"):
+            world.table(ITEM).remove(held["id"])
+            changes.append((before, None))
         else:
-            _add_item(world, row, price_from(world, values, where=f"items[{place}]"), values)
-    if params["proration_behavior"] == "always_invoice":
-        _invoice_now(world, row, "subscription_update")
+            _set_item(world, held, values)
+            changes.append((before, held))
+    prorate(world, row, changes, params)
+
+
+def prorate(
+    world: World, row: Row, changes: Sequence[tuple[Row | None, Row | None]], params: Mapping[str, Any]
+) -> None:
+    """Credit what items cost before and charge what they cost now, for the rest of their period; invoice it if asked to.
+
+    `changes`: an item before and after; null before it was added and after it was removed.
+    """
+    behavior = params.get("proration_behavior", "create_prorations")
+    if behavior == "none":
+        return
+    customer = world.get("customer", row["customer"])
+    for before, after in changes:
+        if before is not None and after is not None and _costs(before) == _costs(after):
+            continue
+        for item, sign in ((before, -1), (after, 1)):
+            if item is not None and not lines.is_metered(world.get("price", item["price"])):
+                proration_item(world, customer, row, item, share=sign * _share(world, row, item, prorate=True))
+    if behavior == "always_invoice":
+        _invoice_now(world, row, "subscription_update", with_items=False)
+
+
+def _costs(item: Row) -> tuple[str, int | None]:
+    return item["price"], item["quantity"]
 
 
 def _set_item(world: World, item: Row, values: Mapping[str, Any]) -> None:
