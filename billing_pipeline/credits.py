@@ -9,8 +9,8 @@ See docs/adr/0022-credits.md.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID, uuid5
 
@@ -21,6 +21,7 @@ from billing_pipeline.periods import Window
 
 # Made once with uuid4. Never change it: ids of booked grants and entries are made from it.
 CREDIT_NAMESPACE = UUID("5c1d2c1e-6c1b-4f0e-9b0a-0d2a7b2f4a55")
+_INSTANT = timedelta(microseconds=1)
 
 
 class CreditGrantInvalidError(BillingError):
@@ -40,6 +41,14 @@ class GrantSource(StrEnum):
     REFUND = "refund"
 
 
+class CreditChange(StrEnum):
+    """What changes the balance of a grant."""
+
+    GRANTED = "granted"
+    SPENT = "spent"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Money to spend from `effective_at` until `expires_at` (exclusive; None: for ever). Priority 1 is spent first."""
@@ -57,6 +66,15 @@ class Grant:
             raise _invalid(self, f"is of {self.amount}", "grant more than 0")
         if self.expires_at is not None and self.expires_at <= self.effective_at:
             raise _invalid(self, f"expires at {self.expires_at.isoformat()}, before it begins", "set a later expiry")
+
+    def revoked(self, at: datetime | None) -> "Grant":
+        """Return the grant as it is once it was revoked `at` that instant, itself for None: it expires then, if not before.
+
+        One that is revoked before it begins ends an instant after its begin.
+        """
+        if at is None or (self.expires_at is not None and self.expires_at <= at):
+            return self
+        return replace(self, expires_at=max(at, self.effective_at + _INSTANT))
 
     def is_valid_at(self, instant: datetime) -> bool:
         """Tell whether it may be spent at `instant`."""

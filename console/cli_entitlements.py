@@ -3,12 +3,12 @@
 Imports stay light here; each command imports what it needs.
 """
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from console import completion
+from console.instants import instant_or_now
 from resources.settings import Settings
 
 At = Annotated[
@@ -27,7 +27,7 @@ def access(
     from console.entitlement_pages import show_access
 
     settings = Settings.from_environment()
-    if not show_access(settings, account, feature, quantity=quantity, at=_instant(at), as_json=as_json):
+    if not show_access(settings, account, feature, quantity=quantity, at=instant_or_now(at), as_json=as_json):
         raise typer.Exit(3)
 
 
@@ -37,17 +37,7 @@ def entitlements(
     """List what an account may use, how much of it is used, and which entitlements give it."""
     from console.entitlement_pages import show_entitlements
 
-    show_entitlements(Settings.from_environment(), account, at=_instant(at))
-
-
-def _instant(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no instant; write it as 2026-03-02T12:00Z.") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    show_entitlements(Settings.from_environment(), account, at=instant_or_now(at))
 
 
 def register(app: typer.Typer) -> None:
