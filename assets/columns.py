@@ -173,6 +173,7 @@ LEDGER = _schema(
     ("adjustment_id", "uuid", "The adjustment of an invoice. Null: another cause."),
     ("one_off_id", "uuid", "The one-off item. Null: another cause."),
     ("credit_note_id", "uuid", "The credit note that a person decided on. Null: another cause."),
+    ("credit_entry_id", "uuid", "What a grant of credit was changed by: granted, spent, expired. Null: another cause."),
 )
 
 INVOICE_ITEMS = _schema(

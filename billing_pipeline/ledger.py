@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import BillingMode
 from billing_pipeline.charges import ChargeRevision
+from billing_pipeline.credits import CreditChange, GrantSource
 
 # Made once with uuid4. Never change it: ids of booked transactions are made from it.
 _TRANSACTION_NAMESPACE = UUID("b7a4f3c2-52d7-4f0e-8a34-0d9f1c6e2b58")
@@ -72,6 +73,26 @@ def postings_of_added(*, added: Added, entry_id: UUID, account_id: str, amount: 
         return ()
     transaction_id = uuid5(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
     sides = ((f"receivable:{account_id}", amount), (f"{added}:{amount.currency}", -amount))
+    return _sides(transaction_id, account_id, sides)
+
+
+def postings_of_credit(
+    *, entry_id: UUID, account_id: str, change: CreditChange, source: GrantSource, delta: Money
+) -> tuple[Posting, ...]:
+    """Return the postings of what changes a grant's balance by `delta`: what we owe the account in credit is below 0.
+
+    10.00 USD granted: credits:acme -1000, credit_funding:promotion +1000. 3.00 spent (delta -3.00): credits:acme +300,
+    receivable:acme -300. 2.00 expired: credits:acme +200, credits_expired:USD -200.
+    """
+    if delta.minor_units == 0:
+        return ()
+    against = {
+        CreditChange.GRANTED: f"credit_funding:{source}",
+        CreditChange.SPENT: f"receivable:{account_id}",
+        CreditChange.EXPIRED: f"credits_expired:{delta.currency}",
+    }
+    transaction_id = uuid5(_TRANSACTION_NAMESPACE, f"credit|{entry_id}|{delta.minor_units}|{delta.currency}")
+    sides = ((f"credits:{account_id}", -delta), (against[change], delta))
     return _sides(transaction_id, account_id, sides)
 
 

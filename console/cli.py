@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from billing_pipeline.errors import BillingError
-from console import cli_catalog, cli_entitlements, cli_usage, completion
+from console import cli_catalog, cli_credits, cli_entitlements, cli_usage, completion
 from resources.settings import Settings
 
 EPILOG = (
@@ -246,6 +246,7 @@ def psql(
 
 cli_usage.register(app)
 cli_entitlements.register(app)
+cli_credits.register(app)
 app.add_typer(cli_catalog.app, name="catalog")
 
 

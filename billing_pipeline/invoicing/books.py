@@ -11,6 +11,7 @@ from uuid import UUID
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import Subscription
+from billing_pipeline.credits import Grant, Spend
 from billing_pipeline.invoicing.items import ItemKind
 from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.periods import Window, billing_periods
@@ -79,7 +80,7 @@ class AccountBook:
 
     `billables`: all that is not exactly what final invoices have charged. `invoiced`: by source, for those of them of which an
     invoice has charged something. `slots`: all that are drafts, and from the oldest period of a billable on. `carried`: what
-    final invoices have left to the next one.
+    final invoices have left to the next one. `grants`: credit that the account was granted, `spent` what of it final invoices took.
     """
 
     account_id: str
@@ -90,6 +91,8 @@ class AccountBook:
     invoiced: Mapping[UUID, Invoiced] = field(default_factory=dict)
     slots: Mapping[Slot, SlotState] = field(default_factory=dict)
     carried: int = 0
+    grants: tuple[Grant, ...] = ()
+    spent: tuple[Spend, ...] = ()
 
     def state_of(self, slot: Slot) -> InvoiceState:
         """Return where the slot's newest invoice stands; one that was never compiled is a draft."""

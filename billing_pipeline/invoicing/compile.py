@@ -14,6 +14,7 @@ from uuid import UUID
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import Subscription
+from billing_pipeline.credits import Due, Grant, spend
 from billing_pipeline.invoicing.books import AccountBook, Billable, Invoiced, Slot
 from billing_pipeline.invoicing.grouping import grouped
 from billing_pipeline.invoicing.items import (
@@ -73,7 +74,9 @@ def compile_account(book: AccountBook, *, policy: InvoicingPolicy, as_of: dateti
     work = _Work(book, policy, as_of)
     for billable in sorted(book.billables, key=_by_place):
         work.place(billable)
-    work.carry()
+    work.carry_in()
+    work.spend_credit()
+    work.carry_out()
     return Compilation(
         invoices=tuple(sorted(work.invoices(), key=_by_period)),
         credits=tuple(work.credits),
@@ -121,13 +124,35 @@ class _Work:
         else:
             self._without_next(billable, due, before)
 
-    def carry(self) -> None:
-        """Take what earlier invoices have left over onto the first open one, and leave over what each cannot charge."""
+    def carry_in(self) -> None:
+        """Take what earlier invoices have left over onto the first open one."""
         if self.book.carried:
             slot = min((slot for slot in self._open_slots() if self.lines.get(slot)), key=_slot_order, default=None)
             if slot is not None:
                 money = Money(self.book.carried, self.book.currency)
                 self.lines[slot].append(self._carried(slot, CARRIED_IN, money, "Carried from earlier invoices"))
+
+    def spend_credit(self) -> None:
+        """Pay the open invoices from what the account was granted, in the order in which they are due: at their period's end."""
+        if not self.book.grants:
+            return
+        slots = {self._key(slot).invoice_id: slot for slot in self.lines}
+        dues = [
+            Due(
+                invoice_id=invoice_id,
+                account_id=self.book.account_id,
+                amount=sum_of((line for line in self.lines[slot] if not line.by_meter), self.book.currency),
+                due_at=slot.period.end,
+            )
+            for invoice_id, slot in slots.items()
+        ]
+        grants = {grant.grant_id: grant for grant in self.book.grants}
+        for paid in spend(self.book.grants, dues, frozen=self.book.spent):
+            slot = slots[paid.invoice_id]
+            self.lines[slot].append(self._credit(slot, grants[paid.grant_id], paid.amount))
+
+    def carry_out(self) -> None:
+        """Leave over to the next invoice what each cannot charge."""
         for slot, lines in self.lines.items():
             sent = sum_of((line for line in lines if not line.by_meter), self.book.currency)
             rest = left_over(sent, self.policy.payment_units)
@@ -275,6 +300,30 @@ class _Work:
             subscription_id=slot.subscription_id,
             period=slot.period,
             issue=self._issue(slot),
+        )
+
+    def _credit(self, slot: Slot, grant: Grant, amount: Money) -> InvoiceItem:
+        charge_key = f"credit|{grant.grant_id}"
+        until = "" if grant.expires_at is None else f", valid until {grant.expires_at:%Y-%m-%d}"
+        return InvoiceItem(
+            item_key=item_key(
+                account_id=self.book.account_id,
+                subscription_id=slot.subscription_id,
+                charge_key=charge_key,
+                period_start=slot.period.start,
+                issue=self._issue(slot),
+            ),
+            kind=ItemKind.CREDIT,
+            account_id=self.book.account_id,
+            subscription_id=slot.subscription_id,
+            source_id=grant.grant_id,
+            charge_id=None,
+            period=slot.period,
+            amount=-amount,
+            description=f"Credit ({grant.source.replace('_', ' ')}{until})",
+            quantity_text="",
+            revision=1,
+            source_digest=digest_of(charge_key, str(amount)),
         )
 
     def _carried(self, slot: Slot, charge_key: str, amount: Money, description: str) -> InvoiceItem:

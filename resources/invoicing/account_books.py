@@ -21,6 +21,7 @@ from billing_pipeline.invoicing.books import AccountBook, Billable, Invoiced, Sl
 from billing_pipeline.invoicing.items import ItemKind, digest_of
 from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.periods import Window
+from resources.credits.credit_rows import frozen_spends, known_grants
 
 _INSTANT = timedelta(microseconds=1)
 
@@ -139,6 +140,8 @@ def read_books(
     invoiced = _invoiced(connection, found)
     slots = _slots(connection, found, as_of)
     carried: dict[str, int] = dict(connection.execute(_CARRIED, parameters).fetchall())
+    grants = known_grants(connection, catalog, known, as_of=as_of)
+    spent = frozen_spends(connection, list(grants))
     books = {}
     for account_id, one in found.items():
         account = catalog.accounts[account_id]
@@ -151,6 +154,8 @@ def read_books(
             invoiced=_of_account(one, account.currency, invoiced),
             slots=slots.get(account_id, {}),
             carried=carried.get(account_id, 0),
+            grants=grants.get(account_id, ()),
+            spent=spent.get(account_id, ()),
         )
     return books
 

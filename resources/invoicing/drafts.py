@@ -18,6 +18,8 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.invoicing.compile import Compilation, compile_account
 from billing_pipeline.invoicing.items import CompiledInvoice
 from billing_pipeline.invoicing.policy import InvoicingPolicy
+from resources.credits.credit_booking import book_credits
+from resources.credits.credit_rows import append_due_grants
 from resources.invoicing.account_books import read_books
 from resources.invoicing.credit_notes import NewCreditNote, append_credit_note
 from resources.invoicing.invoice_rows import month_of, write_items
@@ -76,6 +78,7 @@ def draft_accounts(
     An account whose books cannot be compiled is left as it is and reported; the others go on.
     """
     done = Drafted(accounts=len(accounts))
+    append_due_grants(connection, catalog, accounts, as_of=as_of)
     compiled: dict[str, Compilation] = {}
     for account_id, book in read_books(connection, catalog, accounts, as_of=as_of).items():
         try:
@@ -88,6 +91,7 @@ def draft_accounts(
     gone = digests.keys() - {invoice.invoice_id for invoice in invoices}
     _replace(connection, catalog, changed, gone=gone, as_of=as_of)
     _write_uninvoiced(connection, compiled)
+    book_credits(connection, list(compiled), invoices, as_of=as_of)
     for account_id, one in compiled.items():
         for credit in one.credits:
             note = NewCreditNote(
