@@ -8,7 +8,9 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
@@ -19,6 +21,9 @@ from resources.database import Database
 from resources.embedded_postgres import EmbeddedPostgres
 from resources.migrate import migrate
 from resources.settings import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from resources.stripe_sim.server import RunningSim
 
 # A time limit per example measures how busy the machine is; pytest's own limit catches what hangs.
 hypothesis_settings.register_profile("billing", deadline=None)
@@ -91,3 +96,12 @@ def real_data() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data in {folder}; set BILLING_REAL_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def served_stripe() -> Iterator["RunningSim"]:
+    """Return the stand-in for Stripe that the tests of a run share, one after the other (stripe_fixtures empties it)."""
+    from resources.stripe_sim.server import serving_stripe
+
+    with serving_stripe(now=datetime(2026, 3, 1, tzinfo=UTC)) as running:
+        yield running

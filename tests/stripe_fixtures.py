@@ -1,6 +1,7 @@
 """What the tests of Stripe share: a running stand-in on a random port, and the real stripe-python that talks to it.
 
 In a test module: `from tests.stripe_fixtures import stripe_client as stripe_client`, the same with `stripe_sim`; then ask for them.
+`served_stripe` is in conftest: one server for all tests of a run, emptied for each.
 """
 
 from collections.abc import Iterator
@@ -10,17 +11,17 @@ from typing import Any
 import pytest
 import stripe
 
-from resources.stripe_sim.server import RunningSim, serving_stripe
+from resources.stripe_sim.server import RunningSim
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 API_KEY = "sk_test_standin"
 
 
 @pytest.fixture
-def stripe_sim() -> Iterator[RunningSim]:
-    """Return a new stand-in whose clock stands at the beginning of March 2026."""
-    with serving_stripe(now=START) as running:
-        yield running
+def stripe_sim(served_stripe: RunningSim) -> RunningSim:
+    """Return an empty stand-in whose clock stands at the beginning of March 2026."""
+    served_stripe.remote.reset(START)
+    return served_stripe
 
 
 @pytest.fixture

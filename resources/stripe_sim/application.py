@@ -25,6 +25,7 @@ from resources.stripe_sim.limits import RateLimits, refuse
 from resources.stripe_sim.operations import Operation, Routes, sdk_operations
 from resources.stripe_sim.parameters import read_form, read_parameters
 from resources.stripe_sim.refusals import ApiError
+from resources.stripe_sim.rules import Rules
 from resources.stripe_sim.world import RequestMark, World
 
 Scope: TypeAlias = Mapping[str, Any]
@@ -246,6 +247,15 @@ class StripeSim:
             else:
                 self.keys.keep(key, answer)
         return answer, executed, False
+
+    def reset(self, *, now: int) -> None:
+        """Forget everything, and begin anew at `now` with the rules as they are written."""
+        self.world = World(now=now, rules=Rules())
+        self.keys, self.limits, self.faults = IdempotencyKeys(), RateLimits(), FaultScripts()
+        self.deliveries = Deliveries(self.world)
+        self.log.clear()
+        self.requests = 0
+        self._anchor = (time.monotonic(), now)
 
     async def advance(self, instant: int) -> int:
         """Let the virtual clock go on to `instant`, step by step; return how many things happened."""

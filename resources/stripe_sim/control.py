@@ -5,6 +5,7 @@ POST /_sim/advance      {"to": seconds} or {"by": seconds}: the clock goes on, a
 POST /_sim/faults       a fault script, or {"clear": true}
 POST /_sim/events       {"doubled", "redelivered", "late", "late_seconds", "reversed_batches"}: what goes wrong with the next events
 POST /_sim/rules        {"name": value}
+POST /_sim/reset        {"now": seconds}: forgets everything
 POST /_sim/decline      {"customer": id, "decline": true}: payments of that customer fail
 GET  /_sim/log          requests so far; ?after=N for those behind the N-th
 GET  /_sim/deliveries   webhooks that were tried, with what was answered
@@ -60,6 +61,9 @@ class Control:
                     return 200, {"faults": list(self._sim.faults.documents())}
                 case "POST", "events":
                     return 200, self._event_faults(given)
+                case "POST", "reset":
+                    self._sim.reset(now=given["now"])
+                    return 200, self._state()
                 case "POST", "rules":
                     self._sim.world.rules = self._sim.world.rules.with_changes(given)
                     return 200, asdict(self._sim.world.rules)
@@ -79,7 +83,7 @@ class Control:
             "objects": {name: len(table) for name, table in world.tables.items()},
             "faults": list(self._sim.faults.documents()),
             "events": asdict(world.event_faults),
-            "requests": self._sim.log[-1].number if self._sim.log else 0,
+            "requests": self._sim.requests,
         }
 
     def _event_faults(self, given: dict[str, Any]) -> dict[str, Any]:

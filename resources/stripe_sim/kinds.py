@@ -91,6 +91,11 @@ def sdk_class(name: str) -> type:
     return found
 
 
+def left_out() -> frozenset[str]:
+    """Return the fields that are only there when they are expanded."""
+    return _LEFT_OUT
+
+
 @cache
 def nullable_fields(name: str) -> tuple[str, ...]:
     """Return the fields that are null in a new object of that kind."""

@@ -4,7 +4,7 @@ An amount of an invoice item lives on the item and on its line: both are changed
 first, subscription items newest first, what was added later in the order it came (Invoice.lines in the SDK).
 """
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from resources.stripe_sim.meter_usage import billed_quantity
@@ -89,6 +89,7 @@ def subscription_line(
     line |= {
         "_subscription_item": item["id"],
         "_share": str(share),
+        "_price": price["id"],
         "description": f"{world.get('product', price['product'])['name']}",
         "discountable": True,
         "metadata": dict(item["metadata"]),
@@ -111,27 +112,28 @@ def subscription_line(
             },
         },
     }
-    measure(world, line)
+    if is_metered(price):
+        subscription = world.get("subscription", item["subscription"])
+        meter = price["recurring"]["meter"]
+        line["_usage"] = {"meter": meter, "customer": subscription["customer"], "start": start, "end": end}
+        measure(world, line)
+    else:
+        _set_quantity(world, line, Decimal(item["quantity"] or 0))
     return line
 
 
 def measure(world: World, line: Row) -> None:
-    """Bring quantity and amount of a subscription item's line up to date: a metered one counts its events until final."""
-    item = world.table("subscription_item").get(line["_subscription_item"])
-    assert item is not None
-    price = world.get("price", item["price"])
-    quantity = Decimal(item["quantity"] or 0)
-    if is_metered(price):
-        customer = world.table("subscription").get(item["subscription"])
-        assert customer is not None
-        period = line["period"]
-        quantity = billed_quantity(
-            world, price["recurring"]["meter"], customer["customer"], period["start"], period["end"]
-        )
+    """Bring a metered line up to date: it counts its events until the invoice is final."""
+    if "_usage" in line:
+        usage = line["_usage"]
+        quantity = billed_quantity(world, usage["meter"], usage["customer"], usage["start"], usage["end"])
+        _set_quantity(world, line, quantity)
+
+
+def _set_quantity(world: World, line: Row, quantity: Decimal) -> None:
     line["quantity"], line["quantity_decimal"] = int(quantity), plain(quantity)
-    whole = amount_of(price, quantity)
-    share = Decimal(line["_share"])
-    line["amount"] = line["subtotal"] = whole if share == 1 else round(whole * share)
+    amount = Decimal(amount_of(world.get("price", line["_price"]), quantity)) * Decimal(line["_share"])
+    line["amount"] = line["subtotal"] = int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 def is_metered(price: Row) -> bool:

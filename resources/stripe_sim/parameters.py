@@ -63,6 +63,11 @@ def read_parameters(operation: Operation, given: Mapping[str, Any], *, is_form: 
     return values
 
 
+def parameter_names(operation: Operation) -> frozenset[str]:
+    """Return every parameter that the SDK has for the operation."""
+    return frozenset(_class_of(operation).__annotations__) - _request_options()
+
+
 @cache
 def _form_reader(operation: Operation) -> Reader:
     # Pages of /v2 are asked for by an address that the server gave, with a parameter that no client ever builds.

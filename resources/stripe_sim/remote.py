@@ -56,6 +56,10 @@ class SimRemote:
         """Let the clock go on by a span."""
         return datetime.fromtimestamp(self._ask("POST", "advance", {"by": int(span.total_seconds())})["now"], UTC)
 
+    def reset(self, now: datetime) -> None:
+        """Forget everything, and let the clock stand at `now`."""
+        self._ask("POST", "reset", {"now": int(now.timestamp())})
+
     def fault(
         self,
         fault: str,

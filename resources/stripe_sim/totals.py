@@ -11,8 +11,7 @@ def count_totals(world: World, invoice: Row) -> None:
     """Bring a draft's totals up to date."""
     lines = lines_of(world, invoice["id"])
     for line in lines:
-        if "_subscription_item" in line:
-            measure(world, line)
+        measure(world, line)
     invoice |= totals_of(world, invoice, lines)
     world.save(invoice)
 

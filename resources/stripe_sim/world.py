@@ -130,12 +130,14 @@ class World:
     def make(self, kind: str, **fields: Any) -> Row:
         """Add an object, with null where nothing is said and the SDK has a field."""
         row: Row = dict.fromkeys(nullable_fields(kind))
-        row |= {"id": "", "object": kind, "livemode": False}
-        if "created" in sdk_class(kind).__annotations__:
-            row["created"] = self.now
-        row |= fields
+        row |= {"id": "", "object": kind, **self._always(kind), **fields}
         row["id"] = fields.get("id") or self.new_id(KINDS[kind].prefix)
         return self.save(row)
+
+    def _always(self, kind: str) -> Row:
+        """Return what every object has, of the kinds that have it."""
+        declared = sdk_class(kind).__annotations__
+        return {name: value for name, value in (("created", self.now), ("livemode", False)) if name in declared}
 
     def save(self, row: Row) -> Row:
         """Keep a new or changed object."""
