@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.markup import escape
@@ -15,6 +16,7 @@ from rich.markup import escape
 from billing_pipeline.catalog import Catalog, file_schemas
 from billing_pipeline.catalog.differences import Difference, differences
 from billing_pipeline.errors import BillingError
+from console.kept_names import kept
 from console.screen import count, page, table
 from resources.catalog_store import CatalogStore, read_catalog, read_history
 from resources.runtime import running
@@ -129,7 +131,7 @@ class _Stores:
 
 def _named(stores: _Stores, name: str) -> Catalog:
     if Path(name).is_dir():
-        return read_catalog(Path(name))
+        return read_catalog(Path(name), partial(kept, stores.settings))
     if name == LOADED:
         return stores.store().current()
     if len(name) >= 6 and set(name) <= set("0123456789abcdef"):

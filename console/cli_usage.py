@@ -34,6 +34,15 @@ def timeline(
     show_timeline(Settings.from_environment(), repository, read_range(None, first, last), target=plot)
 
 
+def pseudonym(
+    name: Annotated[str, typer.Argument(help="An owner, a repository or a client with an e-mail address in its name.")],
+) -> None:
+    """Print the name under which it is kept: what stands in tables and on pages instead of an e-mail address."""
+    from console.kept_names import show_pseudonym
+
+    show_pseudonym(Settings.from_environment(), name)
+
+
 def balance(
     account: Annotated[str, typer.Argument(help="A prepaid account.", autocompletion=completion.accounts)],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -169,6 +178,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to `app`."""
     for command in (
         timeline,
+        pseudonym,
         balance,
         payment,
         exporter_sim,

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from console.days import DayRange
+from console.kept_names import kept
 from console.screen import count, page, table
 from console.timeline_plot import draw_timeline
 from resources.lake import Lake
@@ -25,6 +26,8 @@ _BASES = {
 def show_timeline(settings: Settings, repository: str, days: DayRange | None, *, target: Path | None = None) -> None:
     """Print the repository's timeline of `days`, or all of it, and draw it into `target` (below the home if None).
 
+    An e-mail address in the name is looked up under its pseudonym.
+
     Raises:
         RepositoryUnknownError: no day knows the repository.
     """
@@ -33,13 +36,13 @@ def show_timeline(settings: Settings, repository: str, days: DayRange | None, *,
             runtime.database,
             Lake(settings.lake_url, settings.scratch_dir),
             settings.scratch_dir,
-            repository,
+            kept(settings, repository),
             first=days.first if days else None,
             last=days.last if days else None,
         )
         print_timeline(page(), found)
         if found.states:
-            drawn = draw_timeline(found, target or settings.home / "plots" / f"{_file_name(repository)}.png")
+            drawn = draw_timeline(found, target or settings.home / "plots" / f"{_file_name(found.repository)}.png")
             page().print(f"Plot: {drawn}")
 
 

@@ -13,9 +13,19 @@ from typing import Any
 
 import psycopg
 
-from billing_pipeline.catalog import FILES, Catalog, EntryContent, Kind, parse_catalog, restore_catalog
+from billing_pipeline.catalog import (
+    FILES,
+    Catalog,
+    CatalogError,
+    EntryContent,
+    Finding,
+    Kind,
+    parse_catalog,
+    restore_catalog,
+)
 from billing_pipeline.catalog.entries import Price
 from billing_pipeline.errors import BillingError
+from billing_pipeline.sources.personal_names import Pseudonymise, has_address
 from resources.catalog_mirror import write_mirror
 from resources.database import Database
 
@@ -65,9 +75,13 @@ _Key = tuple[Kind, str, int]
 
 @dataclass(frozen=True, slots=True)
 class CatalogStore:
-    """The catalog of one database."""
+    """The catalog of one database.
+
+    `pseudonymise` turns e-mail addresses among clients into the pseudonyms that deliveries are kept under; None: they are refused.
+    """
 
     database: Database
+    pseudonymise: Pseudonymise | None = None
 
     def load(self, folder: Path) -> CatalogLoad:
         """Read `folder`, refuse it with every finding, or make it the current catalog. Again: nothing.
@@ -77,7 +91,8 @@ class CatalogStore:
             CatalogError: the files are wrong, with every finding.
             CatalogEntryInUseError: an entry that booked charges rest on was edited or removed.
         """
-        catalog = read_catalog(folder)
+        catalog = read_catalog(folder, self.pseudonymise)
+        _refuse_addresses(catalog)
         # Booking holds its lock to the end, so that no charge is booked with an entry that this load is replacing.
         with self.database.transaction("billing/charges", "catalog") as connection:
             return _load(connection, catalog)
@@ -110,14 +125,33 @@ class CatalogStore:
             return catalog_release(connection, catalog_sha256)
 
 
-def read_catalog(folder: Path) -> Catalog:
-    """Return the catalog that a folder's files spell, without PostgreSQL.
+def read_catalog(folder: Path, pseudonymise: Pseudonymise | None = None) -> Catalog:
+    """Return the catalog that a folder's files spell, without PostgreSQL; with `pseudonymise`, as `load` keeps it.
 
     Raises:
         CatalogFolderError: no such folder, or a file that cannot be read.
         CatalogError: the files are wrong, with every finding.
     """
-    return parse_catalog(_files_in(folder))
+    return parse_catalog(_files_in(folder), pseudonymise)
+
+
+def _refuse_addresses(catalog: Catalog) -> None:
+    """Refuse clients that are e-mail addresses: deliveries are kept without, so none would ever match."""
+    named = [
+        account.account_id
+        for account in catalog.accounts.values()
+        if any(has_address(client.client_id) for client in account.clients)
+    ]
+    if named:
+        raise CatalogError(
+            Finding(
+                file=FILES[Kind.ACCOUNT],
+                entry=account_id,
+                field="clients",
+                message="names a client by an e-mail address, and there is no key to make its pseudonym with",
+            )
+            for account_id in named
+        )
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:

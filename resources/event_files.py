@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from billing_pipeline.records import LineCounts
 from billing_pipeline.sources.cloudtrail import Action, Ignored, ObjectEvent, read_log
+from billing_pipeline.sources.personal_names import Pseudonymise
 from billing_pipeline.sources.storage_reasons import FileRefusal
 from billing_pipeline.sources.visibility_events import RepositoryEvent, read_fields
 from resources.delivery_manifest import NOTHING_READ, DeliveredFile, Reject
@@ -54,7 +55,10 @@ class EventFile:
 
 
 def read_logs(
-    landing: Landing, files: Sequence[DeliveredFile], sources: Mapping[str, StorageSource]
+    landing: Landing,
+    files: Sequence[DeliveredFile],
+    sources: Mapping[str, StorageSource],
+    pseudonymise: Pseudonymise | None,
 ) -> Iterator[EventFile]:
     """Yield what each log file holds, in order."""
     with ThreadPoolExecutor(max_workers=FILES_AT_ONCE) as fetchers:
@@ -62,10 +66,10 @@ def read_logs(
             batch = files[start : start + FILES_AT_ONCE * 4]
             contents = list(fetchers.map(lambda file: _content(landing, file), batch))
             for file, content in zip(batch, contents, strict=True):
-                yield _read_log(file, content, sources[file.source])
+                yield _read_log(file, content, sources[file.source], pseudonymise)
 
 
-def read_visibility(landing: Landing, file: DeliveredFile) -> EventFile:
+def read_visibility(landing: Landing, file: DeliveredFile, pseudonymise: Pseudonymise | None) -> EventFile:
     """Return what a list of visibility events holds."""
     events: list[tuple[int, RepositoryEvent]] = []
     rejects: list[Reject] = []
@@ -74,7 +78,11 @@ def read_visibility(landing: Landing, file: DeliveredFile) -> EventFile:
         with fetched(landing, file) as path:
             for position, fields in read_table(path):
                 read += 1
-                said = read_fields(fields, as_of=file.first_seen_at) if isinstance(fields, Mapping) else fields
+                said = (
+                    read_fields(fields, as_of=file.first_seen_at, pseudonymise=pseudonymise)
+                    if isinstance(fields, Mapping)
+                    else fields
+                )
                 if said and isinstance(said[0], RepositoryEvent):
                     events += [(position, event) for event in said if isinstance(event, RepositoryEvent)]
                 else:
@@ -109,10 +117,18 @@ def _content(landing: Landing, file: DeliveredFile) -> bytes | FileRefusal:
         return error.refusal
 
 
-def _read_log(file: DeliveredFile, content: bytes | FileRefusal, source: StorageSource) -> EventFile:
+def _read_log(
+    file: DeliveredFile, content: bytes | FileRefusal, source: StorageSource, pseudonymise: Pseudonymise | None
+) -> EventFile:
     if isinstance(content, FileRefusal):
         return EventFile(file=file, rows=OBJECT_EVENT_SCHEMA.empty_table(), refusal=content)
-    log = read_log(content, profile=source.profile, buckets=source.buckets, as_of=file.first_seen_at)
+    log = read_log(
+        content,
+        profile=source.profile,
+        buckets=source.buckets,
+        as_of=file.first_seen_at,
+        pseudonymise=pseudonymise,
+    )
     if isinstance(log, FileRefusal):
         return EventFile(file=file, rows=OBJECT_EVENT_SCHEMA.empty_table(), refusal=log)
     return EventFile(

@@ -133,9 +133,9 @@ class EventIngest:
 
     def _read(self, files: Sequence[DeliveredFile]) -> list[EventFile]:
         if self._dataset == OBJECT_EVENTS:
-            read = list(read_logs(self._hands.landing, files, self._sources))
+            read = list(read_logs(self._hands.landing, files, self._sources, self._hands.pseudonymise))
         else:
-            read = [read_visibility(self._hands.landing, file) for file in files]
+            read = [read_visibility(self._hands.landing, file, self._hands.pseudonymise) for file in files]
         for one in read:
             if one.refusal is not None and one.file.status == "accepted":
                 raise storage_day.file_gone(one.file, f"{one.refusal.reason}: {one.refusal.detail}")

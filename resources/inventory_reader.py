@@ -18,6 +18,7 @@ import pyarrow.orc
 import pyarrow.parquet
 
 from billing_pipeline.records import LineCounts, Reason
+from billing_pipeline.sources.personal_names import Pseudonymise
 from billing_pipeline.sources.s3_inventory import (
     COLUMNS,
     InventoryFile,
@@ -94,8 +95,9 @@ def read_inventory(
     data_files: DataFiles,
     connection: duckdb.DuckDBPyConnection,
     keep_objects: bool,
+    pseudonymise: Pseudonymise | None = None,
 ) -> SnapshotFile:
-    """Return the snapshot of an inventory.
+    """Return the snapshot of an inventory. `pseudonymise` None: rows of names with an e-mail address are refused.
 
     Raises:
         Refused: a data file is missing, is not what the manifest says, cannot be read, or contradicts itself.
@@ -110,7 +112,7 @@ def read_inventory(
             manifest_key, data_file.key, size_bytes=data_file.size_bytes, md5=data_file.md5
         ) as path:
             for rows in _batches(_rows(path, data_file, manifest, profile)):
-                _list(connection, rows, profile, tally)
+                _list(connection, rows, profile, tally, pseudonymise)
     snapshot, repeated = _snapshot(connection, manifest, profile, tally, keep_objects=keep_objects)
     accepted = sum(snapshot.rows["object_count"].to_pylist())
     rejected = len(tally.rejects)
@@ -125,7 +127,11 @@ def read_inventory(
 
 
 def _list(
-    connection: duckdb.DuckDBPyConnection, rows: list[ObjectRow | BadRow], profile: StorageProfile, tally: _Tally
+    connection: duckdb.DuckDBPyConnection,
+    rows: list[ObjectRow | BadRow],
+    profile: StorageProfile,
+    tally: _Tally,
+    pseudonymise: Pseudonymise | None,
 ) -> None:
     """Put a batch of rows into `listed`, and count what does not go there."""
     columns: list[list[object]] = [[] for _ in _LISTED]
@@ -140,8 +146,12 @@ def _list(
             if row.is_latest or profile.bytes_sold == "all_versions":
                 tally.unassigned_bytes += row.bytes
             continue
+        kept = belonging.kept(pseudonymise)
+        if kept is None:
+            tally.rejects.append((tally.position, StorageReason.PERSONAL_NAME, "key", None))
+            continue
         values = (
-            belonging.repository, belonging.owner, object_id(row.bucket, row.key), row.version_id, row.is_latest,
+            kept.repository, kept.owner, object_id(row.bucket, row.key), row.version_id, row.is_latest,
             row.is_delete_marker, row.bytes,
         )  # fmt: skip
         for column, value in zip(columns, values, strict=True):

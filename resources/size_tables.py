@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from billing_pipeline.records import LineCounts
+from billing_pipeline.sources.personal_names import Pseudonymise
 from billing_pipeline.sources.storage_reasons import StorageReason
 from billing_pipeline.sources.storage_table import SizeRow, read_size_row
 from resources.delivery_manifest import Reject
@@ -18,8 +19,10 @@ from resources.storage_files import refused
 from resources.table_reader import read_table
 
 
-def read_size_table(path: Path, *, as_of: datetime) -> SnapshotFile:
+def read_size_table(path: Path, *, as_of: datetime, pseudonymise: Pseudonymise | None) -> SnapshotFile:
     """Return the snapshots of a table. A repository twice in one is counted once, and refuses the file when it says two things.
+
+    `pseudonymise` None: rows with an e-mail address in a name are refused.
 
     Raises:
         Refused: the file cannot be read, or contradicts itself.
@@ -29,7 +32,7 @@ def read_size_table(path: Path, *, as_of: datetime) -> SnapshotFile:
     read = repeated = 0
     for position, fields in read_table(path):
         read += 1
-        row = read_size_row(fields, as_of=as_of) if isinstance(fields, Mapping) else fields
+        row = read_size_row(fields, as_of=as_of, pseudonymise=pseudonymise) if isinstance(fields, Mapping) else fields
         if not isinstance(row, SizeRow):
             rejects.append((position, str(row[0]), row[1], None))
             continue

@@ -99,7 +99,7 @@ class SnapshotIngest:
         try:
             if source.kind is Kind.TABLE:
                 with fetched(self._hands.landing, file) as path:
-                    return read_size_table(path, as_of=file.first_seen_at)
+                    return read_size_table(path, as_of=file.first_seen_at, pseudonymise=self._hands.pseudonymise)
             return self._read_inventory(file, source)
         except Refused as error:
             if file.status == "accepted":
@@ -124,6 +124,7 @@ class SnapshotIngest:
             data_files=data_files,
             connection=self._engine,
             keep_objects=source.objects,
+            pseudonymise=self._hands.pseudonymise,
         )
 
     def _files_of(self, source: StorageSource) -> DataFiles:

@@ -18,6 +18,7 @@ from billing_pipeline import checks
 from billing_pipeline.checks import Verdict
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts
+from billing_pipeline.sources.personal_names import Pseudonymise
 from resources import delivery_manifest, guard_store
 from resources.database import Database
 from resources.delivery_manifest import DeliveredFile, LakeGeneration
@@ -26,7 +27,7 @@ from resources.landing import Landing
 from resources.storage_config import StorageSource
 
 # Raise it when a reader takes, refuses or spells something differently: every delivery day is then read anew when asked for.
-READER_VERSION = 2
+READER_VERSION = 3
 ROUNDS_BEFORE_GIVING_WAY = 5
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +43,10 @@ class StorageFileGoneError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageHands:
-    """What ingest works with. `landing_url` is where `landing` leads: metadata of S3 objects is asked for there."""
+    """What ingest works with. `landing_url` is where `landing` leads: metadata of S3 objects is asked for there.
+
+    `pseudonymise` turns an e-mail address in a name into a keyed pseudonym; None: such names are refused.
+    """
 
     database: Database
     lake: Lake
@@ -51,6 +55,7 @@ class StorageHands:
     scratch_dir: Path
     memory_limit: str
     threads: int
+    pseudonymise: Pseudonymise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from billing_pipeline.errors import BillingError
+from billing_pipeline.sources.personal_names import Pseudonymise
 from billing_pipeline.sources.storage_reasons import StorageReason
 from resources import bucket_listing, delivery_manifest, duck, storage_discovery
 from resources.bucket_listing import TakenListing
@@ -49,7 +50,9 @@ class StorageStore:
         landing_url: str,
         memory_limit: str = "1GB",
         threads: int = 2,
+        pseudonymise: Pseudonymise | None = None,
     ) -> None:
+        """`pseudonymise` None: owners and repositories that are named after an e-mail address are refused."""
         self._sources = tuple(sources)
         self._hands = StorageHands(
             database=database,
@@ -59,6 +62,7 @@ class StorageStore:
             scratch_dir=scratch_dir,
             memory_limit=memory_limit,
             threads=threads,
+            pseudonymise=pseudonymise,
         )
 
     @property

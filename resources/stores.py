@@ -85,7 +85,13 @@ def open_stores(settings: Settings, database: Database) -> Stores:
             key,
         ),
         storage=StorageStore(
-            database, lake, landing, storage_sources, settings.scratch_dir, landing_url=settings.landing_url
+            database,
+            lake,
+            landing,
+            storage_sources,
+            settings.scratch_dir,
+            landing_url=settings.landing_url,
+            pseudonymise=e_mail_pseudonyms(key),
         ),
         request_usage=UsageStore(
             database=database, lake=lake, scratch_dir=settings.scratch_dir, expectations=requests.expected_hours
@@ -101,7 +107,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
             policy=storage_policy(storage_sources, load_storage_policy(settings.catalog_dir)),
         ),
         timelines=TimelineReader(database=database, lake=lake, scratch_dir=settings.scratch_dir),
-        catalog=CatalogStore(database),
+        catalog=CatalogStore(database, e_mail_pseudonyms(key)),
         charges=ChargeStore(database),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),

@@ -34,12 +34,14 @@ from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
 from resources.traffic_config import TrafficSource
 from resources.traffic_pull import Clients
+from resources.traffic_receipts import e_mail_pseudonyms
 from resources.traffic_store import TrafficStore
 from resources.traffic_usage_store import TrafficUsageStore
 from tests.chain import FACTS as BOOKED_FACTS
 from tests.chain import Facts, Installation, write_catalog
 from tests.storage_files import csv_gz, listed, log_bytes, log_key, manifest, md5_line, record, source
 
+KEY = b"a key for tests"
 RUN, CODE = "run", "test"
 JUNE_1, JUNE_2, JUNE_3 = (date(2026, 6, day) for day in (1, 2, 3))
 START = datetime(2026, 6, 1, tzinfo=UTC)
@@ -330,6 +332,10 @@ class MeteredChain:
         return Landing(str(self.home / "landing"), self.home / "scratch")
 
     @cached_property
+    def catalog(self) -> CatalogStore:
+        return CatalogStore(self.database, e_mail_pseudonyms(KEY))
+
+    @cached_property
     def storage(self) -> StorageStore:
         return StorageStore(
             self.database,
@@ -339,6 +345,7 @@ class MeteredChain:
             self.home / "scratch",
             landing_url=str(self.home / "landing"),
             threads=1,
+            pseudonymise=e_mail_pseudonyms(KEY),
         )
 
     @cached_property
@@ -375,7 +382,7 @@ class MeteredChain:
             self.sources or traffic_sources(),
             self.clients or (lambda source: SimulatedClient(source.node, now)),
             self.home / "scratch",
-            b"a key for tests",
+            KEY,
             threads=1,
         )
 
@@ -391,7 +398,7 @@ class MeteredChain:
 
     def load_catalog(self) -> None:
         """Load the catalog as it stands."""
-        CatalogStore(self.database).load(self.catalog_dir)
+        self.catalog.load(self.catalog_dir)
 
     def collect(self, now: datetime, days: Sequence[date] | None = None) -> None:
         """Collect traffic as it is at `now`, of `days` or of the two days of the story."""

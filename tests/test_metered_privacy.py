@@ -31,6 +31,7 @@ from tests.exporter_fixtures import certificates as certificates
 from tests.exporter_fixtures import environment, no_pause
 from tests.metered_chain import (
     JUNE_1,
+    KEY,
     Delivery,
     MeteredChain,
     at,
@@ -160,6 +161,10 @@ def delivered_storage() -> Delivery:
         caller(9, 6, f"{key}\0{EMAIL}"),
         caller(10, 6, key, eventCategory=EMAIL),
         caller(11, 6, key, requestParameters=EMAIL),
+        caller(13, 7, f"{EMAIL}/cats/table"),
+        caller(14, 7, f"{EMAIL.upper()}/cats/other", eventName="CopyObject"),
+        caller(15, 7, f"ann/backup of {EMAIL}, July/table"),
+        caller(16, 7, f"{EMAIL.replace('@', '%40')}/dogs/table"),
         caller(12, 6, key, addendum={"reason": "UPDATED_DATA", "originalEventID": [EMAIL]}),
     ]
     wrapper = {"Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": OBJECT}}, "userIdentity": {"p": EMAIL}}]}
@@ -168,10 +173,22 @@ def delivered_storage() -> Delivery:
         {"event_id": "v1", "at": "2026-06-01T01:00:00Z", "repository": "ann/cats", "visibility": "private", **PERSON},
         {"event_id": "v2", "at": EMAIL, "repository": "ann/cats", "visibility": "public"},
         {"event_id": "v3", "at": "2026-06-01T01:00:00Z", "repository": "ann/cats", "visibility": EMAIL},
+        {"event_id": EMAIL, "at": "2026-06-01T02:00:00Z", "repository": f"{EMAIL}/cats", "visibility": "private"},
+        {"event_id": "v5", "at": "2026-06-01T02:00:00Z", "repository": "ann/cats", "owner": EMAIL},
         {"event_id": "v4", "at": "2026-06-01T01:00:00Z", "repository": [EMAIL], "visibility": "public"},
     ]
     return (
-        *inventory([listed(key, 100), listed(other, 7), listed(OBJECT, 5), listed("ann/cats/b", 1)], at(7)),
+        *inventory(
+            [
+                listed(key, 100),
+                listed(other, 7),
+                listed(OBJECT, 5),
+                listed("ann/cats/b", 1),
+                listed(f"{EMAIL}/cats/table", 9),
+                listed(f"ann/backup of {EMAIL}, July/table", 2),
+            ],
+            at(7),
+        ),
         *inventory([listed(key, EMAIL), listed(other, -7)], at(8)),
         *inventory([(EMAIL, OBJECT), (ADDRESS,)], at(9)),
         trail_log("AAAAAAAAAAAAAAAA", JUNE_1, *records),
@@ -207,7 +224,9 @@ def traffic_sources(url: str) -> list[TrafficSource]:
 
 @pytest.fixture
 def installation(postgres_url: str, template_database: str, tmp_path: Path) -> Iterator[Installation]:
-    write_catalog(tmp_path / "catalog", **catalog_texts())
+    texts = catalog_texts()
+    person = f'[[account]]\nid = "jane"\nname = "J"\ncurrency = "USD"\nclients = [{{ id = "{EMAIL.title()}" }}]\n'
+    write_catalog(tmp_path / "catalog", **{**texts, "accounts": texts["accounts"] + person})
     with Site(postgres_url, template_database, tmp_path).installation() as installation:
         yield installation
 
@@ -217,16 +236,15 @@ def stores(installation: Installation, certificates: ExporterCertificates) -> It
     """Return the stores of an installation whose exporters are served over TLS."""
     with serving(Exporters(), certificate=certificates.server.certificate, key=certificates.server.key) as url:
         environ = {**environment(certificates), "NODE_TOKEN": TOKEN}
-        key = b"a key for tests"
         chain = replace(MeteredChain.of(installation), sources=tuple(traffic_sources(url)))
         traffic = TrafficStore(
             installation.database,
             chain.lake,
             chain.landing,
             chain.sources,
-            lambda source: ExporterClient(source, environ, pseudonymise=e_mail_pseudonyms(key), pause=no_pause),
+            lambda source: ExporterClient(source, environ, pseudonymise=e_mail_pseudonyms(KEY), pause=no_pause),
             installation.settings.scratch_dir,
-            key,
+            KEY,
         )
         yield replace(
             open_stores(installation.settings, installation.database),
@@ -234,6 +252,7 @@ def stores(installation: Installation, certificates: ExporterCertificates) -> It
             traffic_usage=chain.traffic_usage,
             storage=chain.storage,
             storage_usage=chain.storage_usage,
+            catalog=chain.catalog,
         )
 
 
@@ -290,10 +309,19 @@ class TestPersonalData:
         assert installation.rows("select count(*) >= 4 from core.traffic_refusal") == [(True,)]
         chain = MeteredChain.of(installation)
         samples = chain.lake_rows("core/traffic_samples")
-        assert {row[2] for row in samples} == {ACME, e_mail_pseudonyms(b"a key for tests")(EMAIL)}
+        assert {row[2] for row in samples} == {ACME, e_mail_pseudonyms(KEY)(EMAIL)}
         assert {row[1] for row in samples} == {"jp", "hk", "xs", "xe"}
         assert chain.lake_rows("core/object_events")
-        assert [row[3] for row in chain.lake_rows("core/storage_snapshots")] == ["ann/cats"]
+        jane = e_mail_pseudonyms(KEY)(EMAIL)
+        named = {"ann/cats", f"ann/backup of {jane}, July", f"{jane}/cats"}
+        assert {row[3] for row in chain.lake_rows("core/storage_snapshots")} == named
+        assert {row[3] for row in chain.lake_rows("core/object_events")} == {*named, f"{jane}/dogs"}
+        # the catalog names her by her address, traffic and storage by the pseudonym of it
+        assert installation.rows("select client_id from catalog.account_client where account_id = 'jane'") == [(jane,)]
+        billed = installation.rows(
+            "select count(*) > 0, bool_and(account_id = 'jane') from usage.storage_state where owner = %s", jane
+        )
+        assert billed == [(True, True)]
 
         for name, text in every_table(installation.database):
             assert leaks(text) == [], name
@@ -308,11 +336,10 @@ class TestPersonalData:
             assert leaks(text) == []
 
     def test_is_in_no_file_or_answer_of_what_is_pushed(self, installation: Installation, stores: Stores) -> None:
-        key = b"a key for tests"
         sources = traffic_sources("https://nowhere.example")
         landing = installation.home / "landing"
         receiver = TrafficReceiver(
-            str(landing), sources, installation.settings.scratch_dir, pseudonymise=e_mail_pseudonyms(key)
+            str(landing), sources, installation.settings.scratch_dir, pseudonymise=e_mail_pseudonyms(KEY)
         )
         now = datetime(2026, 6, 2, tzinfo=UTC)
         body = json.dumps([snapshot("hk", 0), snapshot("hk", 1)]).encode()

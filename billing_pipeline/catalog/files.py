@@ -32,6 +32,7 @@ from billing_pipeline.catalog.tables import (
 )
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter, MeterInvalidError
+from billing_pipeline.sources.personal_names import Pseudonymise
 
 FILES: Mapping[Kind, str] = {
     Kind.BILLABLE_RULE: "billable.toml",
@@ -85,9 +86,13 @@ LIST_OF: Mapping[Kind, str] = {
 
 
 class Reader:
-    """Collect the entries of a catalog and what is wrong with them."""
+    """Collect the entries of a catalog and what is wrong with them.
 
-    def __init__(self) -> None:
+    `pseudonymise` puts pseudonyms in the place of e-mail addresses among clients, as deliveries do.
+    """
+
+    def __init__(self, pseudonymise: Pseudonymise | None = None) -> None:
+        self._pseudonymise = pseudonymise
         self.findings: list[Finding] = []
         self.rule: BillableRule | None = None
         self.meters: list[Meter] = []
@@ -174,6 +179,8 @@ class Reader:
                 self._keep(kind, plan.id, plan.version, plan)
             case Kind.ACCOUNT:
                 account = AccountTable.model_validate(table)
+                if self._pseudonymise is not None:
+                    account = account.without_addresses(self._pseudonymise)
                 self.accounts.append(account.entry())
                 self._keep(kind, account.id, 1, account)
             case Kind.SUBSCRIPTION:

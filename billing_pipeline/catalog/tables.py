@@ -18,6 +18,7 @@ from billing_pipeline.catalog.entries import (
 from billing_pipeline.catalog.fields import Amount, Id, Instant, Status, Table, Text, Version
 from billing_pipeline.catalog.phases import Existing
 from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterSource, Missing
+from billing_pipeline.sources.personal_names import Pseudonymise, has_address, without_addresses
 
 
 class _Endpoint(Table):
@@ -126,3 +127,13 @@ class AccountTable(Table):
             clients=tuple(client.entry() for client in self.clients),
             stripe_customer=self.stripe_customer,
         )
+
+    def without_addresses(self, pseudonymise: Pseudonymise) -> "AccountTable":
+        """Return it with clients as deliveries spell them: a keyed pseudonym in the place of each e-mail address."""
+        clients = tuple(
+            client.model_copy(update={"id": without_addresses(client.id, pseudonymise)})
+            if has_address(client.id)
+            else client
+            for client in self.clients
+        )
+        return self if clients == self.clients else self.model_copy(update={"clients": clients})

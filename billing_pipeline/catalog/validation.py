@@ -30,19 +30,22 @@ from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.price_validation import is_zone, meter_problems, usage_shape, version_problems
 from billing_pipeline.catalog.subscription_validation import plan_terms, subscription_findings, subscription_of
 from billing_pipeline.meters import Meter, MeterSource
+from billing_pipeline.sources.personal_names import Pseudonymise
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BEGIN = datetime.min.replace(tzinfo=UTC)
 _OPEN = datetime.max.replace(tzinfo=UTC)
 
 
-def parse_catalog(files: Mapping[str, bytes]) -> Catalog:
+def parse_catalog(files: Mapping[str, bytes], pseudonymise: Pseudonymise | None = None) -> Catalog:
     """Return the catalog that the TOML files (name -> bytes) of one folder spell.
+
+    `pseudonymise` puts pseudonyms in the place of e-mail addresses among clients; without it they stay as they are.
 
     Raises:
         CatalogError: with every finding, each naming file, entry and field.
     """
-    reader = Reader()
+    reader = Reader(pseudonymise)
     reader.read_files(files)
     return catalog_of(reader)
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.personal_names import Pseudonymise
 from billing_pipeline.sources.storage_profile import LARGEST_BYTES, StorageProfile, is_key, object_id, version_object_id
 from billing_pipeline.sources.storage_reasons import FileRefusal, StorageReason
 from billing_pipeline.sources.timestamps import parse_instant
@@ -122,11 +123,17 @@ class _Out(Exception):
 
 
 def read_log(
-    content: bytes, *, profile: StorageProfile, buckets: Collection[str], as_of: datetime
+    content: bytes,
+    *,
+    profile: StorageProfile,
+    buckets: Collection[str],
+    as_of: datetime,
+    pseudonymise: Pseudonymise | None = None,
 ) -> LogRead | FileRefusal:
     """Return what a log file's inflated content holds.
 
     `buckets`: those that are metered, all when empty. `as_of`: when the file was first seen; events after it are refused.
+    `pseudonymise` None: events of repositories that are named after an e-mail address are refused.
     """
     records = _records(content)
     if isinstance(records, FileRefusal):
@@ -136,7 +143,8 @@ def read_log(
         try:
             if not isinstance(record, dict):
                 raise _Refused(Reason.NOT_AN_OBJECT)
-            done.events.append((position, _event(record, profile=profile, buckets=buckets, as_of=as_of)))
+            event = _event(record, profile=profile, buckets=buckets, as_of=as_of, pseudonymise=pseudonymise)
+            done.events.append((position, event))
         except _Refused as refused:
             done.rejections.append(EventRejection(position=position, reason=str(refused.reason), field=refused.field))
         except _Out as out:
@@ -197,7 +205,12 @@ def _records(content: bytes) -> list[Any] | FileRefusal:
 
 
 def _event(
-    record: Mapping[str, Any], *, profile: StorageProfile, buckets: Collection[str], as_of: datetime
+    record: Mapping[str, Any],
+    *,
+    profile: StorageProfile,
+    buckets: Collection[str],
+    as_of: datetime,
+    pseudonymise: Pseudonymise | None,
 ) -> ObjectEvent:
     name = _in_scope(record)
     parameters = record.get("requestParameters")
@@ -224,6 +237,9 @@ def _event(
     belonging = profile.belonging(key)
     if belonging is None:
         raise _Out(Ignored.OTHER_KEY)
+    kept = belonging.kept(pseudonymise)
+    if kept is None:
+        raise _Refused(StorageReason.PERSONAL_NAME, "requestParameters.key")
     every_version = profile.bytes_sold == "all_versions"
     action, size, version_id = _change(name, record, parameters, every_version=every_version)
     identity = object_id(bucket, key)
@@ -231,8 +247,8 @@ def _event(
         event_id=event_id,
         shared_event_id=_identifier(record, "sharedEventID"),
         event_at=event_at,
-        repository=belonging.repository,
-        owner=belonging.owner,
+        repository=kept.repository,
+        owner=kept.owner,
         object_id=version_object_id(identity, version_id) if every_version else identity,
         event_name=name,
         action=action,

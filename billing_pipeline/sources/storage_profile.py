@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from billing_pipeline.errors import BillingError
+from billing_pipeline.sources.personal_names import Pseudonymise, kept_name
 
 LARGEST_BYTES = 2**63 - 1
 MAX_KEY_BYTES = 1_024
@@ -35,6 +36,16 @@ class Belonging:
 
     repository: str
     owner: str | None
+
+    def kept(self, pseudonymise: Pseudonymise | None) -> "Belonging | None":
+        """Return it with names as they are kept, without e-mail addresses; None when nothing turns one into a pseudonym."""
+        repository = kept_name(self.repository, pseudonymise)
+        owner = None if self.owner is None else kept_name(self.owner, pseudonymise)
+        if repository is None or (self.owner is not None and owner is None):
+            return None
+        if (repository, owner) == (self.repository, self.owner):
+            return self
+        return Belonging(repository=repository, owner=owner)
 
 
 class _Frozen(BaseModel):

@@ -9,6 +9,7 @@ class StorageReason(StrEnum):
 
     # records and rows
     BAD_KEY = "bad_key"
+    PERSONAL_NAME = "personal_name"
     EVENT_VERSION = "event_version"
     NOT_A_DATA_EVENT = "not_a_data_event"
     ID_CONFLICT = "id_conflict"

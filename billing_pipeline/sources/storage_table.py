@@ -10,7 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.personal_names import Pseudonymise, kept_name
 from billing_pipeline.sources.storage_profile import LARGEST_BYTES, is_name
+from billing_pipeline.sources.storage_reasons import StorageReason
 from billing_pipeline.sources.visibility_events import VISIBILITIES, instant_of
 
 MAX_DIGITS = 19
@@ -32,7 +34,9 @@ class SizeRow:
 Refusal = tuple[str, str]
 
 
-def read_size_row(fields: Mapping[str, Any], *, as_of: datetime) -> SizeRow | Refusal:
+def read_size_row(
+    fields: Mapping[str, Any], *, as_of: datetime, pseudonymise: Pseudonymise | None = None
+) -> SizeRow | Refusal:
     """Return the row of these fields, or why it is refused. Empty text is absent: CSV knows no null."""
     said = {name: value for name, value in fields.items() if value not in (None, "")}
     for name in ("repository", "bytes", "snapshot_at"):
@@ -41,6 +45,10 @@ def read_size_row(fields: Mapping[str, Any], *, as_of: datetime) -> SizeRow | Re
     for name in ("repository", "owner"):
         if name in said and not (isinstance(said[name], str) and is_name(said[name])):
             return Reason.BAD_VALUE, name
+        if name in said:
+            said[name] = kept_name(said[name], pseudonymise)
+            if said[name] is None:
+                return StorageReason.PERSONAL_NAME, name
     snapshot_at = instant_of(said["snapshot_at"], as_of=as_of)
     if isinstance(snapshot_at, Reason):
         return snapshot_at, "snapshot_at"

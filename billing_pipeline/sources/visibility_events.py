@@ -14,7 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.personal_names import Pseudonymise, kept_name
 from billing_pipeline.sources.storage_profile import is_name
+from billing_pipeline.sources.storage_reasons import StorageReason
 from billing_pipeline.sources.timestamps import in_range, parse_instant
 
 MAX_LINE_BYTES = 65_536
@@ -58,8 +60,13 @@ def json_fields(line: bytes) -> Mapping[str, Any] | Refusal:
     return fields if isinstance(fields, dict) else (Reason.NOT_AN_OBJECT, None)
 
 
-def read_fields(fields: Mapping[str, Any], *, as_of: datetime) -> tuple[RepositoryEvent, ...] | Refusal:
-    """Return the events of one line or row of a table, or why it is refused."""
+def read_fields(
+    fields: Mapping[str, Any], *, as_of: datetime, pseudonymise: Pseudonymise | None = None
+) -> tuple[RepositoryEvent, ...] | Refusal:
+    """Return the events of one line or row of a table, or why it is refused.
+
+    `pseudonymise` turns e-mail addresses in names into pseudonyms; without it such a line is refused.
+    """
     repository = fields.get("repository")
     if not isinstance(repository, str) or not is_name(repository):
         return Reason.MISSING_FIELD if repository is None else Reason.BAD_VALUE, "repository"
@@ -77,6 +84,18 @@ def read_fields(fields: Mapping[str, Any], *, as_of: datetime) -> tuple[Reposito
     event_id = fields.get("event_id") or None
     if event_id is not None and not (isinstance(event_id, str) and is_name(event_id)):
         return Reason.BAD_VALUE, "event_id"
+    names = {"repository": repository, "owner": owner, "event_id": event_id}
+    kept = {name: value if value is None else kept_name(value, pseudonymise) for name, value in names.items()}
+    for name, value in names.items():
+        if value is not None and kept[name] is None:
+            return StorageReason.PERSONAL_NAME, name
+    return _events(event_at, visibility, **kept)
+
+
+def _events(
+    event_at: datetime, visibility: str | None, *, repository: str | None, owner: str | None, event_id: str | None
+) -> tuple[RepositoryEvent, ...]:
+    repository = repository or ""
     said = {kind: value for kind, value in ((Kind.VISIBILITY, visibility), (Kind.OWNER, owner)) if value is not None}
     return tuple(
         RepositoryEvent(
