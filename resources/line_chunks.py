@@ -6,14 +6,15 @@ Not here: inflating (inflate), what a line says (request_reader).
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from billing_pipeline.records import Reason
 from billing_pipeline.sources.request_lines import MAX_DEPTH
+from resources.byte_windows import Bytes, Mask, Places, array_of
 from resources.inflate import FileRejected
+from resources.shaped_lines import LONGEST_SHAPE
 
 # Below 32 MiB the C library keeps what it has allocated: fresh memory for each chunk costs as much as inflating it.
 CHUNK_BYTES = 24 << 20
@@ -21,20 +22,22 @@ SLICES_PER_CHUNK = 8
 # Text without a line end in this many bytes is no file of lines, and would have to be held whole.
 LONGEST_LINE_BYTES = 8 * CHUNK_BYTES
 
-_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_Mask = np.ndarray[Any, np.dtype[np.bool_]]
-_Places = np.ndarray[Any, np.dtype[np.int64]]
+# For those who look at bytes by position, however near to the end.
+ROOM_BEHIND = LONGEST_SHAPE
+_ROOM = b" " * ROOM_BEHIND
 
 
 @dataclass(frozen=True, slots=True)
 class LineChunk:
-    """Whole lines, without a copy: `data` with the offsets at which lines begin, and one more at its end."""
+    """Whole lines, without a copy: `data` with the offsets at which lines begin, and one more at the end of the last.
+
+    Behind it `data` goes on with ROOM_BEHIND blanks.
+    """
 
     data: bytes
-    offsets: _Places
+    offsets: Places
     first_line_number: int
-    # Indices of lines that the bulk parser must not see.
-    doubtful: _Places
+    max_line_bytes: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,13 +46,34 @@ class LineChunk:
         """Return a line with its end."""
         return self.data[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
+    @property
+    def starts(self) -> Places:
+        """Return where each line begins."""
+        return self.offsets[:-1]
+
+    def doubtful(self) -> Places:
+        """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, too long, perhaps too deep."""
+        data, offsets = memoryview(self.data)[: int(self.offsets[-1])], self.offsets
+        bytes_view = np.frombuffer(data, dtype=np.uint8)
+        indices = [np.flatnonzero(np.diff(offsets) > self.max_line_bytes)]
+        # One bit tells "[" from "{". The bulk parser knows no bound of depth.
+        opening = _found(bytes_view, lambda piece: (piece | 0x20) == 0x7B)
+        # Flat lines, one bracket in each, are told from others without a search.
+        is_flat = len(opening) == len(self) and bool(((opening >= offsets[:-1]) & (opening < offsets[1:])).all())
+        if not is_flat:
+            indices.append(np.flatnonzero(np.diff(np.searchsorted(opening, offsets)) > MAX_DEPTH))
+        if not self.data.isascii() or b"\x00" in self.data:
+            strange = np.flatnonzero((bytes_view >= 0x80) | (bytes_view == 0))
+            indices.append(np.searchsorted(offsets, strange, side="right") - 1)
+        return np.unique(np.concatenate(indices))
+
     def table(self) -> pa.Table:
         """Return (line, line_number) over the chunk's own bytes, in batches that DuckDB's threads can share."""
         rows = len(self)
         lines = pa.Array.from_buffers(
             pa.large_string(), rows, [None, pa.py_buffer(self.offsets), pa.py_buffer(self.data)]
         )
-        numbers = pa.array(np.arange(self.first_line_number, self.first_line_number + rows, dtype=np.int64))
+        numbers = array_of(np.arange(self.first_line_number, self.first_line_number + rows))
         batch = pa.record_batch([lines, numbers], names=["line", "line_number"])
         size = max(2_048, -(-rows // SLICES_PER_CHUNK))
         return pa.Table.from_batches([batch.slice(start, size) for start in range(0, rows, size)] or [batch])
@@ -85,39 +109,24 @@ def chunks_of(blocks: Generator[bytes, None, None], max_line_bytes: int) -> Gene
             if end == 0 or held_bytes < CHUNK_BYTES:
                 held.append(block)
                 continue
-            chunk = _chunk(b"".join([*held, block[:end]]), line_number, max_line_bytes)
+            chunk = _chunk([*held, block[:end]], line_number, max_line_bytes)
             held, held_bytes = [block[end:]], len(block) - end
             line_number += len(chunk)
             yield chunk
     if held_bytes:
-        yield _chunk(b"".join(held), line_number, max_line_bytes)
+        yield _chunk(held, line_number, max_line_bytes)
 
 
-def _chunk(data: bytes, first_line_number: int, max_line_bytes: int) -> LineChunk:
-    bytes_view = np.frombuffer(data, dtype=np.uint8)
-    ends = _found(bytes_view, lambda piece: piece == 0x0A) + 1
-    unended = [] if data.endswith(b"\n") else [len(data)]
+def _chunk(parts: list[bytes], line_number: int, max_line_bytes: int) -> LineChunk:
+    data = b"".join([*parts, _ROOM])
+    size = len(data) - ROOM_BEHIND
+    ends = _found(np.frombuffer(data, dtype=np.uint8, count=size), lambda piece: piece == 0x0A) + 1
+    unended = [] if len(ends) and ends[-1] == size else [size]
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends, np.array(unended, dtype=np.int64)])
-    return LineChunk(data, offsets, first_line_number, _not_plain(data, offsets, max_line_bytes))
+    return LineChunk(data, offsets, line_number, max_line_bytes)
 
 
-def _not_plain(data: bytes, offsets: _Places, max_line_bytes: int) -> _Places:
-    """Return the indices of lines that the bulk parser must not see: not ASCII, with a NUL, too long, perhaps too deep."""
-    bytes_view = np.frombuffer(data, dtype=np.uint8)
-    indices = [np.flatnonzero(np.diff(offsets) > max_line_bytes)]
-    # One bit tells "[" from "{". The bulk parser knows no bound of depth.
-    opening = _found(bytes_view, lambda piece: (piece | 0x20) == 0x7B)
-    # Flat lines, one bracket in each, are told from others without a search.
-    is_flat = len(opening) == len(offsets) - 1 and bool(((opening >= offsets[:-1]) & (opening < offsets[1:])).all())
-    if not is_flat:
-        indices.append(np.flatnonzero(np.diff(np.searchsorted(opening, offsets)) > MAX_DEPTH))
-    if not data.isascii() or b"\x00" in data:
-        strange = np.flatnonzero((bytes_view >= 0x80) | (bytes_view == 0))
-        indices.append(np.searchsorted(offsets, strange, side="right") - 1)
-    return np.unique(np.concatenate(indices))
-
-
-def _found(bytes_view: _Bytes, condition: Callable[[_Bytes], _Mask]) -> _Places:
+def _found(bytes_view: Bytes, condition: Callable[[Bytes], Mask]) -> Places:
     """Return where `condition` holds. In pieces that stay in the cache: four times as fast as one pass over the chunk."""
     piece = 1 << 20
     found = [

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, RequestRecord
 from billing_pipeline.sources.avro import SchemaRefusal, resolve
+from billing_pipeline.sources.line_shape import usual_shapes
 from billing_pipeline.sources.profile import SourceProfile
 from billing_pipeline.sources.request_avro import wanted_of
 from billing_pipeline.sources.request_lines import FileContext, pseudonym, read_fields, read_line
@@ -31,11 +32,16 @@ from billing_pipeline.sources.request_sql import PART_SEPARATOR, BulkQuery, line
 from billing_pipeline.sources.timestamps import AFTER_LEAP_SECONDS, CLOCK_TOLERANCE
 from resources import line_chunks, text_columns
 from resources.avro import read_avro, read_schema
+from resources.byte_windows import Mask, Places, array_of
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 from resources.prepared_queries import PreparedQueries
+from resources.shaped_lines import read_shaped, reading_of
 
 BLOCK_BYTES = 1 << 20
 SAMPLED_LINES = 200
+LINES_TO_SEE_SHAPES = 9
+# So few lines are read one by one in the time that a query takes to start.
+FEW_LINES = 64
 # A share of refused lines means something only over this many lines.
 LINES_TO_JUDGE = 1_000
 RECORD_SCHEMA = pa.schema(
@@ -43,15 +49,16 @@ RECORD_SCHEMA = pa.schema(
         ("line_number", pa.int64()),
         ("event_id", pa.string()),
         ("event_at", pa.timestamp("us")),
-        ("client_id", pa.string()),
-        ("method", pa.string()),
-        ("endpoint", pa.string()),
+        ("client_id", pa.dictionary(pa.int32(), pa.string())),
+        ("method", pa.dictionary(pa.int32(), pa.string())),
+        ("endpoint", pa.dictionary(pa.int32(), pa.string())),
         ("status_code", pa.int16()),
         ("response_time_us", pa.int64()),
         ("response_bytes", pa.int64()),
         ("is_simulated", pa.bool_()),
     ]
 )
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TAKEN_COLUMNS = frozenset((*RECORD_SCHEMA.names, "in_scope"))
 
 
@@ -126,14 +133,17 @@ class _Reading:
     outcome: FileOutcome
 
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
-        """Inflate and cut into lines ahead in a thread while DuckDB parses the chunk before."""
+        """Inflate and cut into lines ahead in a thread while the chunk before is read."""
         query: BulkQuery | None = None
         blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, line_chunks.CHUNK_BYTES))
         with contextlib.closing(_prefetched(line_chunks.chunks_of(blocks, self.profile.max_line_bytes))) as chunks:
             for number, chunk in enumerate(chunks):
                 if number == 0:
                     query = lines_query(self.profile, present=self._present(chunk))
-                yield from self._take_chunk(chunk, query)
+                self.outcome.lines_read += len(chunk)
+                left = yield from self._take_shaped(chunk)
+                if len(left):
+                    yield from self._take_lines(chunk, left, query)
                 self.judge()
 
     def avro(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
@@ -172,19 +182,54 @@ class _Reading:
                 f"{refused} of the first {lines} lines are refused ({reasons}): is it the right profile?",
             )
 
-    def _take_chunk(self, chunk: line_chunks.LineChunk, query: BulkQuery | None) -> Iterator[pa.Table]:
-        self.outcome.lines_read += len(chunk)
-        plain = np.ones(len(chunk), dtype=bool)
-        plain[chunk.doubtful] = False
-        if query is None:
-            taken = RECORD_SCHEMA.empty_table()
-            plain[:] = False
-        else:
+    def _take_shaped(self, chunk: line_chunks.LineChunk) -> Generator[pa.Table, None, Places]:
+        """Yield the lines that are spelled like others of the chunk; return the indices of those that are left."""
+        left = np.arange(len(chunk))
+        latest_us = (self.context.as_of + CLOCK_TOLERANCE - _EPOCH) // timedelta(microseconds=1)
+        sample = sorted(set(np.linspace(0, len(chunk) - 1, LINES_TO_SEE_SHAPES, dtype=int).tolist()))
+        for shape in usual_shapes(chunk.line(index) for index in sample):
+            reading = reading_of(self.profile, shape)
+            if reading is None or not len(left):
+                continue
+            rows = read_shaped(chunk.data, chunk.starts[left], reading, latest_us=latest_us)
+            if rows is None:
+                continue
+            is_left = np.ones(len(left), dtype=bool)
+            is_left[rows.indices] = False
+            numbers = array_of(left[rows.indices] + chunk.first_line_number)
+            self.outcome.accepted += len(rows.indices)
+            yield self._shaped_table(numbers, rows.columns)
+            left = left[is_left]
+        return left
+
+    def _shaped_table(self, numbers: pa.Array, columns: Mapping[str, pa.Array]) -> pa.Table:
+        """Return rows in the form of RECORD_SCHEMA, with what the profile says of all lines alike."""
+        whole = {"line_number": numbers, **columns}
+        if "event_id" not in whole:
+            prefix = f"{self.context.content_sha256[:16]}:"
+            whole["event_id"] = pc.binary_join_element_wise(prefix, numbers.cast(pa.string()), "")
+        if "is_simulated" not in whole:
+            whole["is_simulated"] = pa.repeat(False, len(numbers))
+        arrays = [
+            whole[name] if name in whole else pa.nulls(len(numbers), RECORD_SCHEMA.field(name).type)
+            for name in RECORD_SCHEMA.names
+        ]
+        return pa.table(arrays, schema=RECORD_SCHEMA)
+
+    def _take_lines(self, chunk: line_chunks.LineChunk, left: Places, query: BulkQuery | None) -> Iterator[pa.Table]:
+        """Take the lines at the indices `left`, most of them by the query, what it leaves out one by one."""
+        taken = RECORD_SCHEMA.empty_table()
+        if query is not None and len(left) > FEW_LINES:
+            plain = np.zeros(len(chunk), dtype=bool)
+            plain[left] = True
+            plain[chunk.doubtful()] = False
             taken = self._run_chunk(chunk, plain, query)
-        left = np.ones(len(chunk), dtype=bool)
-        left[taken.column("line_number").to_numpy() - chunk.first_line_number] = False
+            is_left = np.zeros(len(chunk), dtype=bool)
+            is_left[left] = True
+            is_left[taken.column("line_number").to_numpy() - chunk.first_line_number] = False
+            left = np.flatnonzero(is_left)
         records: list[_Numbered] = []
-        for index in np.flatnonzero(left):
+        for index in left:
             line = chunk.line(int(index))
             number = chunk.first_line_number + int(index)
             if line.strip():
@@ -196,12 +241,10 @@ class _Reading:
                 records.append((number, OutOfScope(line_number=number)))
         yield from self._accepted(taken, records)
 
-    def _run_chunk(
-        self, chunk: line_chunks.LineChunk, plain: "np.ndarray[Any, np.dtype[np.bool_]]", query: BulkQuery
-    ) -> pa.Table:
+    def _run_chunk(self, chunk: line_chunks.LineChunk, plain: Mask, query: BulkQuery) -> pa.Table:
         lines = chunk.table()
         if not plain.all():
-            lines = lines.filter(pa.array(plain))
+            lines = lines.filter(array_of(plain))
         is_simple = not any(chunk.holds(key) for key in query.absent_keys)
         if query.absent_keys and b"\\" in chunk.data:
             is_simple = False
@@ -268,7 +311,7 @@ class _Reading:
                     self.outcome.out_of_scope += 1
         if taken.num_rows:
             self.outcome.accepted += taken.num_rows
-            yield taken.cast(RECORD_SCHEMA)
+            yield taken.select(RECORD_SCHEMA.names).cast(RECORD_SCHEMA)
         if numbered:
             self.outcome.accepted += len(numbered)
             yield _records_table(numbered)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from billing_pipeline.records import OutOfScope, Rejection, RequestRecord
 from billing_pipeline.sources import request_sql
-from billing_pipeline.sources.profile import SourceProfile, load_profile, parse_profile
-from billing_pipeline.sources.request_lines import read_fields
-from resources import duck, line_chunks, request_reader
+from billing_pipeline.sources.profile import FlagField, SourceProfile, load_profile, parse_profile
+from billing_pipeline.sources.request_lines import METHODS, read_fields
+from resources import byte_windows, duck, line_chunks, request_reader, shaped_lines
 from resources.avro import FIRST_US, LAST_US
 from resources.prepared_queries import PreparedQueries
 from tests.request_files import (
@@ -27,6 +27,8 @@ from tests.request_files import (
     CONTEXT,
     NGINX_REQUEST,
     WEB_REQUEST,
+    Read,
+    ReadFile,
     avro_bytes,
     avro_fields,
     avro_request,
@@ -367,10 +369,17 @@ def tokens_for(profile: SourceProfile, path: str) -> Sequence[str]:
 
 
 def same_reading(path: Path, profile: SourceProfile, queries: PreparedQueries, content: bytes) -> None:
-    """Assert that the bulk reader and the rule agree on every line of `content`."""
+    """Assert that the bulk reader and the rule agree on every line of `content`, by position and by query, and by query alone."""
     path.write_bytes(content)
     expected = read_line_by_line(content, profile)
-    read = read_file(path, profile, queries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_reader, "FEW_LINES", 0)
+        compare(read_file(path, profile, queries), expected, content)
+        patch.setattr(request_reader, "usual_shapes", lambda lines: ())
+        compare(read_file(path, profile, queries), expected, content)
+
+
+def compare(read: ReadFile, expected: Mapping[int, Read], content: bytes) -> None:
     lines = content.split(b"\n")
     for number, outcome in expected.items():
         found = read.records.get(number)
@@ -556,6 +565,119 @@ ESCAPED_BESIDE_REPEATED_KEY = (
     rb'{"source":"erddap","ts":"2024-05-12T00:00:17Z",' + _REST + b"\n"
     rb'{"ts":"000\u001f","source":"erddap","ts":"000\u0080\ud800\udc00",' + _REST
 )
+
+
+def good_tokens(profile: SourceProfile, path: str) -> st.SearchStrategy[str]:
+    """Tokens that a machine may write into a field."""
+    fields = profile.fields
+    if path == fields.event_at.path:
+        return RFC3339
+    if fields.path is not None and path == fields.path.path:
+        return TARGET | st.sampled_from(PATHS)
+    if path == fields.status_code.path:
+        return st.integers(95, 605).map(str)
+    if fields.response_bytes is not None and path == fields.response_bytes.path:
+        return st.integers(0, 10**12).map(str)
+    if fields.response_time is not None and path == fields.response_time.path:
+        return DURATION | NUMBER
+    if fields.method is not None and path == fields.method.path:
+        return st.sampled_from(METHODS).map(json.dumps)
+    if isinstance(fields.simulated, FlagField) and path == fields.simulated.path:
+        return st.sampled_from(["true", "false"])
+    return st.from_regex(r"[A-Za-z0-9_.-]{1,70}", fullmatch=True).map(json.dumps)
+
+
+@st.composite
+def alike_files(draw: st.DrawFn) -> tuple[str, bytes, int]:
+    """Profile, lines of one spelling with values of their own, lines that are read together."""
+    name = draw(st.sampled_from(["billable_request_json", "web_requests_json"]))
+    profile, base = PROFILES[name]
+    tree = tokens_of(base)
+    if draw(st.booleans()):
+        tree = {**tree, "more": '{"text":"a","number":1}', "last": "null"}
+    colon, comma = draw(st.sampled_from([":", ": "])), draw(st.sampled_from([",", ", "]))
+    lines = [spelled(tree, colon=colon, comma=comma)] * 9
+    for _ in range(draw(st.integers(1, 12))):
+        changed = tree
+        for path in draw(st.lists(st.sampled_from(list(paths_of(tree))), min_size=1, max_size=3)):
+            odd = st.sampled_from(tokens_for(profile, path))
+            changed = with_token(changed, path, draw(good_tokens(profile, path) | odd))
+        lines.insert(draw(st.integers(0, len(lines))), spelled(changed, colon=colon, comma=comma))
+    content = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"
+    return name, content, draw(st.sampled_from([1, 7, 1_000]))
+
+
+_GOOD = spelled(tokens_of(API_REQUEST))
+
+
+class TestReadingLinesByPosition:
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(made=alike_files())
+    # Objects where a number may be missing: it is not.
+    @example(made=("billable_request_json", _GOOD.replace("512}", "{}}").encode() + b"\n", 1))
+    @example(made=("billable_request_json", _GOOD.replace("512}", '{"a":1}}').encode() + b"\n", 1))
+    @example(
+        made=(
+            "billable_request_json",
+            _GOOD.replace("{", '{"a":' + '{"a":' * 32 + "1" + "}" * 32 + ",").encode() + b"\n",
+            1,
+        )
+    )
+    def test_agrees_with_the_rule_whatever_the_values(
+        self, made: tuple[str, bytes, int], file: Path, queries: PreparedQueries
+    ) -> None:
+        name, content, rows_at_once = made
+        profile, _ = lenient(name)
+        file.write_bytes(content)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shaped_lines, "_ROWS_AT_ONCE", rows_at_once)
+            patch.setattr(byte_windows, "_ROWS_AT_ONCE", rows_at_once)
+            compare(read_file(file, profile, queries), read_line_by_line(content, profile), content)
+
+    @pytest.mark.parametrize("name", ["billable_request_json", "web_requests_json"])
+    def test_takes_every_good_line_of_one_spelling(
+        self, name: str, file: Path, queries: PreparedQueries, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(request_reader._Reading, "_take_lines")
+        profile, base = PROFILES[name]
+        tokens = {
+            "status_code": ["200", "404", "599"],
+            "response_time_ms": ["0.5", "12.125", "99999.999", "12345678"],
+            "method": ['"GET"', '"OPTIONS"', '"PUT"'],
+            "endpoint": ['"/v2.0/user"', '"/v2.0/vehicles/a-b_c/vin"', '"/v2.0/vehicles/7?x=%20&y[=]"', '"/elsewhere"'],
+            "path": ['"/"', '"/erddap/tabledap/x.csv?a,b&c>1"'],
+            "client_id": ['"a"', '"B-1_c"'],
+            "request_id": ['"r-1"', f'"{"r" * 63}"'],
+            "is_real_vehicle": ["true", "false"],
+            "bytes": ["0", "12345678", "null"],
+        }
+        good = [spelled(tokens_of(base))] * 20
+        varied = [
+            spelled(with_token(tokens_of(base), path, token))
+            for path in base
+            for token in tokens.get(path, ())
+            if "[" not in token
+        ]
+        content = "\n".join([*good, *varied]).encode() + b"\n"
+        file.write_bytes(content)
+        compare(read_file(file, profile, queries), read_line_by_line(content, profile), content)
+
+    def test_takes_lines_of_several_spellings(
+        self, file: Path, queries: PreparedQueries, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(request_reader._Reading, "_take_lines")
+        profile, base = PROFILES["billable_request_json"]
+        tree = tokens_of(base)
+        with_bytes, without = spelled(tree), spelled(with_token(tree, "bytes", None), colon=": ")
+        content = f"{with_bytes}\n{without}\n".encode() * 20
+        file.write_bytes(content)
+        read = read_file(file, profile, queries)
+        assert [read.records[number].response_bytes for number in (1, 2, 39, 40)] == [512, None, 512, None]
+        compare(read, read_line_by_line(content, profile), content)
 
 
 class TestReadingLinesInBulk:
