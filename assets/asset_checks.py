@@ -73,6 +73,7 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
         "visibility_agrees": "Snapshots and the events before them agree on visibility.",
         "snapshots_fresh": "No state was carried further than its snapshots may be old.",
         "sizes_known": "No event of unknown size waits for a snapshot.",
+        "within_int64": "No repository is held at more bytes than 64 bits hold.",
         "owners_known": "Every private repository's owner belongs to an account.",
     },
     "billing/charges": {
@@ -80,6 +81,7 @@ GUARDS: Mapping[str, Mapping[str, str]] = {
         "usage_is_rated_once": "Every unit of usage in a billing period is in exactly one charge.",
         "usage_ends_with_its_period": "No usage row crosses the end of a billing period or of a price version.",
         "usage_has_a_subscription": "All usage of the day belongs to a subscription.",
+        "changes_are_decided": "No change of a final invoice that passes its threshold waits for a person.",
         "balance_equals_ledger": "Of prepaid accounts: what their minutes took, rounded, is what the ledger says.",
     },
     "billing/ledger": {

@@ -23,6 +23,7 @@ from billing_pipeline.checks import (
 from billing_pipeline.periods import RequestedDays, Window
 from resources.booking_scope import BookingScope
 from resources.charge_usage import UsageToDate
+from resources.invoicing.proposal_store import Sorted
 
 _LISTED = 10
 
@@ -30,11 +31,13 @@ _ByDay = dict[date, dict[str, int]]
 
 
 def judge(
-    connection: psycopg.Connection, usage: UsageToDate, *, scope: BookingScope, asset: str
+    connection: psycopg.Connection, usage: UsageToDate, *, scope: BookingScope, asset: str, found: Sorted
 ) -> tuple[Verdict, ...]:
-    """Return the verdicts of every requested day, read from what this transaction sees."""
+    """Return the verdicts of every requested day, read from what this transaction sees. `found`: what was booked, and what
+    was put off and so is not to be in the books."""
     days = scope.days
-    rated = _rated_minor(usage, days)
+    rated = _rated_minor(usage, days, found)
+    waiting = _waiting(found, days)
     booked = _booked_minor(connection, scope)
     charged, posted, unbalanced = _ledger(connection, days)
     orphans = _usage_without_subscription(connection, days)
@@ -49,15 +52,26 @@ def judge(
             _usage_is_rated_once(subject, wrong[day]),
             _usage_ends_with_its_period(subject, uncut[day]),
             _usage_has_a_subscription(subject, orphans[day]),
+            _changes_are_decided(subject, waiting[day]),
         ]
     return tuple(verdicts)
 
 
-def _rated_minor(usage: UsageToDate, days: RequestedDays) -> _ByDay:
+def _rated_minor(usage: UsageToDate, days: RequestedDays, sorted_out: Sorted) -> _ByDay:
     found: _ByDay = defaultdict(dict)
     for charge in usage.charges.values():
         _add(found[days.newest_in(charge.key.period)], charge.currency, charge.amount.minor_units)
+    for revision in sorted_out.put_off:
+        _add(found[days.newest_in(revision.charge.key.period)], revision.delta.currency, -revision.delta.minor_units)
     return _without_zeros(found)
+
+
+def _waiting(sorted_out: Sorted, days: RequestedDays) -> dict[date, dict[str, int]]:
+    """Return by day and account how many charges wait for a person."""
+    found: dict[date, dict[str, int]] = defaultdict(dict)
+    for revision in sorted_out.waiting:
+        _add(found[days.newest_in(revision.charge.key.period)], revision.charge.account_id, 1)
+    return found
 
 
 def _booked_minor(connection: psycopg.Connection, scope: BookingScope) -> _ByDay:
@@ -215,6 +229,24 @@ def _usage_has_a_subscription(subject: Subject, rows_by_account: Mapping[str, in
         "catalog, and book the day again."
         if largest
         else "All usage of the day belongs to a subscription.",
+        inputs_digest=subject.inputs_digest,
+    )
+
+
+def _changes_are_decided(subject: Subject, charges_by_account: Mapping[str, int]) -> Verdict:
+    largest = sorted(charges_by_account.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{account_id} {count}" for account_id, count in largest[:_LISTED])
+    return Verdict(
+        asset=subject.asset,
+        partition_key=subject.partition_key,
+        guard="changes_are_decided",
+        status=VerdictStatus.WARNED if largest else VerdictStatus.PASSED,
+        expected="0 charges",
+        actual=f"{sum(charges_by_account.values())} charges",
+        message=f"Charges of final invoices that would change by more than the threshold, by account: {shown}. For the bill: they "
+        "stay as they are booked. To fix: look at `billing proposals`, and approve or reject each."
+        if largest
+        else "No change of a final invoice waits for a person.",
         inputs_digest=subject.inputs_digest,
     )
 

@@ -7,7 +7,7 @@ arithmetic (rating), identity (charges), reading usage (charge_usage), what guar
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from billing_pipeline.amounts import Money, to_scale
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevision, difference, nothing_rated
 from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
+from billing_pipeline.invoicing.policy import Threshold
 from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
@@ -24,6 +25,7 @@ from resources.booking_scope import BookingScope, forget_reshaped, read_scope
 from resources.catalog_store import current_catalog
 from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
+from resources.invoicing import proposal_store
 from resources.prepaid_accounts import BookingRun
 from resources.prepaid_store import book_balances
 from resources.prepaid_usage import RatedBalances, rate_balances
@@ -70,31 +72,35 @@ class _Unbookable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChargeStore:
-    """The charges and the ledger of one database."""
+    """The charges and the ledger of one database. `thresholds`: by currency, from where on a change of a period whose invoice is
+    final waits for a person."""
 
     database: Database
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
 
     def unbooked_days(self) -> tuple[date, ...]:
         """Return the event days whose usage or catalog changed since they were last booked, ascending.
 
-        Among them: days that a run built and did not live to book, and held days that a person has released since.
+        Among them: days that a run built and did not live to book, held days that a person has released since, and days of
+        changes that a person has approved.
 
         Raises:
             CatalogNotLoadedError: there is no catalog.
         """
         with self.database.reading() as connection:
             catalog_sha256 = current_catalog(connection).sha256
-            return booked_days.unbooked_days(
+            due = booked_days.unbooked_days(
                 connection, usage_assets=USAGE_ASSETS, charges_asset=ASSET, catalog_sha256=catalog_sha256
             )
+            return tuple(sorted({*due, *proposal_store.approved_days(connection)}))
 
     def book_days(
         self, days: Sequence[date], *, run_id: str, code_version: str, on_progress: Progress | None = None
     ) -> tuple[DayBooking, ...]:
         """Rate every charge whose period contains one of `days`, all of its usage to date, and book the differences.
 
-        Charges that are booked and have no usage, price or period any more are reversed. Days, in order, come back with what
-        was booked for them.
+        Charges that are booked and have no usage, price or period any more are reversed. A change of a final period that
+        passes its threshold is kept as a proposal instead. Days, in order, come back with what was booked for them.
 
         Raises:
             CatalogNotLoadedError: there is no catalog.
@@ -114,15 +120,29 @@ class ChargeStore:
             usage = balances.added_to(rate_to_date(connection, catalog, scope))
             progress("rating", 1, 1)
             booked = _booked_charges(connection, scope)
-            revisions = _differences(usage.charges, booked)
+            found = proposal_store.sort_revisions(
+                connection,
+                _differences(usage.charges, booked),
+                booking=proposal_store.Booking(
+                    catalog=catalog,
+                    days=wanted,
+                    run_id=run_id,
+                    code_version=code_version,
+                    booked={charge_id: one.newest.amount for charge_id, one in booked.items()},
+                    rated=usage.charges.keys(),
+                ),
+                thresholds=self.thresholds,
+            )
+            revisions = found.booked
             progress("booking", 0, len(revisions))
-            run = _Run(scope, run_id, code_version, catalog, usage, balances)
+            run = _Run(scope, run_id, code_version, catalog, usage, balances, found)
             verdicts = _book(connection, run, revisions)
             guard_store.record(connection, verdicts, run_id=run_id)
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
             booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
             if not held:
-                forget_reshaped(connection, scope.reshaped)
+                waiting = {revision.charge.key.subscription_id for revision in found.waiting}
+                forget_reshaped(connection, scope.reshaped.keys() - waiting)
             progress("booking", len(revisions), len(revisions))
             held_usage = _held_usage(connection, wanted.days)
         return _bookings(run, revisions, verdicts, held_usage)
@@ -138,6 +158,7 @@ class _Run:
     catalog: Catalog
     usage: UsageToDate
     balances: RatedBalances
+    found: proposal_store.Sorted
 
     @property
     def days(self) -> RequestedDays:
@@ -213,7 +234,7 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
             _write_revisions(connection, run, revisions)
             _write_postings(connection, run, revisions)
             _book_balances(connection, run)
-            verdicts = charge_guards.judge(connection, run.usage, scope=run.scope, asset=ASSET)
+            verdicts = charge_guards.judge(connection, run.usage, scope=run.scope, asset=ASSET, found=run.found)
             verdicts += prepaid_guards.judge_balances(
                 connection, run.balances, days=run.days, asset=ASSET, inputs_digest=digest
             )

@@ -15,6 +15,7 @@ from resources.invoicing.added_store import AddedStore
 from resources.invoicing.invoice_reader import InvoiceReader
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.invoicing.policy_file import load_invoicing_policy
+from resources.invoicing.proposal_store import ProposalStore
 from resources.lake import Lake
 from resources.landing import Landing
 from resources.payment_store import PaymentStore
@@ -55,6 +56,7 @@ class Stores:
     invoices: InvoiceStore
     invoice_reader: InvoiceReader
     added: AddedStore
+    proposals: ProposalStore
     builds: BuildReader
     retention: Retention
 
@@ -108,12 +110,13 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         ),
         timelines=TimelineReader(database=database, lake=lake, scratch_dir=settings.scratch_dir),
         catalog=CatalogStore(database, e_mail_pseudonyms(key)),
-        charges=ChargeStore(database),
+        charges=ChargeStore(database, policy.thresholds),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),
         invoices=InvoiceStore(database, policy),
         invoice_reader=InvoiceReader(database),
         added=AddedStore(database, policy),
+        proposals=ProposalStore(database),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
     )

@@ -452,6 +452,7 @@ class World:
                 invoices=self.invoices,
                 invoice_reader=self.invoice_reader,
                 added=None,
+                proposals=None,
                 builds=self.builds,
                 retention=self.retention,
             ),

@@ -382,7 +382,7 @@ class TestGuards:
             assert {found.status for found in booking.verdicts} == {VerdictStatus.PASSED}
         with store.database.reading() as connection:
             kept = guard_store.verdicts(connection, "billing/charges", ["2026-03-01", "2026-03-02", "2026-03-03"])
-        assert len(kept) == sum(len(booking.verdicts) for booking in bookings) == 21
+        assert len(kept) == sum(len(booking.verdicts) for booking in bookings) == 24
         assert verdict(bookings[2], "charges_equal_usage").expected == "USD 70"
 
     def test_names_accounts_with_usage_and_no_subscription(self, store: ChargeStore) -> None:

@@ -5,7 +5,6 @@ here: what a charge is rated at (rating), keeping proposals and decisions (propo
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID, uuid5
@@ -30,7 +29,7 @@ class ChargeChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodChange:
-    """What a rating makes of a final period: its charges that change, and what all of its charges come to in the books."""
+    """What a rating makes of a final period: its charges that change, and what these come to in the books (`booked`)."""
 
     account_id: str
     subscription_id: str
@@ -70,8 +69,3 @@ def waits(change: PeriodChange, threshold: Threshold | None) -> bool:
         return True
     share = exact_product(threshold.relative, times=Decimal(abs(change.booked.minor_units)), over=Decimal(1))
     return size >= to_money(threshold.at_least, currency).minor_units and size > share
-
-
-def in_order(changes: Iterable[PeriodChange]) -> list[PeriodChange]:
-    """Return the changes by account, subscription and period."""
-    return sorted(changes, key=lambda change: (change.account_id, change.subscription_id, change.period))
