@@ -6,6 +6,7 @@ POST /_sim/faults       a fault script, or {"clear": true}
 POST /_sim/events       {"doubled", "redelivered", "late", "late_seconds", "reversed_batches"}: what goes wrong with the next events
 POST /_sim/rules        {"name": value}
 POST /_sim/reset        {"now": seconds}: forgets everything
+POST /_sim/populate     {"customers": count, "price": id, "account_prefix"}: customers with a subscription each
 POST /_sim/decline      {"customer": id, "decline": true}: payments of that customer fail
 GET  /_sim/log          requests so far; ?after=N for those behind the N-th
 GET  /_sim/deliveries   webhooks that were tried, with what was answered
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from billing_pipeline.errors import BillingError
+from resources.stripe_sim.population import populate
+from resources.stripe_sim.refusals import ApiError
 from resources.stripe_sim.world import World
 
 if TYPE_CHECKING:
@@ -64,6 +67,13 @@ class Control:
                 case "POST", "reset":
                     self._sim.reset(now=given["now"])
                     return 200, self._state()
+                case "POST", "populate":
+                    return 200, populate(
+                        self._sim.world,
+                        count=given["customers"],
+                        price=given["price"],
+                        account_prefix=given.get("account_prefix", "account-"),
+                    )
                 case "POST", "rules":
                     self._sim.world.rules = self._sim.world.rules.with_changes(given)
                     return 200, asdict(self._sim.world.rules)
@@ -71,7 +81,7 @@ class Control:
                     declining = self._sim.world.declining
                     (declining.add if given.get("decline", True) else declining.discard)(given["customer"])
                     return 200, {"declining": sorted(declining)}
-        except (BillingError, KeyError, ValueError, TypeError) as error:
+        except (ApiError, BillingError, KeyError, ValueError, TypeError) as error:
             return 400, {"error": str(error)}
         return 404, {"error": f"no {method} {path}"}
 

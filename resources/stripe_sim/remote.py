@@ -60,6 +60,12 @@ class SimRemote:
         """Forget everything, and let the clock stand at `now`."""
         self._ask("POST", "reset", {"now": int(now.timestamp())})
 
+    def populate(self, *, customers: int, price: str, account_prefix: str = "account-") -> Sequence[Mapping[str, str]]:
+        """Make customers with a subscription each, and return (account, customer, subscription) of each."""
+        wanted = {"customers": customers, "price": price, "account_prefix": account_prefix}
+        made: Sequence[Mapping[str, str]] = self._ask("POST", "populate", wanted)
+        return made
+
     def fault(
         self,
         fault: str,

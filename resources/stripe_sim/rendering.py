@@ -4,6 +4,7 @@ Pure: rows in, a new dict out. Not here: which objects there are (world), paging
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def _credit_note(_world: "World", row: Row, shown: Row) -> Row:
 
 
 def _event(_world: "World", row: Row, shown: Row) -> Row:
-    shown["data"] = json.loads(row["_data"])
+    shown["data"] = json.loads(zlib.decompress(row["_data"]))
     return shown
 
 

@@ -6,6 +6,7 @@ and never answered. Not here: what happens when a timer rings (clockwork), how a
 
 import heapq
 import json
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ class World:
         data: Row = {"object": rendered(self, row)}
         if previous is not None:
             data["previous_attributes"] = dict(previous)
-        self._emitted.append({"type": event_type, "_data": json.dumps(data), "_object_id": row["id"]})
+        content = zlib.compress(json.dumps(data).encode(), level=1)
+        self._emitted.append({"type": event_type, "_data": content, "_object_id": row["id"]})
 
     def flush_events(self) -> None:
         """Put the events of one request or timer into the feed."""
