@@ -1,10 +1,10 @@
 """Meters: the mergeable state of usage rows -> one exact quantity for a period. Pure.
 
 A usage row holds a meter's result for one window (an hour or a part of one) and one set of dimensions. Counts and sums
-add up; max and min fold; unique, latest and percentile come from the rows' states, never from adding quantities. A
+add up; max and min fold; mean, unique, latest and percentile come from the rows' states, never from adding quantities. A
 time-weighted meter's rows hold the integral of a level over the window (byte-seconds); they add up, and rating divides by
 the seconds of the billing period. Quantities are exact `Decimal` in the meter's unit. Not here: which record counts (sql/),
-prices and units (rating).
+single transactions and windows (meter_details), prices and units (rating).
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import chain
 
+from billing_pipeline.amounts import Exact, exact_product
 from billing_pipeline.errors import BillingError
 
 HOUR_SECONDS = 3600
@@ -49,6 +50,7 @@ class Aggregation(StrEnum):
     SUM = "sum"
     MAX = "max"
     MIN = "min"
+    MEAN = "mean"
     UNIQUE = "unique"
     LATEST = "latest"
     PERCENTILE = "percentile"
@@ -82,8 +84,9 @@ class Meter:
     are about API requests.
 
     `percentile` is in (0, 100]. `endpoints` and `methods` filter the records; None takes all of them.
-    `bucket_seconds` (a divisor of 3600; percentile only) sums the field, or counts records without one, per fixed UTC
-    bucket, and the percentile is taken over the buckets of the period; `missing` says what an empty bucket counts.
+    `bucket_seconds` (a divisor of 3600) keeps the result of each fixed UTC bucket, for prices that rate windows; a percentile
+    sums the field, or counts records without one, per bucket, and is taken over the buckets of the period; `missing` says
+    what an empty one counts. `transactions` keeps the single amounts of a sum, for prices that charge for each.
     """
 
     meter_id: str
@@ -114,9 +117,10 @@ class Meter:
 class UsageState:
     """What one usage row adds to its meter.
 
-    `quantity` is the row's own result. `state`, as kept in `usage.api_requests.state`: unique `{"values": [...]}`,
-    percentile `{"counts": [[value, n], ...]}` or with buckets `{"buckets": [[start in epoch seconds, value], ...]}`,
-    latest `{"at": ISO 8601, "event_id": text}`; None for the others.
+    `quantity` is the row's own result, of a mean rounded to nine places. `state`, as kept in `usage.api_requests.state`:
+    mean `{"sum": n, "count": n}`, unique `{"values": [...]}`, percentile `{"counts": [[value, n], ...]}`, with buckets
+    `{"buckets": [[start in epoch seconds, value], ...]}`, latest `{"at": ISO 8601, "event_id": text}`, counted transactions
+    `{"counts": ...}`, ordered ones `{"transactions": [[epoch microseconds, value, n], ...]}`; None for the others.
     """
 
     quantity: Decimal
@@ -129,7 +133,7 @@ def merge(
     *,
     period_start: datetime | None = None,
     period_end: datetime | None = None,
-) -> Decimal:
+) -> Exact:
     """Return the quantity of a period from the states of its rows, in any order. No rows: 0.
 
     The period `[period_start, period_end)` is needed by percentiles over buckets alone, to count the empty ones.
@@ -144,8 +148,10 @@ def merge(
             return max((row.quantity for row in rows), default=Decimal(0))
         case Aggregation.MIN:
             return min((row.quantity for row in rows), default=Decimal(0))
+        case Aggregation.MEAN:
+            return _mean(meter, rows)
         case Aggregation.UNIQUE:
-            values = (_items(meter, row, "values") for row in rows)
+            values = (state_items(meter, row, "values") for row in rows)
             return Decimal(len(frozenset(chain.from_iterable(values))))
         case Aggregation.LATEST:
             newest = max(rows, key=lambda row: _latest_key(meter, row), default=None)
@@ -175,14 +181,17 @@ def nearest_rank(counts: Mapping[Decimal, int], percentile: Decimal) -> Decimal:
     raise AssertionError("a rank beyond all values")  # pragma: no cover - percentile <= 100
 
 
+_BUCKETED = (Aggregation.PERCENTILE, Aggregation.COUNT, Aggregation.SUM, Aggregation.MAX, Aggregation.MIN)
+
+
 def _problem(meter: Meter) -> str | None:
     if meter.source is not MeterSource.API_REQUESTS:
         return _problem_beside_requests(meter)
     if meter.aggregation is Aggregation.TIME_WEIGHTED:
         return "time_weighted is for meters of the source 'storage': a request has no duration"
     is_percentile = meter.aggregation is Aggregation.PERCENTILE
-    wants_field = meter.aggregation is not Aggregation.COUNT and meter.bucket_seconds is None
-    if wants_field and meter.field is None:
+    counts_records = meter.aggregation is Aggregation.COUNT or (is_percentile and meter.bucket_seconds is not None)
+    if not counts_records and meter.field is None:
         return f"{meter.aggregation} needs a field"
     allowed = NUMERIC_FIELDS | TEXT_FIELDS if meter.aggregation is Aggregation.UNIQUE else NUMERIC_FIELDS
     if meter.field is not None and meter.field not in allowed:
@@ -191,9 +200,13 @@ def _problem(meter: Meter) -> str | None:
         return "a percentile goes with the aggregation 'percentile' and with no other"
     if meter.percentile is not None and not 0 < meter.percentile <= 100:
         return f"percentile {meter.percentile} is not in (0, 100]"
+    if meter.transactions is not None and (
+        meter.aggregation is not Aggregation.SUM or meter.bucket_seconds is not None
+    ):
+        return "transactions goes with the aggregation 'sum' without buckets, and with no other"
     if meter.bucket_seconds is not None:
-        if not is_percentile:
-            return "bucket_seconds goes with the aggregation 'percentile' alone"
+        if meter.aggregation not in _BUCKETED:
+            return f"bucket_seconds goes with {', '.join(_BUCKETED)}"
         if meter.bucket_seconds < 1 or HOUR_SECONDS % meter.bucket_seconds:
             return f"bucket_seconds {meter.bucket_seconds} does not divide an hour"
     return None
@@ -209,11 +222,22 @@ def _problem_beside_requests(meter: Meter) -> str | None:
         return f"a meter of the source {meter.source.value!r} needs one of the fields {', '.join(sorted(fields))}"
     if meter.endpoints is not None or meter.methods is not None:
         return "endpoints and methods are about API requests"
-    if meter.percentile is not None or meter.bucket_seconds is not None:
-        return "percentile and bucket_seconds are about API requests"
+    if meter.percentile is not None or meter.bucket_seconds is not None or meter.transactions is not None:
+        return "percentile, bucket_seconds and transactions are about API requests"
     if not meter.envs:
         return "envs is empty: leave it out for prod"
     return None
+
+
+def _mean(meter: Meter, rows: Iterable[UsageState]) -> Exact:
+    total = count = 0
+    for row in rows:
+        match row.state:
+            case {"sum": int() as one, "count": int() as number}:
+                total, count = total + one, count + number
+            case _:
+                raise invalid_state(meter, f"state {row.state!r} has no 'sum' and 'count'")
+    return exact_product(Decimal(total), times=Decimal(1), over=Decimal(count)) if count else Decimal(0)
 
 
 def _percentile(meter: Meter) -> Decimal:
@@ -224,7 +248,7 @@ def _percentile(meter: Meter) -> Decimal:
 def _value_counts(meter: Meter, rows: Iterable[UsageState]) -> Counter[Decimal]:
     counts: Counter[Decimal] = Counter()
     for row in rows:
-        for value, occurrences in _pairs(meter, row, "counts"):
+        for value, occurrences in state_pairs(meter, row, "counts"):
             counts[Decimal(value)] += occurrences
     return counts
 
@@ -233,10 +257,10 @@ def _bucket_counts(
     meter: Meter, rows: Iterable[UsageState], period_start: datetime | None, period_end: datetime | None
 ) -> Counter[Decimal]:
     if period_start is None or period_end is None or meter.bucket_seconds is None:
-        raise _invalid(meter, "a percentile over buckets needs the period it is taken over")
+        raise invalid_state(meter, "a percentile over buckets needs the period it is taken over")
     totals: Counter[int] = Counter()
     for row in rows:
-        for bucket_start, value in _pairs(meter, row, "buckets"):
+        for bucket_start, value in state_pairs(meter, row, "buckets"):
             totals[bucket_start] += value
     counts = Counter(Decimal(value) for value in totals.values())
     if meter.missing is Missing.ZERO:
@@ -261,27 +285,30 @@ def _latest_key(meter: Meter, row: UsageState) -> tuple[datetime, str, Decimal]:
     state = row.state or {}
     at, event_id = state.get("at"), state.get("event_id")
     if not isinstance(at, str) or not isinstance(event_id, str):
-        raise _invalid(meter, f"state {state!r} has no 'at' and 'event_id'")
+        raise invalid_state(meter, f"state {state!r} has no 'at' and 'event_id'")
     return datetime.fromisoformat(at), event_id, row.quantity
 
 
-def _pairs(meter: Meter, row: UsageState, key: str) -> Iterable[tuple[int, int]]:
-    for item in _items(meter, row, key):
+def state_pairs(meter: Meter, row: UsageState, key: str) -> Iterable[tuple[int, int]]:
+    """Yield the pairs of whole numbers under `key` of the row's state."""
+    for item in state_items(meter, row, key):
         match item:
             case [int() as left, int() as right]:
                 yield left, right
             case _:
-                raise _invalid(meter, f"{item!r} in {key!r} is not a pair of integers")
+                raise invalid_state(meter, f"{item!r} in {key!r} is not a pair of integers")
 
 
-def _items(meter: Meter, row: UsageState, key: str) -> list[object]:
+def state_items(meter: Meter, row: UsageState, key: str) -> list[object]:
+    """Return the list under `key` of the row's state."""
     items = (row.state or {}).get(key)
     if not isinstance(items, list):
-        raise _invalid(meter, f"state {row.state!r} has no list {key!r}")
+        raise invalid_state(meter, f"state {row.state!r} has no list {key!r}")
     return items
 
 
-def _invalid(meter: Meter, problem: str) -> UsageStateInvalidError:
+def invalid_state(meter: Meter, problem: str) -> UsageStateInvalidError:
+    """Return the error of a state that the meter cannot read."""
     return UsageStateInvalidError(
         f"Usage of meter {meter.meter_id!r} cannot be merged: {problem}.",
         bill="The period of this meter is not rated; what is booked stays as it is.",

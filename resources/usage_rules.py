@@ -184,6 +184,8 @@ def _rule_text(rule: BillableRule, meters: Iterable[Meter], source: MeterSource)
                     None if meter.endpoints is None else sorted(meter.endpoints),
                     None if meter.methods is None else sorted(meter.methods),
                     meter.bucket_seconds,
+                    # Only where there is one: a digest of rules that lack it stays what it was.
+                    *([] if meter.transactions is None else [meter.transactions]),
                 ]
                 for meter in meters
             ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from billing_pipeline.meters import TEXT_FIELDS, Aggregation, Meter
+from billing_pipeline.meters import TEXT_FIELDS, Aggregation, Meter, TransactionDetail
 from resources import duck
 from resources.usage_facts import DayFacts, Decision, OpenVersion, day_facts
 from resources.usage_rules import UsageRules
@@ -206,10 +206,10 @@ class UsageScan:
         )
         self._rows(
             "meters",
-            ("meter_id", "aggregation", "field", "unit", "endpoints", "methods"),
-            (text, text, text, text, pa.list_(text), pa.list_(text)),
+            ("meter_id", "aggregation", "field", "unit", "endpoints", "methods", "is_folded"),
+            (text, text, text, text, pa.list_(text), pa.list_(text), pa.bool_()),
             [
-                (one.meter_id, str(one.aggregation), one.field, one.unit, _names(one.endpoints), _names(one.methods))
+                (one.meter_id, str(one.aggregation), one.field, one.unit, *_filters(one), _is_folded(one))
                 for one in rules.meters
             ],
         )
@@ -229,7 +229,13 @@ class UsageScan:
             numerator, denominator = (meter.percentile / 100).as_integer_ratio()
             self._set("percentile_numerator", numerator)
             self._set("percentile_denominator", denominator)
-        name = "buckets" if meter.bucket_seconds is not None else str(meter.aggregation)
+        self._set("meter_aggregation", str(meter.aggregation))
+        self._set("is_ordered", meter.transactions is TransactionDetail.ORDERED)
+        name = str(meter.aggregation)
+        if meter.bucket_seconds is not None:
+            name = "buckets"
+        elif meter.transactions is not None:
+            name = "transactions"
         records = sum(part.rows for part in self._inputs.parts)
         chunk_count = -(-records // RECORDS_PER_CHUNK) or 1
         self._set("chunk_count", chunk_count)
@@ -269,9 +275,18 @@ def _ranked(parts: Iterable[LakePart]) -> list[tuple[str, date, bool, bool]]:
 
 def _is_folded(meter: Meter) -> bool:
     """Tell whether the meter is made from grouped records: it adds up, or its values are the groups' own keys."""
+    if meter.bucket_seconds is not None or meter.transactions is not None:
+        return False
     if meter.aggregation is Aggregation.UNIQUE:
         return meter.field in TEXT_FIELDS
-    return meter.aggregation in (Aggregation.COUNT, Aggregation.SUM, Aggregation.MAX, Aggregation.MIN)
+    return meter.aggregation in _FOLDED
+
+
+_FOLDED = (Aggregation.COUNT, Aggregation.SUM, Aggregation.MAX, Aggregation.MIN, Aggregation.MEAN)
+
+
+def _filters(meter: Meter) -> tuple[list[str] | None, list[str] | None]:
+    return _names(meter.endpoints), _names(meter.methods)
 
 
 def _names(names: frozenset[str] | None) -> list[str] | None:

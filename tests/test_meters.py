@@ -16,6 +16,7 @@ from billing_pipeline.meters import (
     MeterInvalidError,
     MeterSource,
     Missing,
+    TransactionDetail,
     UsageState,
     UsageStateInvalidError,
     merge,
@@ -49,6 +50,8 @@ def state_of(aggregation: Aggregation, values: Sequence[tuple[int, int]]) -> Usa
             return UsageState(quantity=Decimal(max(only)))
         case Aggregation.MIN:
             return UsageState(quantity=Decimal(min(only)))
+        case Aggregation.MEAN:
+            return UsageState(quantity=Decimal(0), state={"sum": sum(only), "count": len(only)})
         case Aggregation.UNIQUE:
             return UsageState(quantity=Decimal(len(set(only))), state={"values": sorted(set(only))})
         case Aggregation.LATEST:
@@ -63,7 +66,16 @@ def state_of(aggregation: Aggregation, values: Sequence[tuple[int, int]]) -> Usa
 class TestMerge:
     @pytest.mark.parametrize(
         ("aggregation", "quantity"),
-        [("count", 4), ("sum", 10), ("unique", 3), ("latest", 5), ("max", 5), ("min", 1), ("percentile", 5)],
+        [
+            ("count", 4),
+            ("sum", 10),
+            ("unique", 3),
+            ("latest", 5),
+            ("max", 5),
+            ("min", 1),
+            ("percentile", 5),
+            ("mean", Decimal("2.5")),
+        ],
     )
     def test_gives_the_worked_example_for_any_cut_into_two_windows(self, aggregation: str, quantity: int) -> None:
         kind = Aggregation(aggregation)
@@ -111,6 +123,7 @@ class TestMerge:
             ("percentile", {"counts": [[1]]}),
             ("percentile", {"counts": [[1, "2"]]}),
             ("latest", {"at": START.isoformat()}),
+            ("mean", {"sum": 3}),
         ],
     )
     def test_refuses_a_state_of_another_aggregation(self, aggregation: str, state: dict[str, object] | None) -> None:
@@ -179,7 +192,12 @@ class TestMeter:
             ({"aggregation": Aggregation.PERCENTILE, "percentile": Decimal(0)}, "not in"),
             ({"aggregation": Aggregation.PERCENTILE, "percentile": Decimal("100.1")}, "not in"),
             ({"aggregation": Aggregation.PERCENTILE, "bucket_seconds": 7}, "does not divide an hour"),
-            ({"aggregation": Aggregation.SUM, "bucket_seconds": 60}, "'percentile' alone"),
+            ({"aggregation": Aggregation.UNIQUE, "bucket_seconds": 60}, "bucket_seconds goes with percentile, count"),
+            ({"aggregation": Aggregation.SUM, "field": None, "bucket_seconds": 60}, "needs a field"),
+            (
+                {"aggregation": Aggregation.MAX, "transactions": TransactionDetail.COUNTED},
+                "goes with the aggregation 'sum'",
+            ),
             ({"aggregation": Aggregation.TIME_WEIGHTED, "source": MeterSource.API_REQUESTS}, "no duration"),
             ({"aggregation": Aggregation.TIME_WEIGHTED, "field": "uplink_bytes"}, "needs one of the fields"),
             ({"aggregation": Aggregation.SUM, "source": MeterSource.STORAGE}, "'time_weighted', not 'sum'"),

@@ -1,11 +1,12 @@
 """The usage SQL against a short Python reference, over generated records: late, copied, in conflict, in any split."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from billing_pipeline.amounts import to_scale
 from billing_pipeline.catalog import BillableRule
-from billing_pipeline.meters import Aggregation, Meter
+from billing_pipeline.meters import Aggregation, Meter, TransactionDetail
 from resources.usage_facts import DayFacts, Decision
 from resources.usage_rules import BEGINNING, END, ClientAccount, ClientWindow, UsageRules
 from resources.usage_scan import LakePart, ScanInputs, UsageScan
@@ -63,6 +65,40 @@ METERS = (
         percentile=Decimal(50),
         unit="request",
         bucket_seconds=900,
+    ),
+    Meter(meter_id="mean", version=1, aggregation=Aggregation.MEAN, unit="us", field="response_time_us"),
+    Meter(
+        meter_id="peaks",
+        version=1,
+        aggregation=Aggregation.MAX,
+        unit="us",
+        field="response_time_us",
+        bucket_seconds=900,
+    ),
+    Meter(
+        meter_id="bytes by half hour",
+        version=1,
+        aggregation=Aggregation.SUM,
+        unit="byte",
+        field="response_bytes",
+        bucket_seconds=1800,
+    ),
+    Meter(meter_id="by minute", version=1, aggregation=Aggregation.COUNT, unit="request", bucket_seconds=60),
+    Meter(
+        meter_id="sales",
+        version=1,
+        aggregation=Aggregation.SUM,
+        unit="cent",
+        field="response_bytes",
+        transactions=TransactionDetail.COUNTED,
+    ),
+    Meter(
+        meter_id="sales in order",
+        version=1,
+        aggregation=Aggregation.SUM,
+        unit="cent",
+        field="response_bytes",
+        transactions=TransactionDetail.ORDERED,
     ),
 )
 
@@ -169,6 +205,10 @@ def reference_period(request: Request) -> tuple[datetime, datetime]:
     return (start, cut) if request.event_at < cut else (cut, start + HOUR)
 
 
+def microseconds(request: Request) -> int:
+    return (request.event_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 def rank(values: Iterable[int], percentile: Decimal) -> int:
     ordered = sorted(values)
     return ordered[max(1, ceil(len(ordered) * percentile / 100)) - 1]
@@ -177,7 +217,22 @@ def rank(values: Iterable[int], percentile: Decimal) -> int:
 def reference_result(meter: Meter, requests: Sequence[Request]) -> tuple[Decimal, object]:
     """Return (quantity, state) of one usage row."""
     values = [getattr(request, meter.field) for request in requests] if meter.field else []
+    if meter.bucket_seconds is not None and meter.aggregation is not Aggregation.PERCENTILE:
+        plain = replace(meter, bucket_seconds=None)
+        by_bucket: dict[int, list[Request]] = defaultdict(list)
+        for request in requests:
+            by_bucket[int(request.event_at.timestamp()) // meter.bucket_seconds * meter.bucket_seconds].append(request)
+        buckets_of = [[start, int(reference_result(plain, found)[0])] for start, found in sorted(by_bucket.items())]
+        return reference_result(plain, requests)[0], {"buckets": buckets_of}
+    if meter.transactions is TransactionDetail.COUNTED:
+        return Decimal(sum(values)), {"counts": [[value, values.count(value)] for value in sorted(set(values))]}
+    if meter.transactions is TransactionDetail.ORDERED:
+        at_instants = Counter((microseconds(request), getattr(request, meter.field or "")) for request in requests)
+        return Decimal(sum(values)), {"transactions": [[*key, count] for key, count in sorted(at_instants.items())]}
     match meter.aggregation:
+        case Aggregation.MEAN:
+            mean = Fraction(sum(values), len(values))
+            return to_scale(mean, digits=9), {"sum": sum(values), "count": len(values)}
         case Aggregation.COUNT:
             return Decimal(len(requests)), None
         case Aggregation.SUM:

@@ -17,7 +17,7 @@ from billing_pipeline.catalog.entries import (
 )
 from billing_pipeline.catalog.fields import Amount, Id, Instant, Status, Table, Text, Version
 from billing_pipeline.catalog.phases import Existing
-from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterSource, Missing
+from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterSource, Missing, TransactionDetail
 from billing_pipeline.sources.personal_names import Pseudonymise, has_address, without_addresses
 
 
@@ -57,6 +57,7 @@ class MeterTable(Table):
     missing: Missing = Missing.ZERO
     source: MeterSource = MeterSource.API_REQUESTS
     envs: tuple[Text, ...] | None = None
+    transactions: TransactionDetail | None = None
 
     def entry(self) -> Meter:
         """Return the entry."""
@@ -73,6 +74,7 @@ class MeterTable(Table):
             missing=self.missing,
             source=self.source,
             envs=DEFAULT_ENVS if self.envs is None else frozenset(self.envs),
+            transactions=self.transactions,
         )
 
 

@@ -1,6 +1,7 @@
 -- api_requests. Grain: event_day, account_id, meter_id, period_start, endpoint, method, client_id.
--- From: request_outcomes (billable), meters with count, sum, max, min, and unique over a dimension, of which a row has just one value;
--- meter_states for the aggregations that need the records again.
+-- From: request_outcomes (billable), meters that are folded: count, sum, max, min, mean, and unique over a dimension, of which a row
+-- has just one value; meter_states for those that need the records again.
+-- A mean is rounded to nine places, halves away from zero, in whole numbers; its state is exact.
 -- Sums are exact: integers add as HUGEINT and become DECIMAL(38, 9).
 create or replace temp table api_requests as
 with
@@ -14,10 +15,7 @@ metered_endpoints as (
     from meters
     cross join billable_endpoints_seen as seen
     where
-        (
-            meters.aggregation in ('count', 'sum', 'max', 'min')
-            or meters.aggregation = 'unique' and meters.field in ('endpoint', 'method', 'client_id')
-        )
+        meters.is_folded
         and (meters.endpoints is null or list_contains(meters.endpoints, seen.endpoint))
         and (meters.methods is null or list_contains(meters.methods, seen.method))
 ),
@@ -79,10 +77,21 @@ folded as (
             when 'max' then field_max
             when 'min' then field_min
             when 'unique' then 1
-        end::decimal(38, 9) as quantity,
+            when 'mean' then field_sum // request_count
+        end::decimal(38, 9)
+        + case
+            when aggregation = 'mean'
+                then
+                    ((2_000_000_000 * (field_sum % request_count) + request_count) // (2 * request_count))::decimal(18, 0)
+                    * 0.000000001::decimal(10, 9)
+            else 0
+        end as quantity,
         unit,
         request_count,
-        case when aggregation = 'unique' then '{"values": [' || to_json(dimension)::varchar || ']}' end as state,
+        case aggregation
+            when 'unique' then '{"values": [' || to_json(dimension)::varchar || ']}'
+            when 'mean' then '{"sum": ' || field_sum || ', "count": ' || request_count || '}'
+        end as state,
     from metered
     where request_count > 0
 )
