@@ -1,12 +1,119 @@
-"""What several charges of one subscription and period share: coupons and a minimum spend. Pure.
+"""Charges of billing periods from their usage: the one function behind preview, dashboard, invoice, correction and backtest. Pure.
 
-Not here: what one price asks (rating), which charges there are (billing_schedule).
+(catalog, usage by price, period and group) -> charges with their arithmetic. Coupons of a fixed amount and a minimum spend are of
+a subscription's whole period (a month of its anchor): they see all of its charges that are by the month, which is why those
+come together. Not here: what one price asks (rating), which charges there are (billing_schedule), booking (charges).
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
+from itertools import groupby
 
-from billing_pipeline.amounts import Money, allocate
+from billing_pipeline.amounts import Money, allocate, exact_product, exact_sum, to_money
+from billing_pipeline.billing_schedule import ScheduledCharge
+from billing_pipeline.cadences import MONTHLY
+from billing_pipeline.catalog import (
+    AmountOff,
+    Catalog,
+    Coupon,
+    Discount,
+    MinimumSpend,
+    PercentOff,
+    PriceVersion,
+    Subscription,
+)
+from billing_pipeline.charges import Charge, ChargeKey
+from billing_pipeline.periods import Window
+from billing_pipeline.rating import (
+    LineKind,
+    Rated,
+    RatedLine,
+    VersionUsage,
+    bounded,
+    discounted,
+    rate,
+    rate_before_coupons,
+    rate_flat_fee,
+    version_shares,
+    with_coupons,
+)
+
+_ZERO, _ONE = Decimal(0), Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """One price of a subscription in one period, with what was used of it: group key -> usage by version. `unit` is the
+    meter's. A price without a meter has no groups; `versions` are those in force, each with its part of the period."""
+
+    scheduled: ScheduledCharge
+    unit: str
+    versions: tuple[tuple[PriceVersion, Window], ...]
+    groups: Mapping[str, Sequence[VersionUsage]] = field(default_factory=dict, hash=False)
+
+
+@dataclass(slots=True)
+class _Rating:
+    """A charge on its way: what it comes to so far; `parts` are the versions that bound it."""
+
+    usage: PeriodUsage
+    group: str
+    parts: Sequence[VersionUsage]
+    rated: Rated
+
+
+def period_charges(catalog: Catalog, usages: Iterable[PeriodUsage]) -> Iterator[Charge]:
+    """Yield the charges of `usages`, in any order.
+
+    Of a subscription that `shares_amounts`, all charges of a whole period must be among them.
+
+    Raises:
+        BeyondLastTierError, NegativeQuantityError, NoMatrixCellError, QuantityMissingError: a charge that cannot be rated.
+    """
+    together: dict[tuple[str, Window], list[PeriodUsage]] = defaultdict(list)
+    plain: dict[str, bool] = {}
+    for usage in usages:
+        subscription = usage.scheduled.subscription
+        is_plain = plain.get(subscription.subscription_id)
+        if is_plain is None:
+            is_plain = not _has_coupons(catalog, subscription) and not shares_amounts(catalog, subscription)
+            plain[subscription.subscription_id] = is_plain
+        if is_plain:
+            yield from _charges_alone(usage)
+        else:
+            whole = subscription.anchor.period_containing(usage.scheduled.period.window.start)
+            together[subscription.subscription_id, whole].append(usage)
+    for (_, whole), found in together.items():
+        yield from _charges_together(catalog, whole, found)
+
+
+def shares_amounts(catalog: Catalog, subscription: Subscription) -> bool:
+    """Tell whether charges of one period depend on each other: an amount is shared out over them, or they have a minimum."""
+    account = catalog.accounts.get(subscription.account_id)
+    redeemed = (*subscription.coupons, *(account.coupons if account else ()))
+    if any(isinstance(catalog.coupons[one.coupon_id].discount, AmountOff) for one in redeemed):
+        return True
+    prices = catalog.prices_of(subscription)
+    return any(isinstance(price.versions[0].model, MinimumSpend) for price in prices)
+
+
+def subscriptions_that_share(catalog: Catalog) -> Iterator[Subscription]:
+    """Yield the subscriptions that share amounts; of a catalog without such coupons and prices, at once none."""
+    has_coupons = any(isinstance(coupon.discount, AmountOff) for coupon in catalog.coupons.values())
+    if has_coupons or any(isinstance(price.versions[0].model, MinimumSpend) for price in catalog.prices.values()):
+        yield from (one for one in catalog.subscriptions.values() if shares_amounts(catalog, one))
+
+
+def coupons_in(catalog: Catalog, subscription: Subscription, whole: Window) -> Iterator[Coupon]:
+    """Yield the coupons that count for a subscription's period `whole`: its own first, then its account's, as redeemed."""
+    for redemption in (*subscription.coupons, *catalog.accounts[subscription.account_id].coupons):
+        coupon = catalog.coupons[redemption.coupon_id]
+        if coupon.covers(subscription.anchor, redemption.since, whole):
+            yield coupon
 
 
 def share_out(off: Money, charged: Sequence[Money]) -> tuple[Money, ...]:
@@ -17,3 +124,142 @@ def share_out(off: Money, charged: Sequence[Money]) -> tuple[Money, ...]:
     if taken <= 0:
         return tuple(Money(0, off.currency) for _ in charged)
     return allocate(Money(taken, off.currency), [Fraction(weight) for weight in weights])
+
+
+def _has_coupons(catalog: Catalog, subscription: Subscription) -> bool:
+    account = catalog.accounts.get(subscription.account_id)
+    return bool(subscription.coupons or (account is not None and account.coupons))
+
+
+def _charges_alone(usage: PeriodUsage) -> Iterator[Charge]:
+    price, zone = usage.scheduled.price, usage.scheduled.subscription.anchor.zone
+    if price.meter_id is None:
+        fee = rate_flat_fee(price=price, period=usage.scheduled.period, zone=zone, held=usage.scheduled.held)
+        if any(version.adjustments for version, _ in usage.versions):
+            parts = _fee_parts(usage)
+            fee = bounded(discounted(fee, price=price, usage=parts), price=price, usage=parts)
+        yield _charge(usage, "", fee)
+        return
+    for group, by_version in usage.groups.items():
+        yield _charge(usage, group, rate(price=price, unit=usage.unit, usage=by_version))
+
+
+def _charge(usage: PeriodUsage, group: str, rated: Rated) -> Charge:
+    scheduled = usage.scheduled
+    return Charge(
+        key=ChargeKey(
+            subscription_id=scheduled.subscription.subscription_id,
+            price_id=scheduled.price.price_id,
+            period=scheduled.period.window,
+            group_key=group,
+        ),
+        account_id=scheduled.subscription.account_id,
+        plan_id=scheduled.plan_id,
+        meter_id=scheduled.price.meter_id,
+        currency=scheduled.price.currency,
+        rated=rated,
+    )
+
+
+def _charges_together(catalog: Catalog, whole: Window, usages: Sequence[PeriodUsage]) -> Iterator[Charge]:
+    ratings = [one for usage in usages for one in _before_coupons(usage)]
+    subscription = usages[0].scheduled.subscription
+    for coupon in coupons_in(catalog, subscription, whole):
+        _take_off(coupon, ratings)
+    charges = []
+    for one in ratings:
+        price = one.usage.scheduled.price
+        if one.parts:
+            one.rated = bounded(one.rated, price=price, usage=one.parts)
+        charges.append(_charge(one.usage, one.group, one.rated))
+    yield from charges
+    for usage in usages:
+        if _is_minimum(usage):
+            yield _charge(usage, "", _minimum_spend(usage, charges))
+
+
+def _is_minimum(usage: PeriodUsage) -> bool:
+    return isinstance(usage.scheduled.price.versions[0].model, MinimumSpend)
+
+
+def _before_coupons(usage: PeriodUsage) -> Iterator[_Rating]:
+    price = usage.scheduled.price
+    if price.meter_id is not None:
+        for group, parts in usage.groups.items():
+            yield _Rating(usage, group, parts, rate_before_coupons(price=price, unit=usage.unit, usage=parts))
+    elif not _is_minimum(usage):
+        zone = usage.scheduled.subscription.anchor.zone
+        fee = rate_flat_fee(price=price, period=usage.scheduled.period, zone=zone, held=usage.scheduled.held)
+        parts = _fee_parts(usage)
+        yield _Rating(usage, "", parts, discounted(fee, price=price, usage=parts))
+
+
+def _take_off(coupon: Coupon, ratings: Sequence[_Rating]) -> None:
+    """Take a coupon off the charges that it is for; of an amount each has its share."""
+    concerned = [one for one in ratings if not coupon.prices or one.usage.scheduled.price.price_id in coupon.prices]
+    if isinstance(coupon.discount, PercentOff) or coupon.currency is None:
+        for one in concerned:
+            _discount(one, coupon, coupon.discount)
+        return
+    left = to_money(coupon.discount.amount, coupon.currency)
+    by_month = [one for one in concerned if one.usage.scheduled.price.cadence == MONTHLY]
+    # What falls due first has the coupon first: a fee in advance is final before the usage is known.
+    for _, due in groupby(sorted(by_month, key=_due_at), key=_due_at):
+        together = list(due)
+        shares = share_out(left, [to_money(one.rated.exact, left.currency) for one in together])
+        for one, share in zip(together, shares, strict=True):
+            _discount(one, coupon, AmountOff(amount=share.major))
+            left -= share
+
+
+def _due_at(rating: _Rating) -> datetime:
+    return rating.usage.scheduled.due_at
+
+
+def _discount(rating: _Rating, coupon: Coupon, discount: Discount) -> None:
+    rating.rated = with_coupons(rating.rated, [(coupon.coupon_id, discount)], price=rating.usage.scheduled.price)
+
+
+def _fee_parts(usage: PeriodUsage) -> tuple[VersionUsage, ...]:
+    scheduled = usage.scheduled
+    zone = scheduled.subscription.anchor.zone
+    shares = version_shares(scheduled.price, usage.versions, scheduled.period, zone)
+    return tuple(
+        VersionUsage(version=version, quantity=_ZERO, share=share)
+        for (version, _), share in zip(usage.versions, shares, strict=True)
+    )
+
+
+def _minimum_spend(usage: PeriodUsage, charges: Iterable[Charge]) -> Rated:
+    """Return what is missing to a minimum: of 10.00 for 25 of 28 days, with 8.00 charged, 0.93.
+
+    It is of the charges, as they are rounded, that begin while it is in force.
+    """
+    price, window = usage.scheduled.price, usage.scheduled.period.window
+    charged = sum(charge.amount.minor_units for charge in charges if charge.key.period.start in window)
+    spent = Money(charged, price.currency).major
+    parts = [(part, part.version.model) for part in _fee_parts(usage) if part.share]
+    least = exact_sum(
+        [
+            exact_product(model.amount, times=part.share, over=_ONE)
+            for part, model in parts
+            if isinstance(model, MinimumSpend)
+        ]
+    )
+    rest = exact_sum([least, -spent])
+    if rest <= 0:
+        return Rated(lines=(), quantity=_ZERO, unit="period", exact=_ZERO)
+    part, model = parts[-1]
+    is_one = len(parts) == 1 and isinstance(model, MinimumSpend)
+    line = RatedLine(
+        version=part.version.version,
+        tier=None,
+        quantity=part.share if is_one else least,
+        unit="period" if is_one else price.currency,
+        unit_price=model.amount if isinstance(model, MinimumSpend) and is_one else _ONE,
+        flat_fee=_ZERO,
+        amount=rest,
+        kind=LineKind.MINIMUM,
+        less=spent,
+    )
+    return Rated(lines=(line,), quantity=line.quantity, unit=line.unit, exact=rest)

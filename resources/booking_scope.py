@@ -4,13 +4,14 @@ A change cuts a period, and the part before it may lie outside of the requested 
 ones are booked with it. Not here: rating (charge_usage), booking (charge_store), noticing a change (catalog_mirror).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import psycopg
 
 from billing_pipeline.catalog import Catalog, Timing
+from billing_pipeline.period_charges import subscriptions_that_share
 from billing_pipeline.periods import RequestedDays, Window
 
 _INSTANT = timedelta(microseconds=1)
@@ -19,25 +20,34 @@ _INSTANT = timedelta(microseconds=1)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookingScope:
     """`days` as requested. `in_advance` are ids of prices that fall due where their period begins; `reshaped` are the
-    subscriptions whose charges of a window are all booked again."""
+    subscriptions whose charges of a window are all booked again; `together` are those whose charges of a window depend on each
+    other."""
 
     days: RequestedDays
     in_advance: frozenset[str] = frozenset()
     reshaped: Mapping[str, Window] = field(default_factory=dict)
+    together: Mapping[str, Window] = field(default_factory=dict)
 
     @property
     def span(self) -> Window:
         """Return the window outside of which no period is concerned."""
         starts, ends = [self.days.span.start], [self.days.span.end + _INSTANT]
-        starts += [window.start for window in self.reshaped.values()]
-        ends += [window.end for window in self.reshaped.values()]
+        for windows in (self.reshaped, self.together):
+            starts += [window.start for window in windows.values()]
+            ends += [window.end for window in windows.values()]
         return Window(min(starts), max(ends))
 
     def reach(self, subscription_id: str) -> Window:
         """Return the window in which the subscription's periods have to be looked at."""
         reach = Window(self.days.span.start, self.days.span.end + _INSTANT)
-        again = self.reshaped.get(subscription_id)
-        return reach if again is None else Window(min(reach.start, again.start), max(reach.end, again.end))
+        for again in self._again(subscription_id):
+            reach = Window(min(reach.start, again.start), max(reach.end, again.end))
+        return reach
+
+    @property
+    def by_subscription(self) -> tuple[str, ...]:
+        """Return the subscriptions of which more is concerned than the days say."""
+        return tuple(self.reshaped.keys() | self.together.keys())
 
     def concerns(self, subscription_id: str, price_id: str, period: Window) -> bool:
         """Tell whether a charge for `period` is rated and booked.
@@ -46,8 +56,12 @@ class BookingScope:
         """
         if self.days.meet(period) or (price_id in self.in_advance and self.days.end_at(period.start)):
             return True
-        again = self.reshaped.get(subscription_id)
-        return again is not None and again.overlap(period.start, period.end) is not None
+        return any(again.overlap(period.start, period.end) is not None for again in self._again(subscription_id))
+
+    def _again(self, subscription_id: str) -> Iterator[Window]:
+        for windows in (self.reshaped, self.together):
+            if subscription_id in windows:
+                yield windows[subscription_id]
 
 
 def read_scope(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> BookingScope:
@@ -56,7 +70,20 @@ def read_scope(connection: psycopg.Connection, catalog: Catalog, days: Requested
         days=days,
         in_advance=frozenset(price.price_id for price in catalog.prices.values() if price.timing is Timing.ADVANCE),
         reshaped=_reshaped(connection),
+        together=_together(catalog, days),
     )
+
+
+def _together(catalog: Catalog, days: RequestedDays) -> Mapping[str, Window]:
+    """Return subscription -> the months that have one of `days`, of those whose charges share amounts."""
+    found = {}
+    for subscription in subscriptions_that_share(catalog):
+        reach = days.span.overlap(subscription.starts_at, subscription.ends_at)
+        if reach is not None:
+            anchor, last = subscription.anchor, reach.end - _INSTANT
+            months = anchor.period_containing(reach.start), anchor.period_containing(last)
+            found[subscription.subscription_id] = Window(months[0].start, months[1].end)
+    return found
 
 
 def forget_reshaped(connection: psycopg.Connection, subscription_ids: Collection[str]) -> None:

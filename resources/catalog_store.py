@@ -31,8 +31,8 @@ from resources.database import Database
 
 # Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
 _FREE_FIELDS: Mapping[Kind, frozenset[str]] = {
-    Kind.ACCOUNT: frozenset({"name", "clients", "stripe_customer"}),
-    Kind.SUBSCRIPTION: frozenset({"ends_at", "invoice_with", "stripe_subscription"}),
+    Kind.ACCOUNT: frozenset({"name", "clients", "stripe_customer", "coupons"}),
+    Kind.SUBSCRIPTION: frozenset({"ends_at", "invoice_with", "stripe_subscription", "coupons"}),
 }
 _NOTHING_LOADED = "nothing of this catalog is loaded; charges go on with the one loaded before"
 
@@ -480,10 +480,23 @@ def _is_in_use(connection: psycopg.Connection, key: _Key) -> bool:
             condition = "account_id = %(id)s"
         case Kind.SUBSCRIPTION:
             condition = "subscription_id = %(id)s"
+        case Kind.COUPON:
+            return _coupon_is_in_use(connection, entry_id)
         case Kind.FEATURE | Kind.ENTITLEMENT | Kind.RECURRING_CREDIT:
             return False
     query = f"select exists (select from billing.charge_revision where {condition})"
     return _truth(connection, query, {"id": entry_id})
+
+
+def _coupon_is_in_use(connection: psycopg.Connection, coupon_id: str) -> bool:
+    query = """
+        select exists (
+            select
+            from billing.charge_revision
+            where lines @> jsonb_build_array(jsonb_build_object('kind', 'discount', 'label', %(id)s::text))
+        )
+    """
+    return _truth(connection, query, {"id": coupon_id})
 
 
 def _plan_version_is_in_use(connection: psycopg.Connection, plan_id: str, version: int) -> bool:

@@ -82,7 +82,7 @@ def _booked_minor(connection: psycopg.Connection, scope: BookingScope) -> _ByDay
         select
             period_start, period_end, currency,
             case when price_id = any(%(in_advance)s) then price_id else '' end as price,
-            case when subscription_id = any(%(reshaped)s) then subscription_id else '' end as subscription,
+            case when subscription_id = any(%(by_subscription)s) then subscription_id else '' end as subscription,
             sum(delta_minor)::bigint
         from billing.charge_revision
         where period_start < %(end)s and period_end > %(start)s
@@ -92,7 +92,7 @@ def _booked_minor(connection: psycopg.Connection, scope: BookingScope) -> _ByDay
             "start": scope.span.start,
             "end": scope.span.end,
             "in_advance": list(scope.in_advance),
-            "reshaped": list(scope.reshaped),
+            "by_subscription": list(scope.by_subscription),
         },
     )
     for period_start, period_end, currency, price_id, subscription_id, amount_minor in rows:

@@ -1,13 +1,15 @@
 """Read the usage of billing periods and rate it to date: (catalog, scope) -> charges. Reads, never writes.
 
-Slots (subscription, price, period) go to PostgreSQL as temporary tables and usage comes back added up per slot, price
-version and group, in one statement for all of them. Not here: what is booked (charge_store).
+Slots (subscription, price, period) go to PostgreSQL as temporary tables. Usage that adds up comes back added up per slot, price
+version and group, in one statement for all of them; what must be told by transaction or window, or cannot be added, comes
+as rows. Not here: what is booked (charge_store), what a price asks (rating), what charges share (period_charges).
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
@@ -16,19 +18,39 @@ from uuid import UUID
 import psycopg
 
 from billing_pipeline.amounts import Exact, exact_product
-from billing_pipeline.billing_schedule import Held, scheduled_charges
-from billing_pipeline.catalog import Catalog, Dimension, Meter, Price, PriceVersion, Subscription
-from billing_pipeline.charges import Charge, ChargeKey, group_key
+from billing_pipeline.billing_schedule import ScheduledCharge, scheduled_charges
+from billing_pipeline.catalog import (
+    Catalog,
+    Dimension,
+    Matrix,
+    Meter,
+    Percentage,
+    PriceVersion,
+    UsageShape,
+)
+from billing_pipeline.charges import Charge, group_key
+from billing_pipeline.meter_details import transactions, window_quantities
 from billing_pipeline.meters import Aggregation, UsageState, merge
-from billing_pipeline.periods import BillingPeriod, Window
-from billing_pipeline.rating import Rated, VersionUsage, rate, rate_flat_fee, versions_in
+from billing_pipeline.period_charges import PeriodUsage, period_charges
+from billing_pipeline.periods import Window
+from billing_pipeline.rating import (
+    Cells,
+    Detail,
+    Transactions,
+    VersionUsage,
+    Windows,
+    version_shares,
+    versions_in,
+    windows_in,
+)
 from resources.booking_scope import BookingScope
 
 _DIMENSIONS = tuple(Dimension)
 _NO_GROUP = ("",) * len(_DIMENSIONS)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
 
-# The group of a usage row: its value of each dimension that the price rates apart, '' for the others.
+# The group of a usage row: its value of each dimension that the price rates apart or prices by, '' for the others.
 _Group = tuple[str, ...]
 _GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in _DIMENSIONS)
 _GROUP_NAMES = ", ".join(_DIMENSIONS)
@@ -36,15 +58,38 @@ _GROUP_NAMES = ", ".join(_DIMENSIONS)
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One price of one subscription in one billing period, with the price's versions in it. `held` is of fees."""
+    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period."""
 
-    subscription: Subscription
-    price: Price
+    scheduled: ScheduledCharge
     meter: Meter | None
-    period: BillingPeriod
-    plan_id: str
     versions: tuple[tuple[PriceVersion, Window], ...]
-    held: tuple[Held, ...]
+    shares: tuple[Exact, ...]
+
+    @property
+    def window(self) -> Window:
+        """Return the part of the billing period that it covers."""
+        return self.scheduled.period.window
+
+    @property
+    def is_additive(self) -> bool:
+        """Tell whether usage of its meter adds up."""
+        return self.meter is not None and self.meter.aggregation.is_additive
+
+    @property
+    def needs_rows(self) -> bool:
+        """Tell whether the rows of usage are needed, and not just what they add up to."""
+        first = self.versions[0][0]
+        if self.meter is None:
+            return False
+        if first.shape is UsageShape.TRANSACTIONS:
+            return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in self.versions)
+        return not self.is_additive or first.shape is UsageShape.WINDOWS
+
+    @property
+    def dimensions(self) -> frozenset[Dimension]:
+        """Return the dimensions that its usage is told by."""
+        cells = [version.model.dimensions for version, _ in self.versions if isinstance(version.model, Matrix)]
+        return frozenset((*self.scheduled.price.group_by, *(cells[0] if cells else ())))
 
 
 @dataclass(frozen=True)
@@ -75,38 +120,152 @@ class UsageToDate:
 def rate_to_date(connection: psycopg.Connection, catalog: Catalog, scope: BookingScope) -> UsageToDate:
     """Return every charge that `scope` concerns, rated from all usage of its period.
 
+    `catalog` may be a draft: nothing is written but temporary tables of the caller's transaction.
+
     Raises:
         BeyondLastTierError, NegativeQuantityError, NoPriceVersionError: a charge that cannot be rated.
     """
     slots = list(_slots(catalog, scope))
-    additive = {number for number, slot in enumerate(slots) if slot.meter and slot.meter.aggregation.is_additive}
-    _send_segments(connection, slots, additive)
-    quantities, in_usage, uncut_rows = _added_up(connection, slots)
-    charges: dict[UUID, Charge] = {}
-    in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
-    for number, slot in enumerate(slots):
-        if slot.meter is None:
-            zone = slot.subscription.anchor.zone
-            fee = rate_flat_fee(price=slot.price, period=slot.period, zone=zone, held=slot.held)
-            _take(charges, slot, _NO_GROUP, fee)
-            continue
-        for group, by_version in quantities.pop(number, {}).items():
-            used = [(version, by_version.get(version.version, Decimal(0))) for version, _ in slot.versions]
-            in_charges[slot.period.window, slot.meter.meter_id] += sum(quantity for _, quantity in used)
-            usage = [VersionUsage(version=version, quantity=_level(slot, quantity)) for version, quantity in used]
-            _take(charges, slot, group, rate(price=slot.price, unit=slot.meter.unit, usage=usage))
-    for slot, group, quantity in _merged(connection, slots):
-        # A quantity of the whole period cannot be split at a change of price: the version at its start rates it.
-        usage = [VersionUsage(version=slot.versions[0][0], quantity=quantity)]
-        unit = slot.meter.unit if slot.meter else ""
-        _take(charges, slot, group, rate(price=slot.price, unit=unit, usage=usage))
+    _send_segments(connection, slots)
+    reader = _UsageReader(connection, slots)
+    charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
     return UsageToDate(
         catalog_sha256=catalog.sha256,
         charges=charges,
-        in_usage=in_usage,
-        in_charges=in_charges,
-        uncut_rows=uncut_rows,
+        in_usage=reader.in_usage,
+        in_charges=reader.in_charges,
+        uncut_rows=reader.uncut_rows,
     )
+
+
+def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
+    for subscription in catalog.subscriptions.values():
+        subscription_id = subscription.subscription_id
+        for scheduled in scheduled_charges(catalog, subscription, scope.reach(subscription_id)):
+            price, period = scheduled.price, scheduled.period
+            if price.is_prepaid or not scope.concerns(subscription_id, price.price_id, period.window):
+                continue
+            versions = tuple(versions_in(price, period.window))
+            shares: tuple[Exact, ...] = (_ONE,) * len(versions)
+            if any(version.adjustments or version.commitment for version, _ in versions):
+                shares = version_shares(price, versions, period, subscription.anchor.zone)
+            meter = None if price.meter_id is None else catalog.meters[price.meter_id]
+            yield Slot(scheduled, meter, versions, shares)
+
+
+class _UsageReader:
+    """Reads the usage of slots, and counts what it reads for the guards."""
+
+    def __init__(self, connection: psycopg.Connection, slots: Sequence[Slot]) -> None:
+        self._connection = connection
+        self._slots = slots
+        self.in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+        self.in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+        self.uncut_rows: dict[Window, int] = defaultdict(int)
+
+    def usages(self) -> Iterator[PeriodUsage]:
+        """Yield the usage of every slot, those without any too."""
+        added_up = self._added_up()
+        for number, slot in enumerate(self._slots):
+            if not slot.needs_rows:
+                yield _period_usage(slot, _from_sums(slot, added_up.pop(number, {})))
+        with_rows = set()
+        for number, groups in self._from_rows():
+            with_rows.add(number)
+            yield _period_usage(self._slots[number], groups)
+        for number, slot in enumerate(self._slots):
+            if slot.needs_rows and number not in with_rows:
+                yield _period_usage(slot, {})
+
+    def _added_up(self) -> "_Sums":
+        """Return sums by slot, group and version.
+
+        One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
+        """
+        sums: _Sums = {}
+        for number, version, quantity, records, uncut, *group in self._connection.execute(_ADDED_UP.encode()):
+            slot = self._slots[number]
+            key = (slot.window, slot.scheduled.price.meter_id or "")
+            if version is None:
+                self.in_usage[key] += quantity
+                continue
+            self.in_charges[key] += quantity
+            sums.setdefault(number, {}).setdefault(tuple(group), {})[version] = (quantity, int(records))
+            if uncut:
+                self.uncut_rows[slot.window] += uncut
+        return sums
+
+    def _from_rows(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
+        """Yield the usage of slots that need the rows of it, group by group."""
+        if not any(slot.needs_rows for slot in self._slots):
+            return
+        with self._connection.cursor(name="usage_states") as cursor:
+            cursor.itersize = _STATE_ROWS_PER_FETCH
+            cursor.execute(_STATES.encode())
+            for number, of_slot in groupby(cursor, key=lambda row: row[0]):
+                slot = self._slots[number]
+                groups = {}
+                for group, found in groupby(of_slot, key=lambda row: row[1 : 1 + len(_DIMENSIONS)]):
+                    rows = [_usage_row(row) for row in found]
+                    if slot.is_additive:
+                        self._count(slot, rows)
+                    groups[_group_key(slot, group)] = tuple(_usage_of_rows(slot, rows))
+                yield number, groups
+
+    def _count(self, slot: Slot, rows: Sequence["_Row"]) -> None:
+        key = (slot.window, slot.scheduled.price.meter_id or "")
+        self.in_charges[key] += sum((row.state.quantity for row in rows), _ZERO)
+        ends = [(part, version) for version, part in slot.versions]
+        uncut = sum(row.end > part.end for part, _ in ends for row in rows if row.start in part)
+        if uncut:
+            self.uncut_rows[slot.window] += uncut
+
+
+_Sums = dict[int, dict[_Group, dict[int, tuple[Decimal, int]]]]
+
+
+def _period_usage(slot: Slot, groups: dict[str, tuple[VersionUsage, ...]]) -> PeriodUsage:
+    if not groups and slot.meter is not None and not slot.scheduled.price.group_by and _is_due_unused(slot):
+        groups = {"": tuple(_usage_of_rows(slot, ()))}
+    return PeriodUsage(slot.scheduled, slot.meter.unit if slot.meter else "", slot.versions, groups)
+
+
+def _is_due_unused(slot: Slot) -> bool:
+    """Tell whether something is charged without any usage: a minimum, a commitment, a first fee."""
+    return any(version.is_due_unused for version, _ in slot.versions)
+
+
+def _group_key(slot: Slot, group: Sequence[str]) -> str:
+    return group_key({name: group[_DIMENSIONS.index(name)] for name in slot.scheduled.price.group_by})
+
+
+def _from_sums(
+    slot: Slot, by_group: Mapping[_Group, Mapping[int, tuple[Decimal, int]]]
+) -> dict[str, tuple[VersionUsage, ...]]:
+    """Return the usage of a slot by its price's groups; the cells of a matrix are in them."""
+    together: dict[str, list[tuple[_Group, Mapping[int, tuple[Decimal, int]]]]] = defaultdict(list)
+    for group, by_version in by_group.items():
+        together[_group_key(slot, group)].append((group, by_version))
+    return {key: tuple(_usage_of_sums(slot, found)) for key, found in together.items()}
+
+
+def _usage_of_sums(
+    slot: Slot, found: Sequence[tuple[_Group, Mapping[int, tuple[Decimal, int]]]]
+) -> Iterator[VersionUsage]:
+    for (version, _), share in zip(slot.versions, slot.shares, strict=True):
+        sums = [(group, *by_version.get(version.version, (_ZERO, 0))) for group, by_version in found]
+        detail: Detail | None = None
+        if isinstance(version.model, Matrix):
+            places = [_DIMENSIONS.index(name) for name in version.model.dimensions]
+            cells = ((tuple(group[place] for place in places), quantity) for group, quantity, _ in sums if quantity)
+            detail = Cells(quantities=tuple(sorted(cells)))
+        yield VersionUsage(
+            version=version,
+            quantity=_level(slot, sum((quantity for _, quantity, _ in sums), _ZERO)),
+            share=share,
+            events=sum(records for _, _, records in sums),
+            detail=detail,
+        )
 
 
 def _level(slot: Slot, quantity: Decimal) -> Exact:
@@ -116,46 +275,75 @@ def _level(slot: Slot, quantity: Decimal) -> Exact:
     """
     if slot.meter is None or slot.meter.aggregation is not Aggregation.TIME_WEIGHTED:
         return quantity
-    return exact_product(quantity, times=Decimal(1), over=Decimal(slot.period.whole.seconds))
+    return exact_product(quantity, times=_ONE, over=Decimal(slot.scheduled.period.whole.seconds))
 
 
-def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
-    for subscription in catalog.subscriptions.values():
-        for charge in scheduled_charges(catalog, subscription, scope.reach(subscription.subscription_id)):
-            price, period = charge.price, charge.period
-            if price.is_prepaid or not scope.concerns(subscription.subscription_id, price.price_id, period.window):
-                continue
-            versions = tuple(versions_in(price, period.window))
-            meter = None if price.meter_id is None else catalog.meters[price.meter_id]
-            yield Slot(subscription, price, meter, period, charge.plan_id, versions, charge.held)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of usage, as far as it is rated."""
+
+    start: datetime
+    end: datetime
+    records: int
+    state: UsageState
 
 
-def _take(charges: dict[UUID, Charge], slot: Slot, group: _Group, rated: Rated) -> None:
-    names = {dimension: group[_DIMENSIONS.index(dimension)] for dimension in slot.price.group_by}
-    key = ChargeKey(
-        subscription_id=slot.subscription.subscription_id,
-        price_id=slot.price.price_id,
-        period=slot.period.window,
-        group_key=group_key(names),
-    )
-    charges[key.charge_id] = Charge(
-        key=key,
-        account_id=slot.subscription.account_id,
-        plan_id=slot.plan_id,
-        meter_id=slot.price.meter_id,
-        currency=slot.price.currency,
-        rated=rated,
-    )
+def _usage_of_rows(slot: Slot, rows: Sequence[_Row]) -> Iterator[VersionUsage]:
+    """Yield the usage of each version. What cannot be split at a change of price is rated by the version at its start."""
+    meter, shape = slot.meter, slot.versions[0][0].shape
+    if meter is None:
+        raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
+    if shape is UsageShape.QUANTITY:
+        (first, _), window = slot.versions[0], slot.window
+        states = (row.state for row in rows)
+        quantity = merge(meter, states, period_start=window.start, period_end=window.end)
+        yield VersionUsage(version=first, quantity=quantity, share=sum(slot.shares, start=_ZERO))
+        return
+    for (version, part), share in zip(slot.versions, slot.shares, strict=True):
+        inside = [row for row in rows if row.start in part]
+        detail: Detail | None = None
+        if shape is UsageShape.WINDOWS:
+            detail = _windows(slot, version, part, inside)
+        elif shape is UsageShape.TRANSACTIONS:
+            detail = Transactions(counts=transactions(meter, (row.state for row in inside)))
+        yield VersionUsage(
+            version=version,
+            quantity=sum((row.state.quantity for row in inside), _ZERO),
+            share=share,
+            events=sum(row.records for row in inside),
+            detail=detail,
+        )
 
 
-def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot], additive: set[int]) -> None:
+def _windows(slot: Slot, version: PriceVersion, part: Window, rows: Sequence[_Row]) -> Windows:
+    """Return the windows of a version; where a commitment is trued up, those without usage too."""
+    if slot.meter is None or version.window is None:
+        raise AssertionError("windows are of a meter")  # pragma: no cover
+    seconds = version.window.seconds
+    found = dict(window_quantities(slot.meter, ((row.start, row.state) for row in rows), seconds=seconds, period=part))
+    if version.is_due_unused:
+        for start in windows_in(part, seconds):
+            found.setdefault(start, _ZERO)
+    return Windows(quantities=tuple(sorted(found.items())))
+
+
+def _usage_row(row: Sequence[object]) -> _Row:
+    start, end, quantity, records, state = row[1 + len(_DIMENSIONS) :]
+    if not isinstance(quantity, Decimal) or not (state is None or isinstance(state, dict)):
+        raise AssertionError("numeric and jsonb come as Decimal and dict")  # pragma: no cover
+    if not isinstance(start, datetime) or not isinstance(end, datetime) or not isinstance(records, int):
+        raise AssertionError("timestamptz and bigint come as datetime and int")  # pragma: no cover
+    return _Row(start, end, records, UsageState(quantity=quantity, state=state))
+
+
+def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> None:
     """Write a temporary table of slots with a meter, and one of their parts by price version."""
     connection.execute(
         """
         create temporary table rated_slot (
             slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
-            is_additive boolean, by_endpoint boolean, by_method boolean, by_client_id boolean, by_node boolean,
-            by_inbound_tag boolean
+            is_additive boolean, needs_rows boolean, by_endpoint boolean, by_method boolean, by_client_id boolean,
+            by_node boolean, by_inbound_tag boolean
         ) on commit drop;
         create temporary table rated_segment (
             slot integer, version integer, segment_start timestamptz, segment_end timestamptz
@@ -166,14 +354,16 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot], additi
         with cursor.copy("copy rated_slot from stdin") as copy:
             for number, slot in enumerate(slots):
                 if slot.meter is not None:
-                    window, groups = slot.period.window, slot.price.group_by
-                    by = tuple(dimension in groups for dimension in _DIMENSIONS)
-                    head = (number, slot.subscription.account_id, slot.meter.meter_id, window.start, window.end)
-                    copy.write_row((*head, number in additive, *by))
+                    window, dimensions = slot.window, slot.dimensions
+                    by = tuple(dimension in dimensions for dimension in _DIMENSIONS)
+                    account_id = slot.scheduled.subscription.account_id
+                    head = (number, account_id, slot.meter.meter_id, window.start, window.end)
+                    copy.write_row((*head, slot.is_additive, slot.needs_rows, *by))
         with cursor.copy("copy rated_segment from stdin") as copy:
-            for number in sorted(additive):
-                for version, part in slots[number].versions:
-                    copy.write_row((number, version.version, part.start, part.end))
+            for number, slot in enumerate(slots):
+                if slot.meter is not None and not slot.needs_rows:
+                    for version, part in slot.versions:
+                        copy.write_row((number, version.version, part.start, part.end))
     connection.execute("analyze rated_slot; analyze rated_segment")
 
 
@@ -184,6 +374,7 @@ _ADDED_UP = f"""
             rated_segment.slot, rated_segment.version,
             {_GROUP_COLUMNS},
             sum(quantity) as quantity,
+            sum(record_count) as record_count,
             count(*) filter (where metered.period_end > segment_end) as uncut_rows
         from rated_segment
         join rated_slot using (slot)
@@ -206,40 +397,22 @@ _ADDED_UP = f"""
         where is_additive
         group by rated_slot.slot
     )
-    select slot, version, quantity, uncut_rows, {_GROUP_NAMES} from usage_per_segment
+    select slot, version, quantity, record_count, uncut_rows, {_GROUP_NAMES} from usage_per_segment
     union all
-    select slot, null, quantity, 0, {", ".join("''" for _ in _DIMENSIONS)} from usage_per_slot
+    select slot, null, quantity, 0, 0, {", ".join("''" for _ in _DIMENSIONS)} from usage_per_slot
 """
 
-_Quantities = dict[int, dict[_Group, dict[int, Decimal]]]
 
-
-def _added_up(
-    connection: psycopg.Connection, slots: Sequence[Slot]
-) -> tuple[_Quantities, dict[tuple[Window, str], Decimal], dict[Window, int]]:
-    """Return quantities by slot, group and version; by period and meter; and rows that cross a boundary, by period.
-
-    One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
-    """
-    quantities: _Quantities = {}
-    in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
-    uncut_rows: dict[Window, int] = defaultdict(int)
-    for number, version, quantity, uncut, *group in connection.execute(_ADDED_UP.encode()):
-        slot = slots[number]
-        if version is None:
-            in_usage[slot.period.window, slot.price.meter_id or ""] += quantity
-            continue
-        quantities.setdefault(number, {}).setdefault(tuple(group), {})[version] = quantity
-        if uncut:
-            uncut_rows[slot.period.window] += uncut
-    return quantities, in_usage, uncut_rows
-
-
+# Read by a cursor of its own right after: in one transaction both see what was committed before, unless a day is replaced in
+# between; then the guard compares what does not fit, and nothing is booked.
 _STATES = f"""
     select
         slot,
         {_GROUP_COLUMNS},
+        metered.period_start,
+        metered.period_end,
         quantity,
+        record_count,
         state
     from rated_slot
     join usage.metered as metered
@@ -247,29 +420,6 @@ _STATES = f"""
         and metered.meter_id = rated_slot.meter_id
         and metered.period_start >= rated_slot.period_start
         and metered.period_start < rated_slot.period_end
-    where not is_additive
+    where needs_rows
     order by slot, {", ".join(str(1 + place + 1) for place in range(len(_DIMENSIONS)))}
 """
-
-
-def _merged(connection: psycopg.Connection, slots: Sequence[Slot]) -> Iterator[tuple[Slot, _Group, Decimal]]:
-    """Yield the quantity of each slot and group of a meter that cannot be added up, from the states of its rows."""
-    if all(slot.meter is None or slot.meter.aggregation.is_additive for slot in slots):
-        return
-    with connection.cursor(name="usage_states") as cursor:
-        cursor.itersize = _STATE_ROWS_PER_FETCH
-        cursor.execute(_STATES.encode())
-        for (number, *group), rows in groupby(cursor, key=lambda row: row[: 1 + len(_DIMENSIONS)]):
-            slot = slots[number]
-            if slot.meter is None:
-                raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
-            window = slot.period.window
-            quantity = merge(slot.meter, _states(rows), period_start=window.start, period_end=window.end)
-            yield slot, tuple(group), quantity
-
-
-def _states(rows: Iterable[tuple[object, ...]]) -> Iterator[UsageState]:
-    for *_, quantity, state in rows:
-        if not isinstance(quantity, Decimal) or not (state is None or isinstance(state, dict)):
-            raise AssertionError("numeric and jsonb come as Decimal and dict")  # pragma: no cover
-        yield UsageState(quantity=quantity, state=state)

@@ -3,6 +3,7 @@
 `parse_catalog` reads the files of a folder; the entries are frozen values. Not here: keeping them (catalog_store).
 """
 
+from billing_pipeline.catalog.coupons import Coupon, Redemption
 from billing_pipeline.catalog.entries import (
     Account,
     AccountClient,
@@ -55,6 +56,7 @@ from billing_pipeline.catalog.models import (
     Standard,
     Tier,
     TieredModel,
+    UsageShape,
     Volume,
     WindowRating,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "Catalog",
     "CatalogError",
     "Commitment",
+    "Coupon",
     "Dimension",
     "Discount",
     "Dynamic",
@@ -109,6 +112,7 @@ __all__ = [
     "PriceVersion",
     "Prorate",
     "RecurringCredit",
+    "Redemption",
     "Reset",
     "Standard",
     "Subscription",
@@ -118,6 +122,7 @@ __all__ = [
     "TrialCovers",
     "UnitConversion",
     "UnknownEntryError",
+    "UsageShape",
     "Volume",
     "WindowRating",
     "file_schemas",

@@ -143,6 +143,9 @@ def _decides(catalog: Catalog, kind: Kind, entry_id: str, subscription: Subscrip
             )
         case Kind.ENTITLEMENT:
             return entry_id in catalog.entitlements and _is_given(catalog.entitlements[entry_id], subscription)
+        case Kind.COUPON:
+            redeemed = (*subscription.coupons, *catalog.accounts[subscription.account_id].coupons)
+            return any(one.coupon_id == entry_id for one in redeemed)
         case Kind.RECURRING_CREDIT:
             credit = catalog.recurring_credits.get(entry_id)
             return credit is not None and credit.account_id == subscription.account_id

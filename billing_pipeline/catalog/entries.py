@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from billing_pipeline.amounts import Exact, UnitRounding, exact_product
 from billing_pipeline.cadences import MONTHLY, Cadence
+from billing_pipeline.catalog.coupons import Coupon, Redemption
 from billing_pipeline.catalog.features import Entitlement, Feature, RecurringCredit
 from billing_pipeline.catalog.models import (
     Adjustments,
@@ -33,6 +34,7 @@ from billing_pipeline.catalog.models import (
     Percentage,
     PriceModel,
     Standard,
+    UsageShape,
     Volume,
     WindowRating,
 )
@@ -49,10 +51,12 @@ class UnknownEntryError(BillingError):
 
 
 class Prorate(StrEnum):
-    """How a flat fee of a shortened period is shared: by elapsed seconds, by local calendar days, or not at all."""
+    """How amounts for a whole period are shared where it is shortened: by elapsed seconds, by local calendar days, by days of
+    months that all have 30, or not at all."""
 
     SECOND = "second"
     DAY = "day"
+    THIRTY_DAY_MONTH = "thirty_day_month"
     NONE = "none"
 
 
@@ -120,6 +124,26 @@ class PriceVersion:
     commitment: Commitment | None = None
     window: WindowRating | None = None
     adjustments: Adjustments | None = None
+
+    @property
+    def shape(self) -> UsageShape:
+        """Return what of usage the version rates."""
+        match self.model:
+            case Percentage():
+                return UsageShape.TRANSACTIONS
+            case Matrix():
+                return UsageShape.CELLS
+        if self.window is not None:
+            return UsageShape.WINDOWS
+        return UsageShape.LEVELS if self.is_prorated else UsageShape.QUANTITY
+
+    @property
+    def is_due_unused(self) -> bool:
+        """Tell whether something is charged without any usage: a minimum, a commitment that is trued up, a first fee."""
+        hours = self.window.hours if self.window else ()
+        commitments = (self.commitment, *(one.commitment for one in hours))
+        least = self.adjustments.minimum if self.adjustments else None
+        return least is not None or self.has_fee_at_zero or any(one is not None and one.true_up for one in commitments)
 
     @property
     def is_prorated(self) -> bool:
@@ -237,6 +261,7 @@ class Account:
     currency: str
     clients: tuple[AccountClient, ...] = ()
     stripe_customer: str | None = None
+    coupons: tuple[Redemption, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +284,7 @@ class Subscription:
     invoice_with: str | None = None
     stripe_subscription: str | None = None
     phases: tuple[Phase, ...] = ()
+    coupons: tuple[Redemption, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -287,6 +313,7 @@ class Catalog:
     features: Mapping[str, Feature] = field(default_factory=dict)
     entitlements: Mapping[str, Entitlement] = field(default_factory=dict)
     recurring_credits: Mapping[str, RecurringCredit] = field(default_factory=dict)
+    coupons: Mapping[str, Coupon] = field(default_factory=dict)
     contents: tuple["EntryContent", ...] = field(repr=False)
     plan_versions: Mapping[tuple[str, int], Plan] = field(default_factory=dict)
 
@@ -354,6 +381,7 @@ class Kind(StrEnum):
     FEATURE = "feature"
     ENTITLEMENT = "entitlement"
     RECURRING_CREDIT = "recurring_credit"
+    COUPON = "coupon"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

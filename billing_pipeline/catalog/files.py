@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from billing_pipeline.catalog.coupons import Coupon, CouponTable
 from billing_pipeline.catalog.entries import (
     Account,
     BillableRule,
@@ -44,9 +45,10 @@ FILES: Mapping[Kind, str] = {
     Kind.FEATURE: "features.toml",
     Kind.ENTITLEMENT: "entitlements.toml",
     Kind.RECURRING_CREDIT: "credits.toml",
+    Kind.COUPON: "coupons.toml",
 }
 # What an installation may do without.
-OPTIONAL: frozenset[Kind] = frozenset({Kind.FEATURE, Kind.ENTITLEMENT, Kind.RECURRING_CREDIT})
+OPTIONAL: frozenset[Kind] = frozenset({Kind.FEATURE, Kind.ENTITLEMENT, Kind.RECURRING_CREDIT, Kind.COUPON})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ class Reader:
         self.features: list[Feature] = []
         self.entitlements: list[Entitlement] = []
         self.recurring_credits: list[RecurringCreditTable] = []
+        self.coupons: list[Coupon] = []
         self.contents: list[EntryContent] = []
 
     def read_files(self, files: Mapping[str, bytes]) -> None:
@@ -199,6 +202,10 @@ class Reader:
                 credit = RecurringCreditTable.model_validate(table)
                 self.recurring_credits.append(credit)
                 self._keep(kind, credit.id, 1, credit)
+            case Kind.COUPON:
+                coupon = CouponTable.model_validate(table)
+                self.coupons.append(coupon.entry())
+                self._keep(kind, coupon.id, coupon.version, coupon)
 
     def _keep(self, kind: Kind, entry_id: str, version: int, table: Table) -> None:
         # Defaults stay out, so that a field added to the project later changes no digest of an entry that lacks it.

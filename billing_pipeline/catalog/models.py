@@ -21,6 +21,16 @@ class Dimension(StrEnum):
     INBOUND_TAG = "inbound_tag"
 
 
+class UsageShape(StrEnum):
+    """What of usage a price version rates."""
+
+    QUANTITY = "quantity"
+    TRANSACTIONS = "transactions"
+    WINDOWS = "windows"
+    LEVELS = "levels"
+    CELLS = "cells"
+
+
 class PackageRounding(StrEnum):
     """Whether a package that is begun is charged (up) or only a full one (down)."""
 

@@ -83,14 +83,9 @@ def tier_problems(table: PriceTable, number: int, tiers: Sequence[Tier]) -> Iter
 
 def usage_shape(version: PriceVersion) -> str:
     """Return what a version rates: quantities, transactions, windows, levels or cells."""
-    match version.model:
-        case Percentage():
-            return "transactions"
-        case Matrix(dimensions=dimensions):
-            return f"cells by {', '.join(dimensions)}"
-    if version.window is not None:
-        return f"windows of {version.window.seconds} seconds"
-    return "levels" if version.is_prorated else "quantities"
+    if isinstance(version.model, Matrix):
+        return f"cells by {', '.join(version.model.dimensions)}"
+    return f"windows of {version.window.seconds} seconds" if version.window is not None else str(version.shape)
 
 
 def meter_problems(price: Price, version: PriceVersion, meter: Meter) -> Iterator[Problem]:

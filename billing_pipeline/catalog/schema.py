@@ -7,6 +7,7 @@ double billing) no schema can tell: `billing catalog check` does. Not here: wher
 from collections.abc import Mapping
 from typing import Any
 
+from billing_pipeline.catalog.coupons import CouponTable
 from billing_pipeline.catalog.entries import Kind
 from billing_pipeline.catalog.feature_tables import EntitlementTable, FeatureTable, RecurringCreditTable
 from billing_pipeline.catalog.fields import Table
@@ -31,6 +32,7 @@ _TABLES: Mapping[Kind, type[Table]] = {
     Kind.FEATURE: FeatureTable,
     Kind.ENTITLEMENT: EntitlementTable,
     Kind.RECURRING_CREDIT: RecurringCreditTable,
+    Kind.COUPON: CouponTable,
 }
 
 

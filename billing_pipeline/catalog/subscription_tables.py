@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from billing_pipeline.catalog.coupons import RedemptionTable
 from billing_pipeline.catalog.fields import Amount, Every, Id, Instant, Table, Text, TimeOfDay, Version
 from billing_pipeline.catalog.phases import Beginning, Change, PhaseStatus
 from billing_pipeline.periods import BillingAnchor
@@ -71,6 +72,7 @@ class SubscriptionTable(Table):
     invoice_with: Id | None = None
     stripe_subscription: Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_]+$")] | None = None
     changes: tuple[ChangeTable, ...] = ()
+    coupons: tuple[RedemptionTable, ...] = ()
 
     def beginning(self, zone: str) -> Beginning:
         """Return how it begins, anchored in `zone`."""

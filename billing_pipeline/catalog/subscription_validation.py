@@ -36,6 +36,7 @@ def subscription_of(
         invoice_with=table.invoice_with,
         stripe_subscription=table.stripe_subscription,
         phases=life.phases,
+        coupons=tuple(coupon.entry() for coupon in table.coupons),
     )
     return subscription, tuple(_finding(subscription, field, message) for field, message in life.problems)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from billing_pipeline.catalog.coupons import RedemptionTable
 from billing_pipeline.catalog.entries import (
     Account,
     AccountClient,
@@ -118,6 +119,7 @@ class AccountTable(Table):
     currency: str
     clients: tuple[_Client, ...] = ()
     stripe_customer: Annotated[str, Field(pattern=r"^cus_[A-Za-z0-9_]+$")] | None = None
+    coupons: tuple[RedemptionTable, ...] = ()
 
     def entry(self) -> Account:
         """Return the entry."""
@@ -128,6 +130,7 @@ class AccountTable(Table):
             currency=self.currency,
             clients=tuple(client.entry() for client in self.clients),
             stripe_customer=self.stripe_customer,
+            coupons=tuple(coupon.entry() for coupon in self.coupons),
         )
 
     def without_addresses(self, pseudonymise: Pseudonymise) -> "AccountTable":

@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from billing_pipeline.cadences import MONTHLY
-from billing_pipeline.catalog import double_billing, feature_findings, invoice_links
+from billing_pipeline.catalog import coupon_findings, double_billing, feature_findings, invoice_links
 from billing_pipeline.catalog.currencies import currency_problem, places_problem
 from billing_pipeline.catalog.entries import (
     Account,
@@ -25,7 +25,7 @@ from billing_pipeline.catalog.entries import (
     Timing,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
-from billing_pipeline.catalog.models import MeteredBalance
+from billing_pipeline.catalog.models import MeteredBalance, MinimumSpend
 from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.price_validation import is_zone, meter_problems, usage_shape, version_problems
 from billing_pipeline.catalog.subscription_validation import plan_terms, subscription_findings, subscription_of
@@ -100,6 +100,7 @@ def catalog_of(reader: Reader) -> Catalog:
             for table in reader.recurring_credits
             if table.account in accounts and currency_problem(accounts[table.account].currency) is None
         },
+        coupons={coupon.coupon_id: coupon for coupon in reader.coupons},
         contents=tuple(sorted(reader.contents, key=lambda entry: (entry.kind, entry.entry_id, entry.version))),
     )
     findings.extend(_rule_findings(catalog))
@@ -108,6 +109,7 @@ def catalog_of(reader: Reader) -> Catalog:
     findings.extend(subscription_findings(catalog))
     findings.extend(invoice_links.link_findings(accounts, subscriptions))
     findings.extend(feature_findings.findings(catalog, reader.recurring_credits))
+    findings.extend(coupon_findings.findings(catalog))
     if findings:
         raise CatalogError(findings)
     return catalog
@@ -157,6 +159,7 @@ def _duplicates(reader: Reader) -> Iterator[Finding]:
         Kind.FEATURE: [feature.feature_id for feature in reader.features],
         Kind.ENTITLEMENT: [entitlement.entitlement_id for entitlement in reader.entitlements],
         Kind.RECURRING_CREDIT: [credit.id for credit in reader.recurring_credits],
+        Kind.COUPON: [coupon.coupon_id for coupon in reader.coupons],
     }
     for (plan_id, version), count in Counter((plan.plan_id, plan.version) for plan in reader.plans).items():
         if count > 1:
@@ -187,6 +190,8 @@ def _price_findings(
         yield finding("group_by", "a price without a meter has no groups")
     if table.timing is Timing.ADVANCE and table.meter is not None:
         yield finding("timing", "usage is not known in advance: leave it out, or take the meter away")
+    if table.timing is Timing.ADVANCE and any(isinstance(version.model, MinimumSpend) for version in versions):
+        yield finding("timing", "what is missing to a minimum is known at the end of a period: leave it out")
     yield from _prepaid_findings(table, versions, meters)
     places = {version.version: place for place, version in enumerate(table.versions)}
     meter, price = meters.get(table.meter or ""), _price(table, tuple(versions))
@@ -288,6 +293,10 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
         prepaid = sorted({price.price_id for price in known if price.is_prepaid})
         if len(prepaid) > 1:
             message = f"{', '.join(prepaid)} would spend one balance by two quotas: keep one prepaid price in a plan"
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
+        minimums = sorted({price.price_id for price in known if isinstance(price.versions[0].model, MinimumSpend)})
+        if len(minimums) > 1:
+            message = f"{', '.join(minimums)} are two minimums of one bill: keep one in a plan"
             yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
         currencies = sorted({price.currency for price in known})
         if len(currencies) > 1:

@@ -6,7 +6,7 @@ of the price's currency, exact: nothing is rounded here (amounts.to_money rounds
 a period (charge_usage), identity and booking (charges). See docs/adr/0003-money-and-rounding.md, docs/pricing.md.
 """
 
-from billing_pipeline.rating.adjustments import adjusted, bounded, own_discount, with_coupons
+from billing_pipeline.rating.adjustments import adjusted, bounded, discounted, with_coupons
 from billing_pipeline.rating.balances import rate_balance
 from billing_pipeline.rating.flat_fees import rate_flat_fee, versions_in
 from billing_pipeline.rating.lines import (
@@ -19,7 +19,8 @@ from billing_pipeline.rating.lines import (
     RatedLine,
     UsageDetailMissingError,
 )
-from billing_pipeline.rating.metered import rate
+from billing_pipeline.rating.metered import rate, rate_before_coupons
+from billing_pipeline.rating.shares import version_shares
 from billing_pipeline.rating.sharing import LineShare, line_shares
 from billing_pipeline.rating.usage import (
     BalanceUsage,
@@ -54,12 +55,14 @@ __all__ = [
     "Windows",
     "adjusted",
     "bounded",
+    "discounted",
     "line_shares",
-    "own_discount",
     "rate",
     "rate_balance",
+    "rate_before_coupons",
     "rate_each_window",
     "rate_flat_fee",
+    "version_shares",
     "versions_in",
     "window_start",
     "windows_in",

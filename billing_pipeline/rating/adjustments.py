@@ -24,11 +24,11 @@ def adjusted(
     20 units at 10 with half off and at most 100: 200 - 100 = 100. A discount takes at most what is left; a maximum counts
     where every version has one.
     """
-    discounted = with_coupons(own_discount(rated, price=price, usage=usage), coupons, price=price)
-    return bounded(discounted, price=price, usage=usage)
+    off = with_coupons(discounted(rated, price=price, usage=usage), coupons, price=price)
+    return bounded(off, price=price, usage=usage)
 
 
-def own_discount(rated: Rated, *, price: Price, usage: Sequence[VersionUsage]) -> Rated:
+def discounted(rated: Rated, *, price: Price, usage: Sequence[VersionUsage]) -> Rated:
     """Return `rated` after the price's own discount; a percentage is of the lines of the version that has it."""
     for part in usage:
         discount = part.version.adjustments.discount if part.version.adjustments else None

@@ -8,8 +8,9 @@ from typing import Protocol
 from billing_pipeline.amounts import exact_sum, simplest
 from billing_pipeline.catalog import FlatFee, Price, PriceVersion, Prorate
 from billing_pipeline.errors import BillingError
-from billing_pipeline.periods import BillingPeriod, Window, day_share, elapsed_share
+from billing_pipeline.periods import BillingPeriod, Window
 from billing_pipeline.rating.lines import NoPriceVersionError, Rated, RatedLine
+from billing_pipeline.rating.shares import billed_share
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 
@@ -42,11 +43,7 @@ def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str, held: Seque
     lines = []
     unit = "period"
     for version, model, part, quantity in _merged(_parts(price, period.window, held)):
-        billed, whole = (1, 1)
-        if price.prorate is Prorate.SECOND:
-            billed, whole = elapsed_share(part, period.whole)
-        elif price.prorate is Prorate.DAY:
-            billed, whole = day_share(part, period.whole, zone)
+        billed, whole = billed_share(price, part, period.whole, zone)
         unit = model.per or "period"
         lines.append(
             RatedLine(

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from billing_pipeline.amounts import exact_arithmetic, exact_text
 from billing_pipeline.catalog import Discount, Matrix, Percentage, Price, PriceVersion
-from billing_pipeline.rating.adjustments import adjusted
+from billing_pipeline.rating.adjustments import adjusted, discounted
 from billing_pipeline.rating.balances import by_quota, rate_balance
 from billing_pipeline.rating.commitments import committed
 from billing_pipeline.rating.levels import rate_levels
@@ -38,7 +38,19 @@ def rate(
         NoMatrixCellError: usage that a matrix does not name.
         UsageDetailMissingError: the usage is not told in the detail that the price rates.
     """
-    is_adjusted = bool(coupons)
+    rated = _checked(price=price, unit=unit, usage=usage)
+    if coupons or any(part.version.adjustments is not None for part in usage):
+        return adjusted(rated, price=price, usage=usage, coupons=coupons)
+    return rated
+
+
+def rate_before_coupons(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
+    """Return what `rate` does before coupons: the price with its commitment and its own discount."""
+    return discounted(_checked(price=price, unit=unit, usage=usage), price=price, usage=usage)
+
+
+def _checked(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
+    is_committed = False
     for part in usage:
         if part.quantity < 0 and not part.version.allows_negative:
             raise NegativeQuantityError(
@@ -46,11 +58,11 @@ def rate(
                 bill="this charge is not changed; what is booked stays",
                 fix="find the usage rows below 0 in usage.metered and build their days again",
             )
-        is_adjusted = is_adjusted or part.version.adjustments is not None
+        is_committed = is_committed or part.version.commitment is not None
     if price.is_prepaid:
         return rate_balance(price=price, unit=unit, usage=list(by_quota(usage)))
-    rated = committed(_priced(price, unit, usage), price=price, usage=usage)
-    return adjusted(rated, price=price, usage=usage, coupons=coupons) if is_adjusted else rated
+    rated = _priced(price, unit, usage)
+    return committed(rated, price=price, usage=usage) if is_committed else rated
 
 
 def _priced(price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
