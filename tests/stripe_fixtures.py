@@ -34,8 +34,8 @@ def stripe_client(stripe_sim: RunningSim) -> Iterator[stripe.StripeClient]:
 class sdk_client:
     """A client of the SDK that closes its connections."""
 
-    def __init__(self, url: str, *, api_key: str = API_KEY, retries: int = 0) -> None:
-        self._http = stripe.RequestsClient(timeout=20)
+    def __init__(self, url: str, *, api_key: str = API_KEY, retries: int = 0, timeout_seconds: float = 20) -> None:
+        self._http = stripe.RequestsClient(timeout=timeout_seconds)
         self.client = stripe.StripeClient(
             api_key,
             base_addresses={"api": url, "meter_events": url},

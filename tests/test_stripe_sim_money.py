@@ -184,6 +184,98 @@ class TestPendingItems:
         assert (preview.total, preview.amount_due) == (draft.total, draft.amount_due)
 
 
+class TestEnds:
+    def test_at_once_leave_pending_items_to_another_invoice_and_drop_prorations(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str
+    ) -> None:
+        v1 = stripe_client.v1
+        subscription = subscribe(stripe_client, customer, monthly_price(stripe_client, amount=3100))
+        v1.invoice_items.create({"customer": customer, "amount": 900, "subscription": subscription.id})
+        stripe_sim.remote.advance_to(START.replace(day=16))
+        v1.subscriptions.update(
+            subscription.id, {"items": [{"id": subscription["items"]["data"][0].id, "quantity": 2}]}
+        )
+        assert [item.amount for item in v1.invoice_items.list({"pending": True}).data] == [3200, -1600, 900]
+        v1.subscriptions.cancel(subscription.id)
+        assert [item.amount for item in v1.invoice_items.list({"pending": True}).data] == [900]
+        including: Any = {"customer": customer, "pending_invoice_items_behavior": "include"}
+        assert v1.invoices.create(including).total == 900
+        stripe_sim.remote.advance_to(APRIL)
+        assert v1.invoices.list({"subscription": subscription.id, "status": "draft"}).data == []
+
+    def test_at_once_invoice_and_credit_what_is_asked_for(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str
+    ) -> None:
+        v1 = stripe_client.v1
+        subscription = subscribe(stripe_client, customer, monthly_price(stripe_client, amount=3100))
+        stripe_sim.remote.advance_to(START.replace(day=16))
+        v1.subscriptions.cancel(subscription.id, {"invoice_now": True, "prorate": True})
+        assert v1.invoices.list({"limit": 1}).data[0].total == -1600
+
+    def test_at_an_instant_or_with_the_period(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str
+    ) -> None:
+        v1 = stripe_client.v1
+        price = monthly_price(stripe_client)
+        middle = int(START.replace(day=16).timestamp())
+        soon = subscribe(stripe_client, customer, price, cancel_at=middle)
+        later = subscribe(stripe_client, customer, price)
+        held = v1.subscriptions.update(later.id, {"cancel_at_period_end": True})
+        assert held.cancel_at == int(APRIL.timestamp())
+        never = subscribe(stripe_client, customer, price, cancel_at_period_end=True)
+        v1.subscriptions.update(never.id, {"cancel_at_period_end": False})
+        stripe_sim.remote.advance_to(START.replace(day=17))
+        assert v1.subscriptions.retrieve(soon.id).ended_at == middle
+        stripe_sim.remote.advance_to(APRIL)
+        assert [one.id for one in v1.subscriptions.list({"status": "active"}).data] == [never.id]
+        with pytest.raises(stripe.InvalidRequestError):
+            v1.subscriptions.update(later.id, {"cancel_at_period_end": False})
+        v1.subscriptions.update(later.id, {"metadata": {"a": "b"}})
+
+    def test_stop_the_collection_of_open_invoices(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str
+    ) -> None:
+        subscription = subscribe(stripe_client, customer, monthly_price(stripe_client))
+        stripe_sim.remote.decline(customer)
+        stripe_sim.remote.advance_to(APRIL + HOUR)
+        stripe_client.v1.subscriptions.cancel(subscription.id)
+        (invoice,) = stripe_client.v1.invoices.list({"status": "open"}).data
+        assert (invoice.auto_advance, invoice.next_payment_attempt) == (False, None)
+
+    @pytest.mark.parametrize(
+        ("behavior", "status"), [("keep_as_draft", "draft"), ("void", "void"), ("mark_uncollectible", "uncollectible")]
+    )
+    def test_pauses_keep_invoices_from_being_collected(
+        self,
+        stripe_sim: RunningSim,
+        stripe_client: stripe.StripeClient,
+        customer: str,
+        behavior: Any,
+        status: str,
+    ) -> None:
+        v1 = stripe_client.v1
+        subscription = subscribe(stripe_client, customer, monthly_price(stripe_client))
+        resumes = int(APRIL.timestamp()) + 86400
+        v1.subscriptions.update(subscription.id, {"pause_collection": {"behavior": behavior, "resumes_at": resumes}})
+        stripe_sim.remote.advance_to(APRIL + 2 * HOUR)
+        assert v1.invoices.list({"limit": 1}).data[0].status == status
+        stripe_sim.remote.advance_to(START.replace(month=5) + 2 * HOUR)
+        assert v1.invoices.list({"limit": 1}).data[0].status == "paid"
+
+    def test_a_trial_is_free_and_its_end_renews(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str
+    ) -> None:
+        v1 = stripe_client.v1
+        subscription = subscribe(stripe_client, customer, monthly_price(stripe_client), trial_period_days=7)
+        assert (subscription.status, v1.invoices.list().data[0].total) == ("trialing", 0)
+        stripe_sim.remote.advance_to(START.replace(day=8))
+        renewed = v1.subscriptions.retrieve(subscription.id)
+        assert (renewed.status, v1.invoices.list({"limit": 1}).data[0].total) == ("active", 2900)
+        start, end = START.replace(day=8), APRIL.replace(day=8)
+        (item,) = renewed["items"]["data"]
+        assert (item.current_period_start, item.current_period_end) == (int(start.timestamp()), int(end.timestamp()))
+
+
 class TestMeteredSubscriptions:
     def test_bill_the_ended_period_with_what_came_until_the_invoice_is_final(
         self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient, customer: str

@@ -98,6 +98,14 @@ class TestFaults:
                 stripe_client.v1.customers.create({}, {"idempotency_key": "k"})
         assert len(stripe_client.v1.customers.list().data) == 1
 
+    def test_a_client_that_gave_up_does_not_stop_what_it_asked_for(self, stripe_sim: RunningSim) -> None:
+        stripe_sim.remote.fault("slow", "POST /v1/customers", seconds=0.5)
+        with sdk_client(stripe_sim.url, timeout_seconds=0.1) as hasty, pytest.raises(stripe.APIConnectionError):
+            hasty.v1.customers.create({}, {"idempotency_key": "k"})
+        with sdk_client(stripe_sim.url, retries=5) as patient:
+            patient.v1.customers.create({}, {"idempotency_key": "k"})
+            assert len(patient.v1.customers.list().data) == 1
+
     def test_hours_of_503_end_by_the_virtual_clock(
         self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient
     ) -> None:

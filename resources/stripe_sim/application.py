@@ -215,7 +215,7 @@ class StripeSim:
         found = api.checked(operation, params)
         key = request.key if not operation.is_v2 or self.world.rules.v2_replays else None
         if key is not None:
-            content = b"\n".join((request.method.encode(), request.path.encode(), request.body))
+            content = json.dumps([operation.name, ids, params], sort_keys=True, default=str).encode()
             held = self.keys.begin(key, content, now=self.world.now, rules=self.world.rules)
             if held is not None:
                 return held, False, True

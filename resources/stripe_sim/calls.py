@@ -76,3 +76,14 @@ def merged_metadata(before: Values | None, change: Values | str | None) -> dict[
 def unset_to_null(value: Any) -> Any:
     """Return null for the empty string, with which a client unsets a field."""
     return None if value == "" else value
+
+
+def needed(params: Values, name: str) -> Any:
+    """Return a parameter that Stripe's types call optional and its server does not.
+
+    Raises:
+        ApiError: it is missing or empty.
+    """
+    if not params.get(name):
+        raise invalid(f"Missing required param: {name}.", code="parameter_missing", param=name)
+    return params[name]

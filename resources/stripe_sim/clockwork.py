@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from resources.stripe_sim import deliveries, drafts, finalization, meter_events, payments, renewals, subscriptions
+from resources.stripe_sim import (
+    deliveries,
+    drafts,
+    finalization,
+    meter_events,
+    payments,
+    renewals,
+    subscription_invoices,
+)
 from resources.stripe_sim.world import RequestMark, World
 
 _ACTIONS: Mapping[str, Callable[[World, str], None]] = {
-    subscriptions.RENEW: renewals.on_renew_timer,
+    subscription_invoices.RENEW: renewals.on_renew_timer,
     drafts.FINALIZE: finalization.on_finalize_timer,
     payments.RETRY_PAYMENT: finalization.on_retry_timer,
     meter_events.REPORT_ERRORS: meter_events.on_report_timer,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resources.stripe_sim import subscriptions
+from resources.stripe_sim import subscription_invoices
 from resources.stripe_sim.balances import move_balance
 from resources.stripe_sim.calls import Call, Modelled, merged_metadata, modelled, only, unset_to_null
 from resources.stripe_sim.lists import PAGED, PAGED_BY_TIME, listed
@@ -77,8 +77,8 @@ def delete(world: World, call: Call) -> Row:
     """Delete a customer: subscriptions end at once, and what is pending stays for whoever looks."""
     row = world.get(KIND, call.id)
     for subscription in list(world.table("subscription").find(customer=row["id"])):
-        if subscription["status"] not in subscriptions.ENDED:
-            subscriptions.end(world, subscription)
+        if subscription["status"] not in subscription_invoices.ENDED:
+            subscription_invoices.end(world, subscription)
     world.emit("customer.deleted", row)
     row["deleted"] = True
     world.save(row)

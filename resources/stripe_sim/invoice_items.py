@@ -188,14 +188,25 @@ def list_items(world: World, call: Call) -> Row:
 
 
 def pending_items(world: World, customer_id: str, subscription: Row | None) -> list[Row]:
-    """Return what the next invoice of a subscription takes, newest first; without a subscription what belongs to none."""
-    subscription_id = None if subscription is None else subscription["id"]
+    """Return what the next invoice of a subscription takes, newest first; without a subscription what belongs to none.
+
+    What belongs to a subscription that has ended belongs to none.
+    """
+    wanted = None if subscription is None else subscription["id"]
     found = [
         item
         for item in world.table(KIND).find(customer=customer_id, pending=True)
-        if item["parent"] is None or item["parent"]["subscription_details"]["subscription"] == subscription_id
+        if _belongs_to(world, item) in (None, wanted)
     ]
     return found[::-1]
+
+
+def _belongs_to(world: World, item: Row) -> str | None:
+    if item["parent"] is None:
+        return None
+    subscription_id: str = item["parent"]["subscription_details"]["subscription"]
+    subscription = world.table("subscription").get(subscription_id)
+    return subscription_id if subscription is not None and subscription["ended_at"] is None else None
 
 
 def check_room(world: World, invoice: Row, more: int) -> None:

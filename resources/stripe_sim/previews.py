@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resources.stripe_sim import drafts, invoice_items, lines, subscriptions
+from resources.stripe_sim import drafts, invoice_items, lines, subscription_invoices
 from resources.stripe_sim.calls import Call, Modelled, modelled, only
 from resources.stripe_sim.money import DEFAULT_CURRENCY
 from resources.stripe_sim.refusals import invalid
@@ -21,7 +21,7 @@ def create_preview(world: World, call: Call) -> Row:
     subscription = None
     if "subscription" in params:
         subscription = world.get("subscription", params["subscription"], param="subscription")
-        if subscription["status"] in subscriptions.ENDED:
+        if subscription["status"] in subscription_invoices.ENDED:
             raise invalid("This subscription has ended", code="invoice_upcoming_none", param="subscription")
     customer_id = params.get("customer", subscription and subscription["customer"])
     if customer_id is None:
@@ -58,19 +58,19 @@ def _lines(
         found.append(lines.item_line(world, invoice_id, item))
     if subscription is None:
         return found
-    for item in reversed(subscriptions.items_of(world, subscription)):
+    for item in reversed(subscription_invoices.items_of(world, subscription)):
         if lines.is_metered(world.get("price", item["price"])):
             start, end = item["current_period_start"], item["current_period_end"]
         elif subscription["cancel_at_period_end"]:
             continue
         else:
-            start, end = subscriptions.next_period(world, item, subscription["billing_cycle_anchor"])
+            start, end = subscription_invoices.next_period(world, item, subscription["billing_cycle_anchor"])
         found.append(lines.subscription_line(world, invoice_id, item, start=start, end=end))
     return found
 
 
 def _period_end(world: World, subscription: Row) -> int:
-    end: int = min(item["current_period_end"] for item in subscriptions.items_of(world, subscription))
+    end: int = min(item["current_period_end"] for item in subscription_invoices.items_of(world, subscription))
     return end
 
 
