@@ -6,7 +6,7 @@ version. Not here: what a catalog may say (billing_pipeline.catalog).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from billing_pipeline.catalog import (
     restore_catalog,
 )
 from billing_pipeline.catalog.entries import Price
+from billing_pipeline.catalog.sourced import StatementFinding, merged_catalog
 from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.personal_names import Pseudonymise, has_address
 from resources.catalog_mirror import write_mirror
 from resources.database import Database
+from resources.subscriptions.source import SOURCES
+from resources.subscriptions.statements import record_merged
 
 # Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
 _FREE_FIELDS: Mapping[Kind, frozenset[str]] = {
@@ -60,7 +63,8 @@ INGESTION_FILES = frozenset({"sources.toml", "traffic.toml", "storage.toml", "in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogLoad:
-    """What a load did. `changed` is False when PostgreSQL held this very catalog already."""
+    """What a load did. `changed` is False when PostgreSQL held this very catalog already. `left_out` are statements about
+    subscriptions that wait, and why."""
 
     catalog_sha256: str
     changed: bool
@@ -68,6 +72,7 @@ class CatalogLoad:
     added: tuple[str, ...]
     edited: tuple[str, ...]
     removed: tuple[str, ...]
+    left_out: tuple[StatementFinding, ...] = ()
 
 
 _Key = tuple[Kind, str, int]
@@ -84,18 +89,23 @@ class CatalogStore:
     pseudonymise: Pseudonymise | None = None
 
     def load(self, folder: Path) -> CatalogLoad:
-        """Read `folder`, refuse it with every finding, or make it the current catalog. Again: nothing.
+        """Read `folder` and the other sources of subscriptions; refuse the folder with every finding, or make both the current
+        catalog. Again: nothing. Statements of other sources that are wrong wait, and the load goes on.
 
         Raises:
             CatalogFolderError: no such folder.
             CatalogError: the files are wrong, with every finding.
             CatalogEntryInUseError: an entry that booked charges rest on was edited or removed.
         """
-        catalog = read_catalog(folder, self.pseudonymise)
-        _refuse_addresses(catalog)
+        files = _files_in(folder)
         # Booking holds its lock to the end, so that no charge is booked with an entry that this load is replacing.
         with self.database.transaction("billing/charges", "catalog") as connection:
-            return _load(connection, catalog)
+            sourced = [one for source in SOURCES for one in source.read(connection)]
+            merged = merged_catalog(files, sourced, self.pseudonymise)
+            _refuse_addresses(merged.catalog)
+            load = _load(connection, merged.catalog)
+            record_merged(connection, merged)
+        return replace(load, left_out=merged.findings)
 
     def current(self) -> Catalog:
         """Return the catalog that charges are rated with now.

@@ -35,6 +35,8 @@ APPEND_ONLY_TABLES = (
     "catalog.release",
     "catalog.entry",
     "catalog.activation",
+    "catalog.subscription_statement",
+    "catalog.accepted_statement",
     "entitlement.threshold_crossing",
     "billing.charge_revision",
     "billing.ledger_posting",

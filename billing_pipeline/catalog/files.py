@@ -108,6 +108,13 @@ class Reader:
         self.coupons: list[Coupon] = []
         self.contents: list[EntryContent] = []
 
+    def copy(self) -> "Reader":
+        """Return a reader that has read the same, and reads on by itself."""
+        copied = Reader()
+        for name, value in vars(self).items():
+            setattr(copied, name, list(value) if isinstance(value, list) else value)
+        return copied
+
     def read_files(self, files: Mapping[str, bytes]) -> None:
         """Read the TOML files of a catalog folder by name; `findings` tells what is missing, strange or wrong."""
         for name in sorted(set(files) - set(FILES.values())):

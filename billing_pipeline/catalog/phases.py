@@ -54,7 +54,7 @@ class Change:
     """What is other from `at` on, or from the end of the `at_end_of` period that contains it. What is None, or empty, stays.
 
     `plan` without `plan_version` is the version in force then. `trial_until` makes the trial longer or shorter. `cancel` True
-    ends the subscription; False takes back what was cancelled and has not ended yet.
+    ends the subscription; False takes back what was cancelled before it in the list and has not ended at `at`.
     """
 
     at: datetime
@@ -170,14 +170,13 @@ def _end_of(begin: Beginning, effects: Sequence[_Effect]) -> tuple[datetime, lis
     """
     problems = []
     cancelled: dict[int, datetime] = {}
-    for one in sorted(effects, key=lambda one: (one.change.at, one.place)):
+    for one in effects:
         change = one.change
         if change.cancel is None:
             continue
         open_ones = [place for place, at in cancelled.items() if change.at < at]
         if change.cancel:
-            if not any(at <= change.at for at in cancelled.values()):
-                cancelled[one.place] = one.at
+            cancelled[one.place] = one.at
         elif open_ones:
             for place in open_ones:
                 del cancelled[place]

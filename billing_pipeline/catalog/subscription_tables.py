@@ -55,7 +55,7 @@ class ChangeTable(Table):
 
 
 class SubscriptionTable(Table):
-    """A subscription as a file spells it; its anchor's zone is the account's."""
+    """A subscription as a file spells it; its anchor's zone is the account's, unless it says another."""
 
     id: Id
     account: Id
@@ -68,6 +68,7 @@ class SubscriptionTable(Table):
     anchor_day: Annotated[int, Field(strict=True, ge=1, le=31)] = 1
     anchor_time: TimeOfDay = time(0)
     anchor_month: Annotated[int, Field(strict=True, ge=1, le=12)] | None = None
+    anchor_zone: str | None = None
     initial_balance: Amount | None = None
     invoice_with: Id | None = None
     stripe_subscription: Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_]+$")] | None = None
@@ -75,11 +76,16 @@ class SubscriptionTable(Table):
     coupons: tuple[RedemptionTable, ...] = ()
 
     def beginning(self, zone: str) -> Beginning:
-        """Return how it begins, anchored in `zone`."""
+        """Return how it begins, anchored in `zone`, or its own."""
         return Beginning(
             starts_at=self.starts_at,
             ends_at=self.ends_at,
-            anchor=BillingAnchor(day=self.anchor_day, time_of_day=self.anchor_time, zone=zone, month=self.anchor_month),
+            anchor=BillingAnchor(
+                day=self.anchor_day,
+                time_of_day=self.anchor_time,
+                zone=self.anchor_zone or zone,
+                month=self.anchor_month,
+            ),
             plan=self.plan,
             plan_version=self.plan_version,
             quantities=self.quantities or {},

@@ -1,0 +1,1 @@
+"""Subscriptions beside the catalog's files: where they come from, what was taken in, what waits."""

@@ -1,0 +1,199 @@
+"""Statements about subscriptions in PostgreSQL: read them, and keep what a load made of them.
+
+`catalog.subscription_statement` is written by an application and never edited. Not here: what can be taken in (sourced).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from billing_pipeline.catalog.sourced import (
+    Merged,
+    SourcedSubscription,
+    Statement,
+    StatementFinding,
+    StatementKind,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StatementTable:
+    """The subscriptions that an application writes into `catalog.subscription_statement`."""
+
+    name: str = "table"
+
+    def read(self, connection: psycopg.Connection) -> Sequence[SourcedSubscription]:
+        """Return what is written of every subscription, without what was withdrawn before it counted."""
+        return read_statements(connection, self.name)
+
+
+_COLUMNS = (
+    "statement_id",
+    "subscription_id",
+    "statement",
+    "at",
+    "at_end_of",
+    "account_id",
+    "plan_id",
+    "plan_version",
+    "quantities",
+    "status",
+    "trial_until",
+    "cancel",
+    "anchor_day",
+    "anchor_time",
+    "anchor_month",
+    "anchor_zone",
+    "note",
+)
+# Fields that a catalog file spells in another way.
+_SPELT = {"account_id": "account", "plan_id": "plan"}
+_NOT_FIELDS = frozenset({"statement_id", "subscription_id", "statement"})
+
+
+def read_statements(connection: psycopg.Connection, source: str) -> tuple[SourcedSubscription, ...]:
+    """Return the statements of a source by subscription: those taken in first, in that order, then the rest as written."""
+    found: dict[str, list[Statement]] = defaultdict(list)
+    columns = ", ".join(f"statement.{name}" for name in _COLUMNS)
+    rows = connection.execute(
+        f"""
+        select accepted.place is not null, {columns}
+        from catalog.subscription_statement as statement
+        left join catalog.accepted_statement as accepted using (statement_id)
+        where statement.source = %s and statement.statement <> 'withdrawal' and (
+            accepted.place is not null
+            or not exists (
+                select from catalog.subscription_statement as other where other.withdraws = statement.statement_id
+            )
+        )
+        order by accepted.place nulls last, statement_id
+        """.encode(),
+        [source],
+    )
+    for is_accepted, *values in rows:
+        row = dict(zip(_COLUMNS, values, strict=True))
+        kind = StatementKind(row["statement"])
+        found[row["subscription_id"]].append(
+            Statement(
+                statement_id=row["statement_id"],
+                kind=kind,
+                table=dict(_fields(row, kind)),
+                is_accepted=is_accepted,
+            )
+        )
+    too_late = _withdrawn_too_late(connection, source)
+    return tuple(
+        SourcedSubscription(
+            source=source,
+            subscription_id=subscription_id,
+            statements=tuple(statements),
+            problems=too_late.get(subscription_id, ()),
+        )
+        for subscription_id, statements in found.items()
+    )
+
+
+def _withdrawn_too_late(connection: psycopg.Connection, source: str) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
+    for subscription_id, statement_id, withdraws in connection.execute(
+        """
+        select late.subscription_id, late.statement_id, late.withdraws
+        from catalog.subscription_statement as late
+        join catalog.accepted_statement as accepted on accepted.statement_id = late.withdraws
+        where late.source = %s
+        order by late.statement_id
+        """,
+        [source],
+    ):
+        message = (
+            f"statement {statement_id} withdraws statement {withdraws}, which was taken in before: write a change that "
+            "says what holds instead"
+        )
+        found[subscription_id] = (*found.get(subscription_id, ()), ("withdraws", message))
+    return found
+
+
+def _fields(row: Mapping[str, object], kind: StatementKind) -> Iterator[tuple[str, object]]:
+    """Yield the fields as a catalog file would have them."""
+    for name, value in row.items():
+        if name in _NOT_FIELDS or value is None:
+            continue
+        if name == "at" and kind is StatementKind.START:
+            yield "starts_at", value
+        elif name == "note" and kind is StatementKind.START:
+            continue
+        else:
+            yield _SPELT.get(name, name), value
+
+
+def record_merged(connection: psycopg.Connection, merged: Merged) -> None:
+    """Keep what a load has taken in, what waits and why, and where each subscription comes from."""
+    connection.execute(
+        """
+        insert into catalog.accepted_statement (statement_id)
+        select taken.statement_id
+        from unnest(%s::bigint[]) with ordinality as taken (statement_id, place)
+        where not exists (select from catalog.accepted_statement as before where before.statement_id = taken.statement_id)
+        order by taken.place
+        """,
+        [list(merged.taken)],
+    )
+    findings = list(dict.fromkeys(merged.findings))
+    keys = [(one.source, one.subscription_id, one.statement_id, one.field, one.message) for one in findings]
+    columns = [list(column) for column in zip(*keys, strict=True)] if keys else [[], [], [], [], []]
+    connection.execute(
+        """
+        delete from catalog.statement_finding as finding
+        where (source, subscription_id, coalesce(statement_id, 0), field, message) not in (
+            select now.source, now.subscription_id, coalesce(now.statement_id, 0), now.field, now.message
+            from unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[])
+                as now (source, subscription_id, statement_id, field, message)
+        )
+        """,
+        columns,
+    )
+    connection.execute(
+        """
+        insert into catalog.statement_finding (source, subscription_id, statement_id, field, message)
+        select *
+        from unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[])
+        on conflict do nothing
+        """,
+        columns,
+    )
+    origins = sorted(merged.origins.items())
+    connection.execute(
+        """
+        with now as (
+            select * from unnest(%s::text[], %s::text[]) as now (subscription_id, source)
+        ),
+        gone as (
+            delete from catalog.subscription_origin as origin
+            where not exists (select from now where now.subscription_id = origin.subscription_id)
+        )
+        insert into catalog.subscription_origin as origin
+        select * from now
+        on conflict (subscription_id) do update set source = excluded.source
+        where origin.source <> excluded.source
+        """,
+        [[one for one, _ in origins], [source for _, source in origins]],
+    )
+
+
+def read_findings(connection: psycopg.Connection) -> tuple[StatementFinding, ...]:
+    """Return what the last load could not take in, oldest statement first."""
+    rows = connection.execute(
+        """
+        select source, subscription_id, statement_id, field, message
+        from catalog.statement_finding
+        order by source, subscription_id, statement_id, field
+        """
+    )
+    return tuple(
+        StatementFinding(
+            source=source, subscription_id=subscription_id, statement_id=statement_id, field=field, message=message
+        )
+        for source, subscription_id, statement_id, field, message in rows
+    )
