@@ -35,6 +35,7 @@ from assets.sensors import (
     unbooked_usage,
 )
 from assets.storage import delivered_storage_assets, storage_asset
+from assets.stripe_events import apply_stripe_events, stripe_events
 from assets.traffic import traffic_asset, traffic_samples_asset
 from assets.upkeep import list_storage, list_storage_daily, sweep_arrears, sweep_arrears_hourly
 from assets.usage import api_requests_asset
@@ -71,7 +72,7 @@ def build_defs(
             invoice_items_asset(),
         ],
         asset_checks=list(guard_checks()),
-        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits, compile_invoices, finalize_invoices],
+        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits, compile_invoices, finalize_invoices, apply_stripe_events],
         schedules=[
             build_yesterday,
             remove_unused_weekly,
@@ -89,6 +90,7 @@ def build_defs(
             stale_traffic,
             stale_storage,
             unbooked_usage,
+            stripe_events,
             alert_on_failure,
             alert_on_skipped_day,
         ],
@@ -108,6 +110,7 @@ def build_defs(
             "entitlement_store": stores.entitlements,
             "invoice_store": stores.invoices,
             "invoice_reader": stores.invoice_reader,
+            "stripe_following": stores.stripe_following,
             "builds": stores.builds,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,

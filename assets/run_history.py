@@ -75,6 +75,18 @@ def plan_runs(
     return Plan(requests=tuple(requests), waiting=tuple(waiting))
 
 
+def plan_run(instance: dg.DagsterInstance, *, job: str, now: datetime) -> Plan:
+    """Return one run of `job`, which has no days, unless one is on its way or the last ones failed not long ago."""
+    if instance.get_runs(filters=dg.RunsFilter(job_name=job, statuses=list(ON_ITS_WAY)), limit=1):
+        return Plan(requests=(), waiting=("a run has not ended",))
+    runs = instance.get_run_records(filters=dg.RunsFilter(job_name=job), limit=RUNS_LOOKED_AT)
+    until = _not_before(runs)
+    if until is not None and now < until:
+        return Plan(requests=(), waiting=(f"the last run failed, again at {until:%H:%M:%S} UTC",))
+    last_run = runs[0].dagster_run.run_id if runs else "first"
+    return Plan(requests=(dg.RunRequest(run_key=f"{job}|{last_run}", job_name=job),), waiting=())
+
+
 def _builds(run: dg.DagsterRun, asset: str) -> bool:
     if run.asset_selection is not None:
         return dg.AssetKey(asset.split("/")) in run.asset_selection

@@ -247,6 +247,7 @@ def psql(
 cli_usage.register(app)
 cli_entitlements.register(app)
 cli_credits.register(app)
+cli_mirror.register(app)
 app.add_typer(cli_catalog.app, name="catalog")
 
 

@@ -39,7 +39,7 @@ def serve_push(
         ServerStartError: the address is taken, or a certificate file cannot be used.
         TrafficConfigError: traffic.toml is wrong. Also what `running` raises.
     """
-    if (certificate is None or key is None) and not _is_local(host):
+    if (certificate is None or key is None) and not is_local(host):
         raise PushNotSafeError(
             f"without a certificate nobody but this machine may reach the endpoint, and {host} is not this machine.",
             bill="Nothing was started: tokens could be read on the way, and whoever has one can make up traffic.",
@@ -76,7 +76,8 @@ def push_services(settings: Settings, database: Database, sources: Sequence[Traf
     return PushServices(receiver=receiver, ping=ping, statuses=statuses)
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Return whether `host` can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

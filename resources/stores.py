@@ -28,6 +28,7 @@ from resources.storage_config import load_storage_policy, load_storage_sources
 from resources.storage_policy import storage_policy
 from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
+from resources.stripe_mirror.following import StripeFollowing, stripe_following
 from resources.timeline_reader import TimelineReader
 from resources.traffic_clients import exporter_clients
 from resources.traffic_config import load_traffic_sources
@@ -59,6 +60,7 @@ class Stores:
     proposals: ProposalStore
     builds: BuildReader
     retention: Retention
+    stripe_following: StripeFollowing
 
 
 def open_stores(settings: Settings, database: Database) -> Stores:
@@ -119,4 +121,5 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         proposals=ProposalStore(database),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
+        stripe_following=stripe_following(settings, database),
     )

@@ -33,6 +33,10 @@ from resources.retention import Retained
 from resources.storage_day import StorageDayIngest
 from resources.storage_usage_store import StorageDayBuild
 from resources.stores import Stores
+from resources.stripe_mirror.apply import Applied
+from resources.stripe_mirror.feed import Poll
+from resources.stripe_mirror.following import Followed
+from resources.stripe_mirror.settle import Settled
 from resources.timeline_reader import RepositoryTimeline, RepositoryUnknownError, TimelineDrift, TimelineState
 from resources.traffic_day_writer import TrafficDayBuild
 from resources.traffic_reader import NodeDay
@@ -415,6 +419,43 @@ class FakeRetention:
         )
 
 
+@dataclass
+class FakeStripeFollowing:
+    """Stripe: so many events are new, so many open; a run applies all, or fails."""
+
+    is_configured: bool = False
+    new: int = 0
+    open: int = 0
+    failures: list[Exception] = field(default_factory=list)
+    away: Exception | None = None
+    polls: int = 0
+    runs: list[str] = field(default_factory=list)
+
+    def poll(self, *, may_go_on) -> tuple[Poll, ...]:
+        assert may_go_on()
+        self.polls += 1
+        if self.away is not None:
+            raise self.away
+        found, self.new = self.new, 0
+        self.open += found
+        events = tuple(f"evt_{number}" for number in range(found))
+        return (Poll(feed="v1", events_read=found, new_event_ids=events, is_complete=True, relist_reason=None),)
+
+    def is_due(self) -> bool:
+        return self.open > 0
+
+    def follow(self, *, run_id: str) -> Followed:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.runs.append(run_id)
+        applied, self.open = self.open, 0
+        settled = Settled(invoices=0, failed={})
+        return Followed(
+            relisted=None,
+            applied=Applied(objects=applied, events=applied, failed={}, is_complete=True, settled=settled),
+        )
+
+
 class World:
     """All fakes and the definitions over them."""
 
@@ -436,6 +477,7 @@ class World:
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
         self.alerts = FakeAlerts()
+        self.stripe_following = FakeStripeFollowing()
         self.defs = build_defs(
             stores=Stores(
                 requests=self.requests,
@@ -455,6 +497,7 @@ class World:
                 proposals=None,
                 builds=self.builds,
                 retention=self.retention,
+                stripe_following=self.stripe_following,
             ),
             catalog_dir=Path("/catalog"),
             verdicts=self.verdicts,

@@ -66,6 +66,7 @@ class TestDefinitions:
             "stale_traffic",
             "stale_storage",
             "unbooked_usage",
+            "stripe_events",
             "alert_on_failure",
             "alert_on_skipped_day",
         }
