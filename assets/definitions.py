@@ -72,7 +72,16 @@ def build_defs(
             invoice_items_asset(),
         ],
         asset_checks=list(guard_checks()),
-        jobs=[*JOBS, remove_unused, list_storage, sweep_arrears, watch_limits, compile_invoices, finalize_invoices, apply_stripe_events],
+        jobs=[
+            *JOBS,
+            remove_unused,
+            list_storage,
+            sweep_arrears,
+            watch_limits,
+            compile_invoices,
+            finalize_invoices,
+            apply_stripe_events,
+        ],
         schedules=[
             build_yesterday,
             remove_unused_weekly,

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from billing_pipeline.errors import BillingError
-from console import cli_catalog, cli_credits, cli_entitlements, cli_usage, completion
+from console import cli_catalog, cli_credits, cli_entitlements, cli_mirror, cli_usage, completion
 from resources.settings import Settings
 
 EPILOG = (

@@ -29,6 +29,7 @@ from resources.storage_policy import storage_policy
 from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
 from resources.stripe_mirror.following import StripeFollowing, stripe_following
+from resources.stripe_mirror.invoice_life import StoredInvoiceLife
 from resources.timeline_reader import TimelineReader
 from resources.traffic_clients import exporter_clients
 from resources.traffic_config import load_traffic_sources
@@ -76,6 +77,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
     traffic_sources = load_traffic_sources(settings.catalog_dir)
     storage_sources = load_storage_sources(settings.catalog_dir)
     policy = load_invoicing_policy(settings.catalog_dir)
+    invoices = InvoiceStore(database, policy)
     requests = RequestStore(database, lake, landing, load_sources(settings.catalog_dir), settings.scratch_dir, key)
     return Stores(
         requests=requests,
@@ -115,11 +117,11 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         charges=ChargeStore(database, policy.thresholds),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),
-        invoices=InvoiceStore(database, policy),
+        invoices=invoices,
         invoice_reader=InvoiceReader(database),
         added=AddedStore(database, policy),
         proposals=ProposalStore(database),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
-        stripe_following=stripe_following(settings, database),
+        stripe_following=stripe_following(settings, database, life=StoredInvoiceLife(invoices)),
     )

@@ -26,7 +26,7 @@ def main(url: str, first: str, count: str) -> None:
         pid = os.fork()
         if pid == 0:
             if "die_at" in request:
-                _die_at(request["die_at"])
+                Statements(request["die_at"])
             ChargeStore(Database(url)).book_days(days, run_id="run", code_version="test")
             os._exit(0)
         if "after_microseconds" in request:
@@ -37,26 +37,27 @@ def main(url: str, first: str, count: str) -> None:
         sys.stdout.flush()
 
 
-def _die_at(statement: int) -> None:
-    """Make this process kill itself before its `statement`-th statement, counted from 1."""
-    seen = 0
+class Statements:
+    """Counts the statements of this process, and makes it kill itself before its `die_at`-th, counted from 1."""
 
-    def around(kind: Any, name: str) -> None:
+    def __init__(self, die_at: int | None) -> None:
+        self.seen = 0
+        self._die_at = die_at
+        for name in ("execute", "executemany", "copy"):
+            self._around(psycopg.Cursor, name)
+        self._around(psycopg.ServerCursor, "execute")
+        self._around(psycopg.Connection, "commit")
+
+    def _around(self, kind: Any, name: str) -> None:
         original: Callable[..., Any] = getattr(kind, name)
 
         def counting(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == statement:
+            self.seen += 1
+            if self.seen == self._die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
         setattr(kind, name, counting)
-
-    for name in ("execute", "executemany", "copy"):
-        around(psycopg.Cursor, name)
-    around(psycopg.ServerCursor, "execute")
-    around(psycopg.Connection, "commit")
 
 
 if __name__ == "__main__":

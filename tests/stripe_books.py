@@ -11,9 +11,9 @@ from psycopg.rows import dict_row
 from resources.catalog_store import CatalogStore
 from resources.database import Database, Role
 from resources.stripe_mirror.apply import Applied, EventApplier
-from resources.stripe_mirror.feed import V1, EventFeed, Poll
+from resources.stripe_mirror.feed import V1, EventFeed, Poll, Relisting
 from resources.stripe_mirror.reads import StripeReads
-from resources.stripe_mirror.relist import Relisted, Relisting
+from resources.stripe_mirror.relist import Relisted, Relister
 from resources.stripe_mirror.settle import Settler
 from tests.made_up_stripe import MadeUpStripe
 from tests.prepaid_books import account, subscription, write_catalog
@@ -21,7 +21,7 @@ from tests.prepaid_books import account, subscription, write_catalog
 TABLES = (
     "stripe.event, stripe.event_work, stripe.event_feed, stripe.trueup_queue, stripe.meter_error, stripe.customer, "
     "stripe.subscription, stripe.subscription_item, stripe.invoice, stripe.invoice_line, stripe.payment, "
-    "stripe.credit_note, stripe.settlement, stripe.deleted_object, stripe.refresh, billing.payment_event, "
+    "stripe.credit_note, stripe.settlement, stripe.changed_account, stripe.deleted_object, stripe.refresh, billing.payment_event, "
     "billing.payment_arrears_state, billing.suspension_change"
 )
 
@@ -86,10 +86,9 @@ class Mirror:
         self.poll()
         return self.apply()
 
-    def relist(self, reason: str = "events were never read") -> Relisted:
-        return Relisting(database=self.database, reads=self.reads, clock=self.clock, settler=self.settler).relist(
-            reason
-        )
+    def relist(self, reason: str = "events were never read", since: datetime | None = None) -> Relisted:
+        relister = Relister(database=self.database, reads=self.reads, clock=self.clock, settler=self.settler)
+        return relister.relist(Relisting(reason=reason, since=since))
 
     def settled_with(self, **changes: Any) -> None:
         self.settler = replace(self.settler, **changes)

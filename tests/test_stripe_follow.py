@@ -139,7 +139,9 @@ class TestAMonth:
         shop.v1.invoice_items.create(
             {"customer": customer, "subscription": held, "amount": 700, "metadata": {"bp_key": "k" * 32}}
         )
-        manual = shop.v1.invoices.create({"customer": customer, "pending_invoice_items_behavior": "include"})
+        manual = shop.v1.invoices.create(
+            {"customer": customer, "subscription": held, "pending_invoice_items_behavior": "include"}
+        )
         shop.follow()
         assert shop.look.rows("select * from stripe.trueup_queue") == []
         taken = shop.look.one("select invoice_id from stripe.invoice_line where metadata ->> 'bp_key' = %s", "k" * 32)

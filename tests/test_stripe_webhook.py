@@ -113,7 +113,9 @@ class TestSignature:
         with pytest.raises(SignatureError, match="none of our secrets"):
             self.check(old)
 
-    @pytest.mark.parametrize("header", ["", "t=1", "v1=abc", "t=x,v1=abc", "t=1,t=2,v1=abc", "t=\u0661,v1=abc", "nonsense"])
+    @pytest.mark.parametrize(
+        "header", ["", "t=1", "v1=abc", "t=x,v1=abc", "t=1,t=2,v1=abc", "t=\u0661,v1=abc", "nonsense"]
+    )
     def test_that_is_none_is_refused(self, header: str) -> None:
         with pytest.raises(SignatureError):
             self.check(header)
@@ -301,9 +303,7 @@ class TestTrueUp:
         endpoint.mirror.stripe.invoice(endpoint.mirror.stripe.customer("acme"))
         assert endpoint.send(endpoint.mirror.stripe.events[-1]).status_code == 200
 
-    def test_is_waited_for_while_nobody_can_say(
-        self, patient: Endpoint
-    ) -> None:
+    def test_is_waited_for_while_nobody_can_say(self, patient: Endpoint) -> None:
         """An invoice that cannot be fetched is dead after a while, and a person is needed: Stripe still waits."""
         mirror = patient.mirror
         invoice = mirror.stripe.invoice(mirror.stripe.customer("acme"))

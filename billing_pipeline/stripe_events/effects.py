@@ -14,6 +14,8 @@ from billing_pipeline.stripe_events.objects import InvoiceStatus, StripeInvoice,
 
 # The invoices whose ended period is still to be brought up to date. Others are final at once, or somebody's own.
 RENEWAL_REASONS = frozenset({"subscription_cycle"})
+# Metadata of the lines that are ours.
+OUR_LINE = "bp_key"
 # A renewal is made when its period begins; Stripe may be late by this much.
 RENEWAL_DELAY = timedelta(hours=6)
 
@@ -84,6 +86,18 @@ def renewal_boundary(invoice: StripeInvoice, lines: Sequence[StripeInvoiceLine])
         if earliest <= at <= invoice.created_at
     ]
     return max(found, default=None)
+
+
+def concerns_sync(
+    invoice: StripeInvoice, lines: Sequence[StripeInvoiceLine], reasons: frozenset[str] = RENEWAL_REASONS
+) -> bool:
+    """Return whether what is charged for an account, or waits to be, may be another than the sync has seen last.
+
+    A renewal's draft is the true-up's; any other invoice that has one of our lines, and every renewal that is final, is not.
+    """
+    if is_renewal(invoice, reasons):
+        return invoice.status is not InvoiceStatus.DRAFT
+    return any(OUR_LINE in line.metadata for line in lines)
 
 
 def payment_facts(invoice: StripeInvoice, failures: Iterable[Failure]) -> tuple[PaymentFact, ...]:

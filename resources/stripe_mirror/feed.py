@@ -48,7 +48,27 @@ class FeedState:
     polled_at: datetime | None = None
     problem: str | None = None
     relist_reason: str | None = None
+    relist_from: datetime | None = None
     relisted_at: datetime | None = None
+
+    @property
+    def whole_until(self) -> datetime | None:
+        """Return up to when the mirror is known to miss nothing; None: it never was whole."""
+        return max((at for at in (self.complete_until, self.relisted_at) if at is not None), default=None)
+
+    def to_be_relisted(self, reason: str) -> "FeedState":
+        """Return the state with everything to be listed anew, for the reason that was found first."""
+        if self.relist_reason is not None:
+            return self
+        return replace(self, relist_reason=reason, relist_from=self.whole_until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relisting:
+    """Why everything is to be listed anew, and since when something may be missing; None: since ever."""
+
+    reason: str
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +106,7 @@ class EventFeed:
                 page = list(islice(documents, PAGE))
             except CursorUnknownError as error:
                 # Read again from the newest on; whether something is missing nobody can say.
-                state = replace(state, walk_after=None, relist_reason=state.relist_reason or error.what)
+                state = replace(state, walk_after=None).to_be_relisted(error.what)
                 self._save(state, ())
                 return self._polled(state, read, new, is_complete=False)
             events, problem = _readable(page)
@@ -101,7 +121,7 @@ class EventFeed:
     def _begun(self, state: FeedState, server_now: datetime) -> FeedState:
         """Return `state` with a walk to go on with or to begin, and whether the feed alone is enough."""
         forgotten = server_now - KEPT_FOR
-        known_until = max((at for at in (state.complete_until, state.relisted_at) if at is not None), default=None)
+        known_until = state.whole_until
         state = replace(state, problem=None)
         if known_until is None or known_until < forgotten + MARGIN:
             gap = (
@@ -110,7 +130,7 @@ class EventFeed:
                 else f"events were read up to {known_until:%Y-%m-%d %H:%M} UTC, and Stripe keeps them for 30 days"
             )
             if state.feed == V1:
-                state = replace(state, relist_reason=state.relist_reason or gap)
+                state = state.to_be_relisted(gap)
             elif known_until is not None:
                 state = replace(state, problem=f"reports on meter events may be missing: {gap}")
         if state.walk_floor is not None and state.walk_newest is not None and state.walk_after is not None:
@@ -147,7 +167,9 @@ def feed_states(connection: psycopg.Connection) -> tuple[FeedState, ...]:
     """Return how far every feed is read that was ever polled."""
     rows = connection.execute(
         """
-        select feed, complete_until, walk_floor, walk_newest, walk_after, polled_at, problem, relist_reason, relisted_at
+        select
+            feed, complete_until, walk_floor, walk_newest, walk_after, polled_at, problem, relist_reason, relist_from,
+            relisted_at
         from stripe.event_feed
         order by feed
         """
@@ -162,16 +184,19 @@ def feed_states(connection: psycopg.Connection) -> tuple[FeedState, ...]:
             polled_at=row[5],
             problem=row[6],
             relist_reason=row[7],
-            relisted_at=row[8],
+            relist_from=row[8],
+            relisted_at=row[9],
         )
         for row in rows
     )
 
 
-def relisting_reason(connection: psycopg.Connection) -> str | None:
+def due_relisting(connection: psycopg.Connection) -> Relisting | None:
     """Return why Stripe's objects are to be listed anew; None: they are not."""
-    reasons = [state.relist_reason for state in feed_states(connection) if state.relist_reason]
-    return reasons[0] if reasons else None
+    for state in feed_states(connection):
+        if state.relist_reason is not None:
+            return Relisting(reason=state.relist_reason, since=state.relist_from)
+    return None
 
 
 def demand_relisting(connection: psycopg.Connection, reason: str) -> None:
@@ -179,20 +204,26 @@ def demand_relisting(connection: psycopg.Connection, reason: str) -> None:
     connection.execute(
         """
         insert into stripe.event_feed (feed, relist_reason) values (%s, %s)
-        on conflict (feed) do update set relist_reason = coalesce(event_feed.relist_reason, excluded.relist_reason)
+        on conflict (feed) do update set
+            relist_reason = excluded.relist_reason,
+            relist_from = greatest(event_feed.complete_until, event_feed.relisted_at)
+        where event_feed.relist_reason is null
         """,
         [V1, reason],
     )
 
 
-def relisted(connection: psycopg.Connection, *, reasons: Sequence[str], begun_at: datetime) -> None:
-    """Say that all objects were listed, from `begun_at` (Stripe's time) on, for `reasons`; a newer reason stays."""
+def relisted(connection: psycopg.Connection, relisting: Relisting, *, begun_at: datetime) -> None:
+    """Say that all objects were listed, from `begun_at` (Stripe's time) on; another reason than this one stays."""
     connection.execute(
         """
         update stripe.event_feed
-        set relist_reason = case when relist_reason = any(%s) then null else relist_reason end, relisted_at = %s
+        set
+            relist_from = case when relist_reason = %(reason)s then null else relist_from end,
+            relist_reason = nullif(relist_reason, %(reason)s),
+            relisted_at = %(at)s
         """,
-        [list(reasons), begun_at],
+        {"reason": relisting.reason, "at": begun_at},
     )
 
 
@@ -210,9 +241,9 @@ def _write(connection: psycopg.Connection, state: FeedState) -> None:
     connection.execute(
         """
         insert into stripe.event_feed (
-            feed, complete_until, walk_floor, walk_newest, walk_after, polled_at, problem, relist_reason
+            feed, complete_until, walk_floor, walk_newest, walk_after, polled_at, problem, relist_reason, relist_from
         )
-        values (%s, %s, %s, %s, %s, %s, %s, %s)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
         on conflict (feed) do update set
             complete_until = greatest(event_feed.complete_until, excluded.complete_until),
             walk_floor = excluded.walk_floor,
@@ -220,7 +251,10 @@ def _write(connection: psycopg.Connection, state: FeedState) -> None:
             walk_after = excluded.walk_after,
             polled_at = excluded.polled_at,
             problem = excluded.problem,
-            relist_reason = coalesce(event_feed.relist_reason, excluded.relist_reason)
+            relist_reason = coalesce(event_feed.relist_reason, excluded.relist_reason),
+            relist_from = case
+                when event_feed.relist_reason is null then excluded.relist_from else event_feed.relist_from
+            end
         """,
         [
             state.feed,
@@ -231,6 +265,7 @@ def _write(connection: psycopg.Connection, state: FeedState) -> None:
             state.polled_at,
             state.problem,
             state.relist_reason,
+            state.relist_from,
         ],
     )
 

@@ -12,10 +12,10 @@ from functools import cached_property
 from resources.database import Database
 from resources.settings import Settings
 from resources.stripe_mirror.apply import Applied, EventApplier
-from resources.stripe_mirror.feed import V1, V2, EventFeed, Poll, relisting_reason
+from resources.stripe_mirror.feed import V1, V2, EventFeed, Poll, due_relisting
 from resources.stripe_mirror.mirror import StripeMirror
 from resources.stripe_mirror.reads import StripeReads
-from resources.stripe_mirror.relist import Relisted, Relisting
+from resources.stripe_mirror.relist import Relisted, Relister
 from resources.stripe_mirror.settle import InvoiceLife, NoInvoiceLife, Settler
 
 
@@ -88,7 +88,7 @@ class StripeFollowing:
     def is_due(self) -> bool:
         """Return whether a run has something to do: events, invoices to settle, or a listing of everything."""
         with self.database.reading() as connection:
-            if relisting_reason(connection) is not None:
+            if due_relisting(connection) is not None:
                 return True
         return self.applier.is_due()
 
@@ -99,11 +99,11 @@ class StripeFollowing:
             StripeAwayError: Stripe does not answer; what is left is done by a later run.
         """
         with self.database.reading() as connection:
-            reason = relisting_reason(connection)
+            relisting = due_relisting(connection)
         relisted = None
-        if reason is not None:
-            relisting = Relisting(database=self.database, reads=self.reads, clock=self.clock, settler=self.settler)
-            relisted = relisting.relist(reason)
+        if relisting is not None:
+            relister = Relister(database=self.database, reads=self.reads, clock=self.clock, settler=self.settler)
+            relisted = relister.relist(relisting)
         return Followed(relisted=relisted, applied=self.applier.apply_open(run_id=run_id, may_go_on=may_go_on))
 
 

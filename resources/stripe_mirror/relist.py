@@ -17,6 +17,7 @@ from billing_pipeline.stripe_events.objects import read_credit_note, read_custom
 from resources.database import Database
 from resources.stripe_mirror import feed, rows
 from resources.stripe_mirror.apply import WRITTEN_AT_ONCE, write_fetched
+from resources.stripe_mirror.feed import Relisting
 from resources.stripe_mirror.fetching import fetch_object, whole_invoice, whole_subscription
 from resources.stripe_mirror.inbox import StripeObject
 from resources.stripe_mirror.reads import StripeReads
@@ -37,7 +38,7 @@ class Relisted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relisting:
+class Relister:
     """Lists all objects of one Stripe account into one mirror."""
 
     database: Database
@@ -45,19 +46,16 @@ class Relisting:
     clock: Callable[[], datetime]
     settler: Settler
 
-    def relist(self, reason: str) -> Relisted:
-        """List everything, settle it, and take back `reason`.
+    def relist(self, relisting: Relisting) -> Relisted:
+        """List everything, settle it, and say that it is done.
 
         Raises:
             StripeAwayError: Stripe does not answer; the reason stands, and what was listed is kept.
         """
         begun_at = as_utc(self.reads.server_time())
-        with self.database.reading() as connection:
-            known = [state.complete_until for state in feed.feed_states(connection) if state.feed == feed.V1]
-        since = next((at for at in known if at is not None), None)
         fetch = rows.begin_fetch(self.database, now=self.clock())
         listed, changed, seen = 0, 0, set[StripeObject]()
-        contents = self._everything(since)
+        contents = self._everything(relisting.since)
         while batch := list(islice(contents, WRITTEN_AT_ONCE)):
             changed += write_fetched(self.database, batch, fetch)
             listed += len(batch)
@@ -66,9 +64,14 @@ class Relisting:
         unseen = self.settler.report_unseen_failures(feed_from=begun_at - feed.KEPT_FOR)
         settled = self.settler.settle_all()
         with self.database.transaction() as connection:
-            feed.relisted(connection, reasons=[reason], begun_at=begun_at)
+            feed.relisted(connection, relisting, begun_at=begun_at)
         return Relisted(
-            reason=reason, listed=listed, changed=changed, missing=missing, unseen_failures=unseen, settled=settled
+            reason=relisting.reason,
+            listed=listed,
+            changed=changed,
+            missing=missing,
+            unseen_failures=unseen,
+            settled=settled,
         )
 
     def _everything(self, since: datetime | None) -> Iterator[Fetched]:
@@ -83,7 +86,7 @@ class Relisting:
         shown = set[str]()
         listings = [self.reads.list_invoices(status="draft"), self.reads.list_invoices(status="open")]
         if since is not None:
-            listings.append(self.reads.list_invoices(created_from=since - feed.KEPT_FOR))
+            listings.append(self.reads.list_invoices(created_from=since - feed.OVERLAP))
         for document in (document for listing in listings for document in listing):
             if str(document.get("id")) not in shown:
                 shown.add(str(document.get("id")))

@@ -18,6 +18,7 @@ from billing_pipeline.stripe_events.effects import (
     RENEWAL_REASONS,
     Failure,
     PaymentFact,
+    concerns_sync,
     payment_facts,
     renewal_boundary,
     true_up_state,
@@ -28,7 +29,7 @@ from billing_pipeline.stripe_events.objects import InvoiceStatus, StripeInvoice,
 from resources import payment_store
 from resources.database import Database
 from resources.payment_store import PaymentEvent
-from resources.stripe_mirror import inbox, trueup_queue
+from resources.stripe_mirror import changed_accounts, inbox, trueup_queue
 from resources.stripe_mirror.links import stripe_links
 
 # Held by every settling transaction: payments are reported in it.
@@ -45,17 +46,17 @@ class Settled:
 
 
 class InvoiceLife(Protocol):
-    """Our own invoice, which follows Stripe's: final when it is finalized there, void when it is voided."""
+    """Our own invoice, which follows Stripe's."""
 
-    def follow(self, connection: psycopg.Connection, *, account_id: str, invoice: StripeInvoice, now: datetime) -> None:
-        """Bring our invoice to the state of Stripe's; again: nothing."""
+    def follow(self, *, account_id: str, invoice: StripeInvoice, now: datetime) -> None:
+        """Bring our invoice to the state of Stripe's, in transactions of its own; again: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoInvoiceLife:
     """Nothing of ours follows."""
 
-    def follow(self, connection: psycopg.Connection, *, account_id: str, invoice: StripeInvoice, now: datetime) -> None:
+    def follow(self, *, account_id: str, invoice: StripeInvoice, now: datetime) -> None:
         """Do nothing."""
 
 
@@ -121,17 +122,24 @@ class Settler:
 
     def _settle(self, invoice_ids: Sequence[str], accounts: Mapping[str, str]) -> None:
         now = self.clock()
+        with self.database.reading() as connection:
+            found = _rows(connection, invoice_ids)
+        for row in found:
+            account_id = accounts.get(row["customer_id"])
+            if account_id is not None:
+                self.life.follow(account_id=account_id, invoice=invoice_of(row), now=now)
         with self.database.transaction(LOCK) as connection:
-            rows = _rows(connection, invoice_ids)
             lines = _lines(connection, invoice_ids)
             failures = _failures(connection, invoice_ids)
             facts: list[tuple[str, PaymentFact]] = []
-            for row in rows:
+            for row in found:
                 invoice = invoice_of(row)
                 account_id = accounts.get(invoice.customer_id)
                 if account_id is not None:
-                    self._queue(connection, invoice, lines.get(invoice.invoice_id, ()), account_id, now)
-                    self.life.follow(connection, account_id=account_id, invoice=invoice, now=now)
+                    its_lines = lines.get(invoice.invoice_id, ())
+                    self._queue(connection, invoice, its_lines, account_id, now)
+                    if concerns_sync(invoice, its_lines, self.renewal_reasons):
+                        changed_accounts.put(connection, account_id, invoice.invoice_id, now=now)
                     known = failures.get(invoice.invoice_id, ())
                     facts.extend((account_id, fact) for fact in payment_facts(invoice, known))
                 _write_settled(connection, invoice.invoice_id, row["fetch_number"], account_id, now)
