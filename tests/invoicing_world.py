@@ -144,7 +144,7 @@ class InvoicingWorld:
 
     @property
     def charges(self) -> ChargeStore:
-        return ChargeStore(self.database)
+        return ChargeStore(self.database, self.policy.thresholds)
 
     def use(self, account: str, day: str, quantity: int, *, client: str = "c1") -> None:
         """Put one usage row of requests at noon of the day, in place of the same row before."""

@@ -150,9 +150,6 @@ class TestBooking:
     def test_never_asks_for_an_open_period(self, world: InvoicingWorld) -> None:
         world.use("acme", "2026-02-04", 600_000)
         world.book_month(2)
-        ChargeStore(world.database, world.policy.thresholds).book_days(
-            [FEBRUARY.start.date()], run_id="run", code_version="test"
-        )
         assert ProposalStore(world.database).waiting() == ()
         world.compile()
         assert world.newest("acme", FEBRUARY).total == Money(3997 + 600_000, "USD")

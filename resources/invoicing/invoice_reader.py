@@ -5,13 +5,15 @@ Amounts are `Money`; counts are of invoices. Not here: one invoice with its line
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from uuid import UUID
 
 import psycopg
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.invoicing.states import InvoiceState
 from resources.database import Database
+from resources.invoicing.invoice_events import InvoiceEvent, read_events
 from resources.invoicing.invoice_rows import InvoiceRow, read_invoice_rows
 
 
@@ -59,6 +61,23 @@ class Disagreement:
         return self.receivable - self.invoiced
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditNote:
+    """Money given back on a final invoice. `corrects`: what the books say was charged too high; None: a person's decision.
+    `item_key`: the line that it is about; None: the invoice as a whole."""
+
+    credit_note_id: UUID
+    number: str
+    invoice_id: UUID
+    account_id: str
+    amount: Money
+    corrects: UUID | None
+    item_key: str | None
+    actor: str
+    reason: str
+    issued_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class InvoiceReader:
     """The invoices of one database, for reading."""
@@ -96,12 +115,37 @@ class InvoiceReader:
         with self.database.reading() as connection:
             return read_invoice_rows(connection, "account_id = %(account)s", {"account": account_id})
 
-    def in_state(self, state: InvoiceState, *, month: date | None = None, limit: int = 50) -> tuple[InvoiceRow, ...]:
-        """Return invoices of a state, of the billing periods that begin in `month` where given."""
-        condition = "state = %(state)s and (%(month)s::date is null or month = %(month)s)"
+    def listed(
+        self, *, account_id: str | None = None, state: InvoiceState | None = None, limit: int = 50
+    ) -> tuple[InvoiceRow, ...]:
+        """Return invoices of one account and state where given, the newest period first."""
         with self.database.reading() as connection:
-            rows = read_invoice_rows(connection, condition, {"state": state.value, "month": month})
-        return rows[:limit]
+            found = connection.execute(
+                """
+                select invoice_id
+                from invoicing.invoice
+                where (%(account)s::text is null or account_id = %(account)s)
+                    and (%(state)s::text is null or state = %(state)s)
+                order by period_start desc, account_id, subscription_id, issue desc
+                limit %(limit)s
+                """,
+                {"account": account_id, "state": None if state is None else state.value, "limit": limit},
+            ).fetchall()
+            ids = [invoice_id for (invoice_id,) in found]
+            rows = {
+                row.invoice_id: row for row in read_invoice_rows(connection, "invoice_id = any(%(ids)s)", {"ids": ids})
+            }
+        return tuple(rows[invoice_id] for invoice_id in ids)
+
+    def credit_notes(self, invoice_id: UUID) -> tuple[CreditNote, ...]:
+        """Return the credit notes on an invoice, by number."""
+        with self.database.reading() as connection:
+            return read_credit_notes(connection, [invoice_id])
+
+    def events(self, invoice_id: UUID) -> tuple[InvoiceEvent, ...]:
+        """Return what was done to an invoice, oldest first."""
+        with self.database.reading() as connection:
+            return read_events(connection, invoice_id)
 
     def months(self, *, account_id: str | None = None) -> tuple[MonthTotal, ...]:
         """Return the totals of every month and currency, of one account or of all, oldest first."""
@@ -124,6 +168,35 @@ class InvoiceReader:
             )
             for account_id, currency, receivable, invoiced in rows
         )
+
+
+def read_credit_notes(connection: psycopg.Connection, invoice_ids: Sequence[UUID]) -> tuple[CreditNote, ...]:
+    """Return the credit notes on these invoices, by number."""
+    rows = connection.execute(
+        """
+        select
+            credit_note_id, number, invoice_id, account_id, amount_minor, currency, corrects, item_key, actor, reason, issued_at
+        from invoicing.credit_note
+        where invoice_id = any(%s)
+        order by length(number), number
+        """,
+        [list(invoice_ids)],
+    )
+    return tuple(
+        CreditNote(
+            credit_note_id=row[0],
+            number=row[1],
+            invoice_id=row[2],
+            account_id=row[3],
+            amount=Money(row[4], row[5]),
+            corrects=row[6],
+            item_key=row[7],
+            actor=row[8],
+            reason=row[9],
+            issued_at=row[10],
+        )
+        for row in rows
+    )
 
 
 def month_totals(connection: psycopg.Connection, *, account_id: str | None = None) -> tuple[MonthTotal, ...]:

@@ -79,6 +79,15 @@ class InvoiceStore:
             book = read_books(connection, catalog, [account_id], as_of=as_of)[account_id]
         return compile_account(book, policy=self.policy, as_of=as_of)
 
+    def zone_of(self, account_id: str) -> str:
+        """Return the account's time zone.
+
+        Raises:
+            UnknownEntryError: the catalog has no such account.
+        """
+        with self.database.reading() as connection:
+            return current_catalog(connection).account(account_id).time_zone
+
     def find(self, name: str) -> InvoiceRow:
         """Return the invoice of that number, of that id or its first digits (four at least), or of that id at Stripe.
 
