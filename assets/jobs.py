@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.billing import CHARGES_KEY, LEDGER_KEY
 from assets.catalog import PRICES_KEY, SUBSCRIPTIONS_KEY
+from assets.invoicing import KEY as INVOICE_ITEMS_KEY
 from assets.partitions import partition_tags
 from assets.requests import KEY as REQUEST_RECORDS_KEY
 from assets.storage import OBJECT_EVENTS_KEY, SNAPSHOTS_KEY, STORAGE_KEY, VISIBILITY_EVENTS_KEY
@@ -26,8 +27,8 @@ def _selection(keys: tuple[str, ...]) -> dg.AssetSelection:
 
 daily_billing = dg.define_asset_job(
     "daily_billing",
-    selection=_selection(CHAIN),
-    description="A day from deliveries and exporters to the ledger: read, load the catalog, count, rate, book.",
+    selection=_selection((*CHAIN, INVOICE_ITEMS_KEY)),
+    description="A day from deliveries and exporters to the invoices: read, load the catalog, count, rate, book, compile.",
 )
 
 ingest_deliveries = dg.define_asset_job(

@@ -20,6 +20,7 @@ ASSETS = (
     "catalog/subscriptions",
     "billing/charges",
     "billing/ledger",
+    "invoicing/items",
 )
 MODELS = ("standard", "graduated", "volume", "package")
 

@@ -17,6 +17,7 @@ from dagster._core.errors import DagsterAssetCheckFailedError
 from rich.markup import escape
 
 from assets.definitions import defs_of
+from assets.invoicing import KEY as INVOICE_ITEMS
 from assets.jobs import BILLING, CATALOG, CHAIN, STORAGE_DELIVERIES, USAGE, USAGE_AND_BILLING
 from assets.partitions import DAYS, PARTITION_TAG, contiguous, days_in_tags, partition_tags
 from assets.requests import KEY as REQUEST_RECORDS
@@ -33,7 +34,8 @@ from resources.stores import Stores, open_stores
 
 # Dagster's own lines would bury ours; a failure is shown by its error, and in full on the run's page.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_ALONE = {frozenset(CATALOG), frozenset(CHAIN[-2:])}
+_ALONE = {frozenset(CATALOG), frozenset(BILLING)}
+ASSETS = (*CHAIN, INVOICE_ITEMS)
 DELIVERIES = (REQUEST_RECORDS, SAMPLES_KEY, *STORAGE_DELIVERIES)
 
 
@@ -106,7 +108,7 @@ class Pipeline:
         return self.stores.storage.delivery_days(key, pending_only=True)
 
     def bring_up_to_date(self) -> tuple[date, ...]:
-        """Read what is new, load the catalog, build and book every event day that is due, and return those days.
+        """Read what is new, load the catalog, build and book every event day that is due, compile invoices; return those days.
 
         Raises:
             DayHeldError: a guard holds a day that was run by itself; everything else is done nevertheless.
@@ -118,6 +120,7 @@ class Pipeline:
             self.run(CATALOG)
             with later():
                 days = self.build_and_book(USAGE_AND_BILLING)
+            self.run((INVOICE_ITEMS,))
         return days
 
     def build_and_book(self, keys: Sequence[str]) -> tuple[date, ...]:
@@ -262,23 +265,25 @@ def _run_due(ready: Pipeline, keys: Sequence[str]) -> tuple[date, ...]:
     later = [key for key in USAGE_AND_BILLING if key in keys]
     if later:
         built |= set(ready.build_and_book(later))
+    if INVOICE_ITEMS in keys:
+        ready.run((INVOICE_ITEMS,))
     return tuple(sorted(built))
 
 
 def _known(assets: Sequence[str]) -> tuple[str, ...]:
     """Return the keys in the order of the chain; an asset that is built in one step with another brings that along."""
     for asset in assets:
-        if asset not in CHAIN:
+        if asset not in ASSETS:
             raise AssetUnknownError(
-                f"There is no asset {asset!r}. {did_you_mean(asset, CHAIN)}",
+                f"There is no asset {asset!r}. {did_you_mean(asset, ASSETS)}",
                 bill="Nothing was read or changed.",
-                fix=f"Take of {', '.join(CHAIN)}.",
+                fix=f"Take of {', '.join(ASSETS)}.",
             )
-    wanted = set(assets or CHAIN)
+    wanted = set(assets or ASSETS)
     for together in _ALONE:
         if wanted & together:
             wanted |= together
-    return tuple(key for key in CHAIN if key in wanted)
+    return tuple(key for key in ASSETS if key in wanted)
 
 
 def _refuse_outside(day: date) -> None:

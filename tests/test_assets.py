@@ -35,7 +35,7 @@ def materialized(result: dg.ExecuteInProcessResult) -> dict[str, list[str | None
 
 
 class TestOneDay:
-    def test_runs_from_deliveries_to_the_ledger(self, world: World, instance: dg.DagsterInstance):
+    def test_runs_from_deliveries_to_the_invoices(self, world: World, instance: dg.DagsterInstance):
         result = world.run("daily_billing", instance, "2026-03-01")
         assert result.success
         assert materialized(result) == {
@@ -51,6 +51,7 @@ class TestOneDay:
             "usage/storage": ["2026-03-01"],
             "billing/charges": ["2026-03-01"],
             "billing/ledger": ["2026-03-01"],
+            "invoicing/items": [None],
         }
         assert world.requests.ingested == world.usage.built == world.charges.booked == [(date(2026, 3, 1),)]
 
