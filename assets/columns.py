@@ -238,3 +238,22 @@ ALLOWANCES = _schema(
     ("sources", "text[]", "Ids of the entitlements that add up to this."),
     ("catalog_sha256", "text", "The catalog that says so."),
 )
+
+SCENARIOS = _schema(
+    ("scenario_id", "uuid", "uuid5 of all inputs: the same inputs are one scenario."),
+    ("name", "text", "What it is about."),
+    ("draft_sha256", "text", "The draft catalog."),
+    ("base_sha256", "text", "The catalog that it was held against."),
+    ("first_day", "date", "First day; every billing period that touches the range is rated."),
+    ("last_day", "date", "Last day, itself included."),
+    ("usage_digest", "text", "SHA-256 of the builds of usage that were rated."),
+    ("books_digest", "text", "SHA-256 of the booked charges that were compared with."),
+    ("code_version", "text", "The code that rated."),
+    ("accounts_concerned", "integer", "Accounts for whom the draft says something else."),
+    ("accounts_in_all", "integer", "Accounts of both catalogs."),
+    ("charges_rated", "integer", "Charges that the draft makes for them."),
+    ("charges_changed", "integer", "Charges whose amount or arithmetic differs."),
+    ("unbooked_days", "integer", "Days whose usage was built and not booked: in the draft's side alone."),
+    ("seconds", "numeric", "How long it took."),
+    ("ran_at", "timestamptz", "When it ran first."),
+)

@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.alerts import Alerts, LogAlerts, alert_on_failure
 from assets.asset_checks import StoredVerdicts, Verdicts, guard_checks
+from assets.backtest import backtest, backtest_asset
 from assets.billing import billing_assets
 from assets.catalog import catalog_assets
 from assets.entitlements import allowances_asset, watch_limits, watch_limits_hourly
@@ -69,6 +70,7 @@ def build_defs(
             storage_asset(),
             billing_assets(),
             allowances_asset(),
+            backtest_asset(),
             invoice_items_asset(),
         ],
         asset_checks=list(guard_checks()),
@@ -77,6 +79,7 @@ def build_defs(
             remove_unused,
             list_storage,
             sweep_arrears,
+            backtest,
             watch_limits,
             compile_invoices,
             finalize_invoices,
@@ -117,6 +120,7 @@ def build_defs(
             "charge_store": stores.charges,
             "payment_store": stores.payments,
             "entitlement_store": stores.entitlements,
+            "backtest_store": stores.backtests,
             "invoice_store": stores.invoices,
             "invoice_reader": stores.invoice_reader,
             "stripe_following": stores.stripe_following,

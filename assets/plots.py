@@ -46,6 +46,21 @@ def hourly_bars(counts: Sequence[int], *, title: str) -> str:
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
 
 
+def signed_bars(values: Mapping[str, int], *, title: str) -> str:
+    """Return Markdown with a horizontal bar for each name: to the right above 0, to the left below."""
+    largest = max((abs(value) for value in values.values()), default=0) or 1
+    rows = "".join(
+        f"<text y='{row * 18 + 13}'>{escape(name[:14])}</text>"
+        f"<path stroke='{'#54d' if value >= 0 else '#d54'}' stroke-width='12' d='M250 {row * 18 + 9}h{150 * value // largest}'/>"
+        for row, (name, value) in enumerate(values.items())
+    )
+    picture = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 400 {18 * len(values)}' width='400' font-size='12' "
+        f"font-family='sans-serif' fill='#777'>{rows}</svg>"
+    )
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()})"
+
+
 def heat_map(rows: Sequence[str], cells: Sequence[Sequence[Cell]], *, columns: Mapping[int, str], title: str) -> str:
     """Return Markdown with a row of cells for each name in `rows`. `columns`: labels below, by the cell's place in its row.
 

@@ -14,7 +14,16 @@ from typing import Annotated
 import typer
 
 from billing_pipeline.errors import BillingError
-from console import cli_catalog, cli_credits, cli_entitlements, cli_invoicing, cli_mirror, cli_usage, completion
+from console import (
+    cli_backtest,
+    cli_catalog,
+    cli_credits,
+    cli_entitlements,
+    cli_invoicing,
+    cli_mirror,
+    cli_usage,
+    completion,
+)
 from resources.settings import Settings
 
 EPILOG = (
@@ -249,6 +258,7 @@ cli_entitlements.register(app)
 cli_credits.register(app)
 cli_mirror.register(app)
 cli_invoicing.register(app)
+cli_backtest.register(app)
 app.add_typer(cli_catalog.app, name="catalog")
 
 

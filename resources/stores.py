@@ -6,6 +6,7 @@ The one place where stores are made from settings; the Dagster definitions and t
 import os
 from dataclasses import dataclass
 
+from resources.backtest.backtest_store import BacktestStore
 from resources.build_reader import BuildReader
 from resources.catalog_store import CatalogStore
 from resources.charge_store import ChargeStore
@@ -55,6 +56,7 @@ class Stores:
     charges: ChargeStore
     payments: PaymentStore
     entitlements: EntitlementStore
+    backtests: BacktestStore
     invoices: InvoiceStore
     invoice_reader: InvoiceReader
     added: AddedStore
@@ -117,6 +119,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         charges=ChargeStore(database, policy.thresholds),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),
+        backtests=BacktestStore(database),
         invoices=invoices,
         invoice_reader=InvoiceReader(database),
         added=AddedStore(database, policy),

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 
@@ -13,6 +14,7 @@ from assets.alerts import Alert
 from assets.asset_checks import GUARDS, JUDGED_AS
 from assets.definitions import build_defs
 from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import Catalog
 from billing_pipeline.checks import Verdict, VerdictStatus
 from billing_pipeline.invoicing.items import InvoiceKey
 from billing_pipeline.invoicing.states import InvoiceState
@@ -20,6 +22,7 @@ from billing_pipeline.periods import Window
 from billing_pipeline.prepaid import SuspendState
 from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
+from resources.backtest.backtest_store import Backtest, BacktestStore
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
 from resources.entitlements.entitlement_store import Crossing
@@ -386,6 +389,17 @@ INVOICE = InvoiceRow(
 
 
 @dataclass
+class FakeBacktestStore:
+    """Backtests: those of the real store that a test puts here."""
+
+    real: BacktestStore | None = None
+
+    def run(self, draft: Catalog, **words: Any) -> Backtest:
+        assert self.real is not None
+        return self.real.run(draft, **words)
+
+
+@dataclass
 class FakeBuilds:
     """Builds: the newest event day of each kind of usage."""
 
@@ -473,6 +487,7 @@ class World:
         self.invoices = FakeInvoiceStore()
         self.invoice_reader = FakeInvoiceReader()
         self.entitlements = FakeEntitlementStore()
+        self.backtests = FakeBacktestStore()
         self.builds = FakeBuilds()
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
@@ -491,6 +506,7 @@ class World:
                 charges=self.charges,
                 payments=self.payments,
                 entitlements=self.entitlements,
+                backtests=self.backtests,
                 invoices=self.invoices,
                 invoice_reader=self.invoice_reader,
                 added=None,

@@ -32,7 +32,7 @@ ASSET_KEYS = {
     "usage/traffic",
     "usage/storage",
 }
-BESIDE_THE_CHAIN = {"entitlement/allowances", "invoicing/items"}
+BESIDE_THE_CHAIN = {"backtest/scenarios", "entitlement/allowances", "invoicing/items"}
 
 
 class TestDefinitions:

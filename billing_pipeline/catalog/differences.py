@@ -40,7 +40,8 @@ class Difference:
 
     `since` is the instant in UTC from which bills can be others: the first at which both the entry and one of the subscriptions
     are in force; None where no subscription is concerned and the entry has no date. `subscriptions` and `accounts` are those
-    that are concerned, of either catalog, ascending.
+    that are concerned, of either catalog, ascending. `after_json` is the entry's canonical content afterwards, None where it
+    is gone.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Difference:
     since: datetime | None
     subscriptions: tuple[str, ...]
     accounts: tuple[str, ...]
+    after_json: str | None
 
 
 def differences(before: Catalog, after: Catalog) -> tuple[Difference, ...]:
@@ -74,6 +76,7 @@ def differences(before: Catalog, after: Catalog) -> tuple[Difference, ...]:
                 since=since,
                 subscriptions=tuple(sorted(concerned)),
                 accounts=tuple(sorted(_accounts(before, after, kind, entry_id, concerned))),
+                after_json=None if other is None else other.json,
             )
         )
     return tuple(found)

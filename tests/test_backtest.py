@@ -1,0 +1,245 @@
+"""Backtests: a draft over stored usage beside the books, by the production code; nothing is charged."""
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from uuid import uuid5
+
+import dagster as dg
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from billing_pipeline.amounts import Money
+from billing_pipeline.backtest import ChargeSide, compare
+from billing_pipeline.catalog import Catalog
+from billing_pipeline.charges import ChargeKey
+from billing_pipeline.credits import CREDIT_NAMESPACE
+from console import cli
+from resources.backtest.backtest_store import Backtest, BacktestRefusedError, BacktestStore, ScenarioUnknownError
+from resources.catalog_store import CatalogStore, read_catalog
+from resources.database import Database
+from tests.dagster_fakes import World
+from tests.invoicing_world import METERS, PRICES, InvoicingWorld, days_of, month
+
+JANUARY = month(1)
+FIRST, LAST = date(2026, 1, 1), date(2026, 1, 31)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> InvoicingWorld:
+    """Return an installation whose January is built and booked."""
+    made = InvoicingWorld(database, tmp_path / "catalog")
+    made.load()
+    for account, quantity in (("acme", 1000), ("many", 400), ("gone", 7)):
+        made.use(account, "2026-01-10", quantity)
+    made.build(days_of(JANUARY))
+    return made
+
+
+def draft(world: InvoicingWorld, **texts: str) -> Catalog:
+    """Return the loaded catalog with other texts for some files, without loading it."""
+    folder = world.folder.parent / "draft"
+    folder.mkdir(exist_ok=True)
+    for path in world.folder.glob("*.toml"):
+        (folder / path.name).write_text(texts.get(path.stem, path.read_text()))
+    return read_catalog(folder)
+
+
+def dearer(world: InvoicingWorld) -> Catalog:
+    """Return a draft in which a request of price `each` costs twice as much."""
+    before = (
+        'id = "each"\ncurrency = "USD"\nmeter = "requests"\n[[price.versions]]\nversion = 1\n'
+        'effective_from = 2025-01-01T00:00:00Z\nmodel = "standard"\nunit_price = "0.01"'
+    )
+    assert before in PRICES
+    return draft(world, prices=PRICES.replace(before, before.replace('"0.01"', '"0.02"')))
+
+
+def run(world: InvoicingWorld, catalog: Catalog) -> Backtest:
+    return BacktestStore(world.database).run(catalog, first=FIRST, last=LAST, name="dearer", code_version="test")
+
+
+def everything_else(world: InvoicingWorld) -> list[tuple[object, ...]]:
+    """Return the number of rows of every table outside of backtest."""
+    tables = world.rows(
+        "select schemaname, tablename from pg_tables where schemaname in ('billing', 'invoicing', 'usage', 'catalog', 'guards')"
+    )
+    return [(schema, name, world.rows(f"select count(*) from {schema}.{name}")) for schema, name in sorted(tables)]
+
+
+class TestCompare:
+    def test_counts_what_appears_vanishes_and_changes_its_currency(self) -> None:
+        def side(name: str, amount: Money, lines: str = '[{"tier":1}]') -> ChargeSide:
+            key = ChargeKey(subscription_id="s", price_id=name, period=JANUARY)
+            return ChargeSide(key=key, account_id="acme", amount=amount, lines_json=lines)
+
+        ids = {name: uuid5(CREDIT_NAMESPACE, name) for name in ("same", "gone", "new", "moved", "nothing")}
+        before = {
+            ids["same"]: side("same", Money(5, "USD")),
+            ids["gone"]: side("gone", Money(7, "USD")),
+            ids["moved"]: side("moved", Money(9, "USD")),
+        }
+        after = {
+            ids["same"]: side("same", Money(5, "USD")),
+            ids["new"]: side("new", Money(2, "USD")),
+            ids["moved"]: side("moved", Money(8, "EUR")),
+            ids["nothing"]: side("nothing", Money(0, "USD"), "[]"),
+        }
+        found = compare(before, after)
+        assert {one.charge_id for one in found.changed} == {ids["gone"], ids["new"], ids["moved"]}
+        totals = {one.before.currency: (one.before.minor_units, one.after.minor_units) for one in found.totals}
+        assert totals == {"USD": (21, 7), "EUR": (0, 8)}
+        assert next(one.delta for one in found.changed if one.charge_id == ids["moved"]) is None
+
+
+class TestRun:
+    def test_of_the_loaded_catalog_changes_nothing(self, world: InvoicingWorld) -> None:
+        found = run(world, draft(world))
+        assert found.comparison.changed == ()
+        assert found.scenario.accounts_concerned == 0
+
+    def test_tells_who_pays_how_much_more(self, world: InvoicingWorld) -> None:
+        found = run(world, dearer(world))
+        changed = {one.account_id: str(one.delta) for one in found.comparison.accounts if one.changed_charges}
+        assert changed == {"acme": "10.00 USD", "gone": "0.07 USD"}
+        assert [str(one.delta) for one in found.comparison.totals] == ["10.07 USD"]
+        (acme,) = (one for one in found.comparison.changed if one.side.account_id == "acme")
+        assert (acme.before and str(acme.before.amount), acme.after and str(acme.after.amount)) == (
+            "10.00 USD",
+            "20.00 USD",
+        )
+        assert '"unit_price":"0.02"' in acme.side.lines_json
+        assert found.scenario.unbooked_days == 0
+
+    def test_is_what_loading_the_draft_would_book(self, world: InvoicingWorld) -> None:
+        found = run(world, dearer(world))
+        predicted = {one.charge_id: one.after.amount.minor_units for one in found.comparison.changed if one.after}
+        with psycopg.connect(world.database.url, autocommit=True) as connection:
+            connection.execute("truncate billing.ledger_posting, billing.charge_revision cascade")
+        CatalogStore(world.database).load(world.folder.parent / "draft")
+        world.book(days_of(JANUARY))
+        booked = dict(world.rows("select charge_id, amount_minor from billing.charge_revision"))
+        assert {charge_id: booked[charge_id] for charge_id in predicted} == predicted
+
+    def test_writes_nothing_outside_of_its_own_tables(self, world: InvoicingWorld) -> None:
+        before = everything_else(world)
+        run(world, dearer(world))
+        assert everything_else(world) == before
+
+    def test_with_the_same_inputs_is_the_same_scenario(self, world: InvoicingWorld) -> None:
+        first, again = run(world, dearer(world)), run(world, dearer(world))
+        assert (first.is_new, again.is_new) == (True, False)
+        assert first.scenario.scenario_id == again.scenario.scenario_id
+        assert first.comparison == again.comparison
+        world.use("acme", "2026-01-11", 1)
+        with world.database.transaction() as connection:
+            connection.execute("update usage.build set inputs_digest = 'other' where partition_key = '2026-01-11'")
+        later = run(world, dearer(world))
+        assert later.scenario.scenario_id != first.scenario.scenario_id
+        assert later.scenario.unbooked_days == 1
+
+    def test_keeps_the_draft_so_that_it_can_be_made_again(self, world: InvoicingWorld) -> None:
+        found = run(world, dearer(world))
+        restored = BacktestStore(world.database).draft_of(found.scenario)
+        assert restored.sha256 == found.scenario.draft_sha256 == dearer(world).sha256
+        assert run(world, restored).comparison == found.comparison
+
+    def test_counts_a_plan_that_lost_a_price_and_a_subscription_that_moved(self, world: InvoicingWorld) -> None:
+        plans = (
+            (world.folder / "plans.toml").read_text().replace('"basic", "plus", "support", "each"', '"basic", "each"')
+        )
+        subscriptions = (
+            (world.folder / "subscriptions.toml").read_text().replace('plan = "grouped"', 'plan = "one_fee"')
+        )
+        found = run(world, draft(world, plans=plans, subscriptions=subscriptions))
+        changed = {one.account_id: str(one.delta) for one in found.comparison.accounts if one.changed_charges}
+        assert changed == {"acme": "-28.98 USD", "many": "6.99 USD"}
+
+    def test_of_another_meter_is_refused(self, world: InvoicingWorld) -> None:
+        meters = METERS.replace('aggregation = "count"', 'aggregation = "sum"\nfield = "response_bytes"')
+        before = everything_else(world)
+        with pytest.raises(BacktestRefusedError, match="measures usage differently"):
+            run(world, draft(world, meters=meters))
+        assert everything_else(world) == before
+
+    def test_is_kept_for_ever(self, world: InvoicingWorld) -> None:
+        run(world, dearer(world))
+        with world.database.transaction() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("update backtest.account_total set after_minor = 0")
+
+    def test_is_found_by_its_first_digits(self, world: InvoicingWorld) -> None:
+        store = BacktestStore(world.database)
+        found = run(world, dearer(world))
+        scenario, accounts = store.find(str(found.scenario.scenario_id)[:8])
+        assert accounts == found.comparison.accounts
+        assert [one.scenario_id for one in store.scenarios()] == [scenario.scenario_id]
+        with pytest.raises(ScenarioUnknownError, match="no backtests begin with"):
+            store.find("ffffffff")
+
+
+class TestAnyPrices:
+    @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(seed=st.integers(0, 10**6))
+    def test_add_up_as_quantities_times_the_difference(self, world: InvoicingWorld, seed: int) -> None:
+        random = Random(seed)
+        price = Decimal(random.randrange(1, 500)).scaleb(-3)
+        catalog = draft(world, prices=PRICES.replace('unit_price = "0.01"', f'unit_price = "{price}"'))
+        found = run(world, catalog)
+        after = {
+            one.account_id: one.after.minor_units
+            for one in found.comparison.accounts
+            if one.account_id in ("many", "gone")
+        }
+        expected = {
+            name: Money(round_cents(price * quantity), "USD").minor_units
+            for name, quantity in (("many", 400), ("gone", 7))
+        }
+        assert {name: after.get(name, expected[name]) for name in expected} == expected
+
+
+def round_cents(amount: Decimal) -> int:
+    """Return an amount in cents, halves away from zero."""
+    return int((amount * 100 + Decimal("0.5")).to_integral_value(rounding="ROUND_FLOOR"))
+
+
+class TestWhatAPersonSees:
+    def test_on_a_terminal(
+        self, world: InvoicingWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        dearer(world)
+        monkeypatch.setenv("BILLING_HOME", str(tmp_path / "home"))
+        for name in ("BILLING_DATABASE_URL", "DAGSTER_DATABASE_URL"):
+            monkeypatch.setenv(name, world.database.url)
+        folder = str(world.folder.parent / "draft")
+        assert (
+            cli.run(["backtest", "--catalog", folder, "--from", "2026-01-01", "--to", "2026-01-31", "--name", "twice"])
+            == 0
+        )
+        said = capsys.readouterr()
+        assert "2 of 6 accounts are concerned" in said.out
+        assert "+10.07 USD" in said.out
+        assert len(list((tmp_path / "home" / "backtests").glob("*.png"))) == 1
+        assert cli.run(["backtests"]) == 0
+        assert "twice" in capsys.readouterr().out
+        assert (
+            cli.run(["backtest", "--catalog", str(tmp_path / "nothing"), "--from", "2026-01-01", "--to", "2026-01-31"])
+            == 1
+        )
+        assert "there is no catalog folder" in capsys.readouterr().err
+
+    def test_on_the_asset_page(self, world: InvoicingWorld) -> None:
+        dearer(world)
+        dagster_world = World()
+        dagster_world.backtests.real = BacktestStore(world.database)
+        config = {"catalog": str(world.folder.parent / "draft"), "first_day": "2026-01-01", "last_day": "2026-01-31"}
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = dagster_world.defs.resolve_job_def("backtest").execute_in_process(
+                instance=instance, run_config={"ops": {"backtest__scenarios": {"config": config}}}
+            )
+        metadata = done.asset_materializations_for_node("backtest__scenarios")[0].metadata
+        assert metadata["charges_changed"].value == 2
+        assert "+10.07 USD" in str(metadata["together"].value)
+        assert "data:image/svg+xml" in str(metadata["differences"].value)
