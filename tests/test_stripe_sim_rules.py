@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import stripe
 
+from resources.settings import PROJECT_ROOT
 from resources.stripe_sim.rules import Rules, RuleUnknownError, rule_table
 from resources.stripe_sim.server import RunningSim
 from tests.stripe_fixtures import START, monthly_price, subscribe
@@ -55,6 +56,13 @@ def test_every_rule_is_tried_here() -> None:
 
 def test_every_rule_says_where_it_is_said() -> None:
     assert all(row.source and row.meaning and row.mark in ("sdk", "doc", "issue", "assumed") for row in rule_table())
+
+
+def test_the_page_has_the_table() -> None:
+    page = (PROJECT_ROOT / "docs" / "stripe-sim.md").read_text(encoding="utf-8")
+    for row in rule_table():
+        default = str(row.default).lower() if isinstance(row.default, bool) else str(row.default)
+        assert f"| `{row.name}` | {default} | {row.mark} | {row.source} | {row.meaning} |" in page
 
 
 def test_a_rule_that_does_not_exist_or_has_another_type_is_refused() -> None:
