@@ -48,10 +48,13 @@ class LevelState:
         """Return the level at the end of the window."""
         return exact_sum([opening, self.change]) if self.keeps else self.change
 
+    def value_seconds(self, opening: Exact) -> Exact:
+        """Return the level added up over time."""
+        return exact_sum([exact_product(opening, times=self.opening_seconds, over=_ONE), self.area])
+
     def mean(self, opening: Exact) -> Exact:
         """Return the mean over time: +4 at June 1st 14:00, from 0, is 4 x 706 / 720 = 3.9222... in June."""
-        area = exact_sum([exact_product(opening, times=self.opening_seconds, over=_ONE), self.area])
-        return exact_product(area, times=_ONE, over=_seconds(self.window.start, self.window.end))
+        return exact_product(self.value_seconds(opening), times=_ONE, over=_seconds(self.window.start, self.window.end))
 
     def highest(self, opening: Exact) -> Exact:
         """Return the highest level at any instant of the window, its first included."""

@@ -1,18 +1,21 @@
-"""What a quantity is made of, for prices that do not rate it alone: single transactions, and what each window holds. Pure.
+"""What a quantity is made of, for prices that do not rate it alone: single transactions, windows, changes of a level. Pure.
 
-From the same rows and states as the quantity itself, in any order. Not here: the quantity of a period (meters).
+From the same rows and states as the quantity itself, in any order. Not here: the quantity of a period of other meters (meters),
+how levels combine (levels).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact
+from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.levels import Change, level_state
 from billing_pipeline.meters import (
     EPOCH,
     HOUR_SECONDS,
     Aggregation,
+    LevelFold,
     Meter,
     TransactionDetail,
     UsageState,
@@ -78,6 +81,68 @@ def window_quantities(
         for bucket_start, value in state_pairs(meter, row, "buckets"):
             values[bucket_start // seconds * seconds].append(value)
     return {EPOCH + timedelta(seconds=start): _folded(meter, found) for start, found in sorted(values.items())}
+
+
+def level_changes(meter: Meter, rows: Iterable[UsageState]) -> tuple[Change, ...]:
+    """Return the changes of a level, in order of time. Of several values that it is set to at one instant the greatest holds.
+
+    Raises:
+        UsageStateInvalidError: a row whose state does not tell them.
+    """
+    found: dict[int, int] = {}
+    for row in rows:
+        for at, value in state_pairs(meter, row, "changes"):
+            if meter.is_set:
+                found[at] = max(value, found.get(at, value))
+            else:
+                found[at] = found.get(at, 0) + value
+    return tuple(
+        Change(at=EPOCH + timedelta(microseconds=at), value=Decimal(value), is_set=meter.is_set)
+        for at, value in sorted(found.items())
+    )
+
+
+def level_quantity(meter: Meter, changes: Sequence[Change], *, opening: Exact, period: Window, whole: Window) -> Exact:
+    """Return what a level comes to in `period`, a part of the billing period `whole`, which it enters at `opening`.
+
+    A mean is over the whole period: what is held in half of it counts half. A level below 0 comes to 0.
+    """
+    state = level_state(changes, period)
+    match meter.level:
+        case LevelFold.MEAN:
+            found = exact_product(state.value_seconds(opening), times=Decimal(1), over=Decimal(whole.seconds))
+        case LevelFold.HIGHEST:
+            found = state.highest(opening)
+        case _:
+            found = state.closing(opening)
+    return max(found, Decimal(0))
+
+
+def level_steps(
+    changes: Sequence[Change], *, opening: Exact, period: Window, whole: Window
+) -> tuple[tuple[Exact, Exact, Exact], ...]:
+    """Return (before, after, share) of each step of a level in `period`: what it enters with is a step from 0, and what it
+    leaves with goes on to the end of `period`. A share is of the seconds of `whole`."""
+
+    def share(at: datetime) -> Exact:
+        left = (period.end - at) // timedelta(microseconds=1)
+        return exact_product(Decimal(left), times=Decimal(1), over=Decimal(whole.seconds * 1_000_000))
+
+    steps: list[tuple[Exact, Exact, Exact]] = []
+    level: Exact = Decimal(0)
+    for at, after in ((period.start, opening), *_levels_after(changes, opening, period)):
+        if after != level:
+            steps.append((level, after, share(at)))
+            level = after
+    return tuple(steps)
+
+
+def _levels_after(changes: Sequence[Change], opening: Exact, period: Window) -> Iterator[tuple[datetime, Exact]]:
+    level = opening
+    for change in changes:
+        if change.at in period:
+            level = change.value if change.is_set else exact_sum([level, change.value])
+            yield change.at, level
 
 
 def _joined(found: Iterable[tuple[Decimal, int]]) -> tuple[tuple[Decimal, int], ...]:

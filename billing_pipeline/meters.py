@@ -55,6 +55,7 @@ class Aggregation(StrEnum):
     LATEST = "latest"
     PERCENTILE = "percentile"
     TIME_WEIGHTED = "time_weighted"
+    LEVEL = "level"
 
     @property
     def is_additive(self) -> bool:
@@ -67,6 +68,14 @@ class Missing(StrEnum):
 
     ZERO = "zero"
     SKIP = "skip"
+
+
+class LevelFold(StrEnum):
+    """What a level comes to in a billing period: its mean over time, its highest, or its last value."""
+
+    MEAN = "mean"
+    HIGHEST = "highest"
+    LAST = "last"
 
 
 class TransactionDetail(StrEnum):
@@ -87,6 +96,9 @@ class Meter:
     `bucket_seconds` (a divisor of 3600) keeps the result of each fixed UTC bucket, for prices that rate windows; a percentile
     sums the field, or counts records without one, per bucket, and is taken over the buckets of the period; `missing` says
     what an empty one counts. `transactions` keeps the single amounts of a sum, for prices that charge for each.
+
+    A level goes on from period to period: a record raises it by the field, or by 1 without one, or lowers it where its method
+    is one of `lowered_by`; with `is_set` it becomes the field. `level` says what it comes to in a period.
     """
 
     meter_id: str
@@ -102,6 +114,9 @@ class Meter:
     source: MeterSource = MeterSource.API_REQUESTS
     envs: frozenset[str] = DEFAULT_ENVS
     transactions: TransactionDetail | None = None
+    level: LevelFold | None = None
+    lowered_by: frozenset[str] = frozenset()
+    is_set: bool = False
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -119,8 +134,9 @@ class UsageState:
 
     `quantity` is the row's own result, of a mean rounded to nine places. `state`, as kept in `usage.api_requests.state`:
     mean `{"sum": n, "count": n}`, unique `{"values": [...]}`, percentile `{"counts": [[value, n], ...]}`, with buckets
-    `{"buckets": [[start in epoch seconds, value], ...]}`, latest `{"at": ISO 8601, "event_id": text}`, counted transactions
-    `{"counts": ...}`, ordered ones `{"transactions": [[epoch microseconds, value, n], ...]}`; None for the others.
+    `{"buckets": [[start in epoch seconds, value], ...]}`, latest `{"at": ISO 8601, "event_id": text}`, level
+    `{"changes": [[epoch microseconds, value], ...]}`, counted transactions `{"counts": ...}`, ordered ones
+    `{"transactions": [[epoch microseconds, value, n], ...]}`; None for the others.
     """
 
     quantity: Decimal
@@ -136,12 +152,15 @@ def merge(
 ) -> Exact:
     """Return the quantity of a period from the states of its rows, in any order. No rows: 0.
 
-    The period `[period_start, period_end)` is needed by percentiles over buckets alone, to count the empty ones.
+    The period `[period_start, period_end)` is needed by percentiles over buckets, to count the empty ones. A level needs what it
+    begins with: meter_details.
 
     Raises:
         UsageStateInvalidError: a state that the meter cannot read, or a bucketed meter without its period.
     """
     match meter.aggregation:
+        case Aggregation.LEVEL:
+            raise TypeError(f"meter {meter.meter_id!r} is a level, which goes on from the period before")
         case Aggregation.COUNT | Aggregation.SUM | Aggregation.TIME_WEIGHTED:
             return sum((row.quantity for row in rows), Decimal(0))
         case Aggregation.MAX:
@@ -190,7 +209,15 @@ def _problem(meter: Meter) -> str | None:
     if meter.aggregation is Aggregation.TIME_WEIGHTED:
         return "time_weighted is for meters of the source 'storage': a request has no duration"
     is_percentile = meter.aggregation is Aggregation.PERCENTILE
-    counts_records = meter.aggregation is Aggregation.COUNT or (is_percentile and meter.bucket_seconds is not None)
+    is_level = meter.aggregation is Aggregation.LEVEL
+    if is_level != (meter.level is not None):
+        return 'level = "mean", "highest" or "last" goes with the aggregation \'level\' and with no other'
+    if (meter.lowered_by or meter.is_set) and not is_level:
+        return "lowered_by and is_set go with the aggregation 'level'"
+    if meter.is_set and (meter.lowered_by or meter.field is None):
+        return "a level that is set has a field, and is not lowered: leave lowered_by out"
+    counts_records = (is_level and not meter.is_set) or (is_percentile and meter.bucket_seconds is not None)
+    counts_records = counts_records or meter.aggregation is Aggregation.COUNT
     if not counts_records and meter.field is None:
         return f"{meter.aggregation} needs a field"
     allowed = NUMERIC_FIELDS | TEXT_FIELDS if meter.aggregation is Aggregation.UNIQUE else NUMERIC_FIELDS
@@ -222,8 +249,9 @@ def _problem_beside_requests(meter: Meter) -> str | None:
         return f"a meter of the source {meter.source.value!r} needs one of the fields {', '.join(sorted(fields))}"
     if meter.endpoints is not None or meter.methods is not None:
         return "endpoints and methods are about API requests"
-    if meter.percentile is not None or meter.bucket_seconds is not None or meter.transactions is not None:
-        return "percentile, bucket_seconds and transactions are about API requests"
+    about_requests = (meter.percentile, meter.bucket_seconds, meter.transactions, meter.level)
+    if any(one is not None for one in about_requests) or meter.lowered_by or meter.is_set:
+        return "percentile, bucket_seconds, transactions and levels are about API requests"
     if not meter.envs:
         return "envs is empty: leave it out for prod"
     return None

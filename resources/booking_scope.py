@@ -4,13 +4,13 @@ A change cuts a period, and the part before it may lie outside of the requested 
 ones are booked with it. Not here: rating (charge_usage), booking (charge_store), noticing a change (catalog_mirror).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 
-from billing_pipeline.catalog import Catalog, Timing
+from billing_pipeline.catalog import Aggregation, Catalog, Subscription, Timing
 from billing_pipeline.period_charges import subscriptions_that_share
 from billing_pipeline.periods import RequestedDays, Window
 
@@ -70,20 +70,58 @@ def read_scope(connection: psycopg.Connection, catalog: Catalog, days: Requested
         days=days,
         in_advance=frozenset(price.price_id for price in catalog.prices.values() if price.timing is Timing.ADVANCE),
         reshaped=_reshaped(connection),
-        together=_together(catalog, days),
+        together=_together(connection, catalog, days),
     )
 
 
-def _together(catalog: Catalog, days: RequestedDays) -> Mapping[str, Window]:
-    """Return subscription -> the months that have one of `days`, of those whose charges share amounts."""
+def _together(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> Mapping[str, Window]:
+    """Return subscription -> the months that have one of `days`, of those whose charges share amounts; and all that is booked
+    since, of those with a level: what a late record changes goes on from period to period."""
     found = {}
+    with_levels = list(_with_levels(catalog))
+    booked_until = _booked_until(connection, with_levels, days.span)
+    for subscription in with_levels:
+        reach = days.span.overlap(subscription.starts_at, subscription.ends_at)
+        until = booked_until.get(subscription.subscription_id, days.span.end)
+        if reach is not None:
+            found[subscription.subscription_id] = Window(reach.start, max(reach.end, until))
     for subscription in subscriptions_that_share(catalog):
         reach = days.span.overlap(subscription.starts_at, subscription.ends_at)
         if reach is not None:
             anchor, last = subscription.anchor, reach.end - _INSTANT
             months = anchor.period_containing(reach.start), anchor.period_containing(last)
-            found[subscription.subscription_id] = Window(months[0].start, months[1].end)
+            since, until = months[0].start, months[1].end
+            if subscription.subscription_id in found:
+                until = max(until, found[subscription.subscription_id].end)
+            found[subscription.subscription_id] = Window(since, until)
     return found
+
+
+def _with_levels(catalog: Catalog) -> Iterator[Subscription]:
+    levels = {one.meter_id for one in catalog.meters.values() if one.aggregation is Aggregation.LEVEL}
+    if levels:
+        for subscription in catalog.subscriptions.values():
+            if any(price.meter_id in levels for price in catalog.prices_of(subscription)):
+                yield subscription
+
+
+def _booked_until(
+    connection: psycopg.Connection, subscriptions: Sequence[Subscription], span: Window
+) -> Mapping[str, datetime]:
+    """Return subscription -> the end of its last booked period after `span` begins."""
+    if not subscriptions:
+        return {}
+    rows = connection.execute(
+        """
+        select charge.subscription_id, max(charge.period_end)
+        from unnest(%s::text[], %s::text[]) as wanted (account_id, subscription_id)
+        join billing.charge_revision as charge using (account_id, subscription_id)
+        where charge.period_end > %s
+        group by charge.subscription_id
+        """,
+        [[one.account_id for one in subscriptions], [one.subscription_id for one in subscriptions], span.start],
+    )
+    return dict(rows.fetchall())
 
 
 def forget_reshaped(connection: psycopg.Connection, subscription_ids: Collection[str]) -> None:

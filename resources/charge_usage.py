@@ -17,79 +17,31 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import Exact, exact_product
-from billing_pipeline.billing_schedule import ScheduledCharge, scheduled_charges
-from billing_pipeline.catalog import (
-    Catalog,
-    Dimension,
-    Matrix,
-    Meter,
-    Percentage,
-    PriceVersion,
-    UsageShape,
-)
-from billing_pipeline.charges import Charge, group_key
-from billing_pipeline.meter_details import transactions, window_quantities
-from billing_pipeline.meters import Aggregation, UsageState, merge
+from billing_pipeline.amounts import Exact
+from billing_pipeline.billing_schedule import scheduled_charges
+from billing_pipeline.catalog import Catalog
+from billing_pipeline.charges import Charge
+from billing_pipeline.meters import UsageState
 from billing_pipeline.period_charges import PeriodUsage, period_charges
 from billing_pipeline.periods import Window
-from billing_pipeline.rating import (
-    Cells,
-    Detail,
-    Transactions,
-    VersionUsage,
-    Windows,
-    version_shares,
-    versions_in,
-    windows_in,
+from billing_pipeline.rating import VersionUsage, version_shares, versions_in
+from billing_pipeline.usage_slots import (
+    DIMENSIONS,
+    Group,
+    Slot,
+    UsageRow,
+    key_of_group,
+    period_usage,
+    unchanged_levels,
+    usage_of_rows,
+    usage_of_sums,
 )
 from resources.booking_scope import BookingScope
 
-_DIMENSIONS = tuple(Dimension)
-_NO_GROUP = ("",) * len(_DIMENSIONS)
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
-
-# The group of a usage row: its value of each dimension that the price rates apart or prices by, '' for the others.
-_Group = tuple[str, ...]
-_GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in _DIMENSIONS)
-_GROUP_NAMES = ", ".join(_DIMENSIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period."""
-
-    scheduled: ScheduledCharge
-    meter: Meter | None
-    versions: tuple[tuple[PriceVersion, Window], ...]
-    shares: tuple[Exact, ...]
-
-    @property
-    def window(self) -> Window:
-        """Return the part of the billing period that it covers."""
-        return self.scheduled.period.window
-
-    @property
-    def is_additive(self) -> bool:
-        """Tell whether usage of its meter adds up."""
-        return self.meter is not None and self.meter.aggregation.is_additive
-
-    @property
-    def needs_rows(self) -> bool:
-        """Tell whether the rows of usage are needed, and not just what they add up to."""
-        first = self.versions[0][0]
-        if self.meter is None:
-            return False
-        if first.shape is UsageShape.TRANSACTIONS:
-            return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in self.versions)
-        return not self.is_additive or first.shape is UsageShape.WINDOWS
-
-    @property
-    def dimensions(self) -> frozenset[Dimension]:
-        """Return the dimensions that its usage is told by."""
-        cells = [version.model.dimensions for version, _ in self.versions if isinstance(version.model, Matrix)]
-        return frozenset((*self.scheduled.price.group_by, *(cells[0] if cells else ())))
+_GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in DIMENSIONS)
+_GROUP_NAMES = ", ".join(DIMENSIONS)
 
 
 @dataclass(frozen=True)
@@ -168,21 +120,21 @@ class _UsageReader:
         added_up = self._added_up()
         for number, slot in enumerate(self._slots):
             if not slot.needs_rows:
-                yield _period_usage(slot, _from_sums(slot, added_up.pop(number, {})))
+                yield period_usage(slot, usage_of_sums(slot, added_up.pop(number, {})))
         with_rows = set()
         for number, groups in self._from_rows():
             with_rows.add(number)
-            yield _period_usage(self._slots[number], groups)
+            yield period_usage(self._slots[number], groups)
         for number, slot in enumerate(self._slots):
             if slot.needs_rows and number not in with_rows:
-                yield _period_usage(slot, {})
+                yield period_usage(slot, {})
 
-    def _added_up(self) -> "_Sums":
+    def _added_up(self) -> dict[int, dict[Group, dict[int, tuple[Decimal, int]]]]:
         """Return sums by slot, group and version.
 
         One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
         """
-        sums: _Sums = {}
+        sums: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
         for number, version, quantity, records, uncut, *group in self._connection.execute(_ADDED_UP.encode()):
             slot = self._slots[number]
             key = (slot.window, slot.scheduled.price.meter_id or "")
@@ -199,20 +151,35 @@ class _UsageReader:
         """Yield the usage of slots that need the rows of it, group by group."""
         if not any(slot.needs_rows for slot in self._slots):
             return
+        openings = self._openings()
         with self._connection.cursor(name="usage_states") as cursor:
             cursor.itersize = _STATE_ROWS_PER_FETCH
             cursor.execute(_STATES.encode())
             for number, of_slot in groupby(cursor, key=lambda row: row[0]):
                 slot = self._slots[number]
+                begins = openings.pop(number, {})
                 groups = {}
-                for group, found in groupby(of_slot, key=lambda row: row[1 : 1 + len(_DIMENSIONS)]):
+                for group, found in groupby(of_slot, key=lambda row: tuple(row[1 : 1 + len(DIMENSIONS)])):
                     rows = [_usage_row(row) for row in found]
                     if slot.is_additive:
                         self._count(slot, rows)
-                    groups[_group_key(slot, group)] = tuple(_usage_of_rows(slot, rows))
-                yield number, groups
+                    groups[key_of_group(slot, group)] = tuple(usage_of_rows(slot, rows, begins.pop(group, _ZERO)))
+                yield number, groups | unchanged_levels(slot, begins)
+        for number, begins in openings.items():
+            yield number, unchanged_levels(self._slots[number], begins)
 
-    def _count(self, slot: Slot, rows: Sequence["_Row"]) -> None:
+    def _openings(self) -> dict[int, dict[Group, Decimal]]:
+        """Return the levels with which periods begin, by slot and group."""
+        kinds = {slot.meter.is_set for slot in self._slots if slot.meter and slot.is_level}
+        found: dict[int, dict[Group, Decimal]] = {}
+        for is_set in kinds:
+            query = _LEVELS_LEFT if is_set else _LEVELS_ADDED_UP
+            for number, *group, quantity in self._connection.execute(query.encode()):
+                if quantity:
+                    found.setdefault(number, {})[tuple(group)] = quantity
+        return found
+
+    def _count(self, slot: Slot, rows: Sequence["UsageRow"]) -> None:
         key = (slot.window, slot.scheduled.price.meter_id or "")
         self.in_charges[key] += sum((row.state.quantity for row in rows), _ZERO)
         ends = [(part, version) for version, part in slot.versions]
@@ -221,119 +188,13 @@ class _UsageReader:
             self.uncut_rows[slot.window] += uncut
 
 
-_Sums = dict[int, dict[_Group, dict[int, tuple[Decimal, int]]]]
-
-
-def _period_usage(slot: Slot, groups: dict[str, tuple[VersionUsage, ...]]) -> PeriodUsage:
-    if not groups and slot.meter is not None and not slot.scheduled.price.group_by and _is_due_unused(slot):
-        groups = {"": tuple(_usage_of_rows(slot, ()))}
-    return PeriodUsage(slot.scheduled, slot.meter.unit if slot.meter else "", slot.versions, groups)
-
-
-def _is_due_unused(slot: Slot) -> bool:
-    """Tell whether something is charged without any usage: a minimum, a commitment, a first fee."""
-    return any(version.is_due_unused for version, _ in slot.versions)
-
-
-def _group_key(slot: Slot, group: Sequence[str]) -> str:
-    return group_key({name: group[_DIMENSIONS.index(name)] for name in slot.scheduled.price.group_by})
-
-
-def _from_sums(
-    slot: Slot, by_group: Mapping[_Group, Mapping[int, tuple[Decimal, int]]]
-) -> dict[str, tuple[VersionUsage, ...]]:
-    """Return the usage of a slot by its price's groups; the cells of a matrix are in them."""
-    together: dict[str, list[tuple[_Group, Mapping[int, tuple[Decimal, int]]]]] = defaultdict(list)
-    for group, by_version in by_group.items():
-        together[_group_key(slot, group)].append((group, by_version))
-    return {key: tuple(_usage_of_sums(slot, found)) for key, found in together.items()}
-
-
-def _usage_of_sums(
-    slot: Slot, found: Sequence[tuple[_Group, Mapping[int, tuple[Decimal, int]]]]
-) -> Iterator[VersionUsage]:
-    for (version, _), share in zip(slot.versions, slot.shares, strict=True):
-        sums = [(group, *by_version.get(version.version, (_ZERO, 0))) for group, by_version in found]
-        detail: Detail | None = None
-        if isinstance(version.model, Matrix):
-            places = [_DIMENSIONS.index(name) for name in version.model.dimensions]
-            cells = ((tuple(group[place] for place in places), quantity) for group, quantity, _ in sums if quantity)
-            detail = Cells(quantities=tuple(sorted(cells)))
-        yield VersionUsage(
-            version=version,
-            quantity=_level(slot, sum((quantity for _, quantity, _ in sums), _ZERO)),
-            share=share,
-            events=sum(records for _, _, records in sums),
-            detail=detail,
-        )
-
-
-def _level(slot: Slot, quantity: Decimal) -> Exact:
-    """Return what is rated: of a time-weighted meter the mean level over the anchor's whole period.
-
-    The whole period also for a subscription that covers a part of it: 4 GB in half of June are 2 GB-months.
-    """
-    if slot.meter is None or slot.meter.aggregation is not Aggregation.TIME_WEIGHTED:
-        return quantity
-    return exact_product(quantity, times=_ONE, over=Decimal(slot.scheduled.period.whole.seconds))
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of usage, as far as it is rated."""
-
-    start: datetime
-    end: datetime
-    records: int
-    state: UsageState
-
-
-def _usage_of_rows(slot: Slot, rows: Sequence[_Row]) -> Iterator[VersionUsage]:
-    """Yield the usage of each version. What cannot be split at a change of price is rated by the version at its start."""
-    meter, shape = slot.meter, slot.versions[0][0].shape
-    if meter is None:
-        raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
-    if shape is UsageShape.QUANTITY:
-        (first, _), window = slot.versions[0], slot.window
-        states = (row.state for row in rows)
-        quantity = merge(meter, states, period_start=window.start, period_end=window.end)
-        yield VersionUsage(version=first, quantity=quantity, share=sum(slot.shares, start=_ZERO))
-        return
-    for (version, part), share in zip(slot.versions, slot.shares, strict=True):
-        inside = [row for row in rows if row.start in part]
-        detail: Detail | None = None
-        if shape is UsageShape.WINDOWS:
-            detail = _windows(slot, version, part, inside)
-        elif shape is UsageShape.TRANSACTIONS:
-            detail = Transactions(counts=transactions(meter, (row.state for row in inside)))
-        yield VersionUsage(
-            version=version,
-            quantity=sum((row.state.quantity for row in inside), _ZERO),
-            share=share,
-            events=sum(row.records for row in inside),
-            detail=detail,
-        )
-
-
-def _windows(slot: Slot, version: PriceVersion, part: Window, rows: Sequence[_Row]) -> Windows:
-    """Return the windows of a version; where a commitment is trued up, those without usage too."""
-    if slot.meter is None or version.window is None:
-        raise AssertionError("windows are of a meter")  # pragma: no cover
-    seconds = version.window.seconds
-    found = dict(window_quantities(slot.meter, ((row.start, row.state) for row in rows), seconds=seconds, period=part))
-    if version.is_due_unused:
-        for start in windows_in(part, seconds):
-            found.setdefault(start, _ZERO)
-    return Windows(quantities=tuple(sorted(found.items())))
-
-
-def _usage_row(row: Sequence[object]) -> _Row:
-    start, end, quantity, records, state = row[1 + len(_DIMENSIONS) :]
+def _usage_row(row: Sequence[object]) -> UsageRow:
+    start, end, quantity, records, state = row[1 + len(DIMENSIONS) :]
     if not isinstance(quantity, Decimal) or not (state is None or isinstance(state, dict)):
         raise AssertionError("numeric and jsonb come as Decimal and dict")  # pragma: no cover
     if not isinstance(start, datetime) or not isinstance(end, datetime) or not isinstance(records, int):
         raise AssertionError("timestamptz and bigint come as datetime and int")  # pragma: no cover
-    return _Row(start, end, records, UsageState(quantity=quantity, state=state))
+    return UsageRow(start, end, records, UsageState(quantity=quantity, state=state))
 
 
 def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> None:
@@ -342,8 +203,8 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> Non
         """
         create temporary table rated_slot (
             slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
-            is_additive boolean, needs_rows boolean, by_endpoint boolean, by_method boolean, by_client_id boolean,
-            by_node boolean, by_inbound_tag boolean
+            is_additive boolean, needs_rows boolean, is_level boolean, is_set boolean, by_endpoint boolean,
+            by_method boolean, by_client_id boolean, by_node boolean, by_inbound_tag boolean
         ) on commit drop;
         create temporary table rated_segment (
             slot integer, version integer, segment_start timestamptz, segment_end timestamptz
@@ -355,10 +216,11 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> Non
             for number, slot in enumerate(slots):
                 if slot.meter is not None:
                     window, dimensions = slot.window, slot.dimensions
-                    by = tuple(dimension in dimensions for dimension in _DIMENSIONS)
+                    by = tuple(dimension in dimensions for dimension in DIMENSIONS)
                     account_id = slot.scheduled.subscription.account_id
                     head = (number, account_id, slot.meter.meter_id, window.start, window.end)
-                    copy.write_row((*head, slot.is_additive, slot.needs_rows, *by))
+                    kinds = (slot.is_additive, slot.needs_rows, slot.is_level, slot.meter.is_set)
+                    copy.write_row((*head, *kinds, *by))
         with cursor.copy("copy rated_segment from stdin") as copy:
             for number, slot in enumerate(slots):
                 if slot.meter is not None and not slot.needs_rows:
@@ -383,7 +245,7 @@ _ADDED_UP = f"""
             and metered.meter_id = rated_slot.meter_id
             and metered.period_start >= segment_start
             and metered.period_start < segment_end
-        group by rated_segment.slot, rated_segment.version, {", ".join(str(2 + place + 1) for place in range(len(_DIMENSIONS)))}
+        group by rated_segment.slot, rated_segment.version, {", ".join(str(2 + place + 1) for place in range(len(DIMENSIONS)))}
     ),
     -- The same usage by another way: per period, without versions and groups, for the guard.
     usage_per_slot as (
@@ -399,7 +261,7 @@ _ADDED_UP = f"""
     )
     select slot, version, quantity, record_count, uncut_rows, {_GROUP_NAMES} from usage_per_segment
     union all
-    select slot, null, quantity, 0, 0, {", ".join("''" for _ in _DIMENSIONS)} from usage_per_slot
+    select slot, null, quantity, 0, 0, {", ".join("''" for _ in DIMENSIONS)} from usage_per_slot
 """
 
 
@@ -421,5 +283,30 @@ _STATES = f"""
         and metered.period_start >= rated_slot.period_start
         and metered.period_start < rated_slot.period_end
     where needs_rows
-    order by slot, {", ".join(str(1 + place + 1) for place in range(len(_DIMENSIONS)))}
+    order by slot, {", ".join(str(1 + place + 1) for place in range(len(DIMENSIONS)))}
+"""
+
+_BEFORE = """
+    from rated_slot
+    join usage.metered as metered
+        on metered.account_id = rated_slot.account_id
+        and metered.meter_id = rated_slot.meter_id
+        and metered.period_start < rated_slot.period_start
+"""
+_LEVEL_KEY = ", ".join(str(place + 1) for place in range(1 + len(DIMENSIONS)))
+
+# What all records before the period have added to a level.
+_LEVELS_ADDED_UP = f"""
+    select slot, {_GROUP_COLUMNS}, sum(quantity)
+    {_BEFORE}
+    where is_level and not is_set
+    group by {_LEVEL_KEY}
+"""
+
+# What the newest record before the period has set a level to.
+_LEVELS_LEFT = f"""
+    select distinct on ({_LEVEL_KEY}) slot, {_GROUP_COLUMNS}, quantity
+    {_BEFORE}
+    where is_level and is_set
+    order by {_LEVEL_KEY}, metered.period_start desc, (state #>> '{{changes,-1,0}}')::bigint desc, quantity desc
 """

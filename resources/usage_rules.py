@@ -186,6 +186,7 @@ def _rule_text(rule: BillableRule, meters: Iterable[Meter], source: MeterSource)
                     meter.bucket_seconds,
                     # Only where there is one: a digest of rules that lack it stays what it was.
                     *([] if meter.transactions is None else [meter.transactions]),
+                    *([] if meter.level is None else [sorted(meter.lowered_by), meter.is_set]),
                 ]
                 for meter in meters
             ],

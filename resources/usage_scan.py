@@ -230,6 +230,8 @@ class UsageScan:
             self._set("percentile_numerator", numerator)
             self._set("percentile_denominator", denominator)
         self._set("meter_aggregation", str(meter.aggregation))
+        self._set("lowered_by", sorted(meter.lowered_by))
+        self._set("is_level_set", meter.is_set)
         self._set("is_ordered", meter.transactions is TransactionDetail.ORDERED)
         name = str(meter.aggregation)
         if meter.bucket_seconds is not None:

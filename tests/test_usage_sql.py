@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from billing_pipeline.amounts import to_scale
 from billing_pipeline.catalog import BillableRule
-from billing_pipeline.meters import Aggregation, Meter, TransactionDetail
+from billing_pipeline.meters import Aggregation, LevelFold, Meter, TransactionDetail
 from resources.usage_facts import DayFacts, Decision
 from resources.usage_rules import BEGINNING, END, ClientAccount, ClientWindow, UsageRules
 from resources.usage_scan import LakePart, ScanInputs, UsageScan
@@ -84,6 +84,32 @@ METERS = (
         bucket_seconds=1800,
     ),
     Meter(meter_id="by minute", version=1, aggregation=Aggregation.COUNT, unit="request", bucket_seconds=60),
+    Meter(
+        meter_id="seats",
+        version=1,
+        aggregation=Aggregation.LEVEL,
+        unit="seat",
+        level=LevelFold.MEAN,
+        lowered_by=frozenset({"POST"}),
+    ),
+    Meter(
+        meter_id="held",
+        version=1,
+        aggregation=Aggregation.LEVEL,
+        unit="byte",
+        field="response_bytes",
+        level=LevelFold.LAST,
+        lowered_by=frozenset({"GET"}),
+    ),
+    Meter(
+        meter_id="gauge",
+        version=1,
+        aggregation=Aggregation.LEVEL,
+        unit="us",
+        field="response_time_us",
+        level=LevelFold.HIGHEST,
+        is_set=True,
+    ),
     Meter(
         meter_id="sales",
         version=1,
@@ -230,6 +256,16 @@ def reference_result(meter: Meter, requests: Sequence[Request]) -> tuple[Decimal
         at_instants = Counter((microseconds(request), getattr(request, meter.field or "")) for request in requests)
         return Decimal(sum(values)), {"transactions": [[*key, count] for key, count in sorted(at_instants.items())]}
     match meter.aggregation:
+        case Aggregation.LEVEL:
+            changes: dict[int, int] = {}
+            for request in requests:
+                at, value = microseconds(request), getattr(request, meter.field) if meter.field else 1
+                if meter.is_set:
+                    changes[at] = max(value, changes.get(at, value))
+                else:
+                    changes[at] = changes.get(at, 0) + (-value if request.method in meter.lowered_by else value)
+            total = changes[max(changes)] if meter.is_set else sum(changes.values())
+            return Decimal(total), {"changes": [[at, value] for at, value in sorted(changes.items())]}
         case Aggregation.MEAN:
             mean = Fraction(sum(values), len(values))
             return to_scale(mean, digits=9), {"sum": sum(values), "count": len(values)}

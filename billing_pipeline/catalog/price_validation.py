@@ -98,12 +98,14 @@ def meter_problems(price: Price, version: PriceVersion, meter: Meter) -> Iterato
             yield "model", f'needs single transactions: give meter {meter.meter_id!r} transactions = "{wanted}"'
     if isinstance(model, Percentage) and meter.aggregation is not Aggregation.SUM:
         yield "model", f"a percentage is of a sum; meter {meter.meter_id!r} has the aggregation {meter.aggregation}"
+    if version.is_prorated and meter.aggregation is not Aggregation.LEVEL:
+        yield "prorated", f"needs a meter of a level; meter {meter.meter_id!r} has the aggregation {meter.aggregation}"
     if version.window is not None:
         grain = meter.bucket_seconds or 3600
         if version.window.seconds % grain:
             message = f"{version.window.seconds} is no multiple of the {grain} seconds that meter {meter.meter_id!r} tells apart"
             yield "window.seconds", f"{message}: give the meter a smaller bucket_seconds"
-        if meter.aggregation is Aggregation.TIME_WEIGHTED:
+        if meter.aggregation in (Aggregation.TIME_WEIGHTED, Aggregation.LEVEL):
             yield "window", "a level that is weighed by time is about the whole period, not about windows"
     if isinstance(model, Matrix):
         strange = [str(one) for one in model.dimensions if one not in _DIMENSIONS_OF[meter.source]]

@@ -18,7 +18,7 @@ from billing_pipeline.catalog.entries import (
 )
 from billing_pipeline.catalog.fields import Amount, Id, Instant, Status, Table, Text, Version
 from billing_pipeline.catalog.phases import Existing
-from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, Meter, MeterSource, Missing, TransactionDetail
+from billing_pipeline.meters import DEFAULT_ENVS, Aggregation, LevelFold, Meter, MeterSource, Missing, TransactionDetail
 from billing_pipeline.sources.personal_names import Pseudonymise, has_address, without_addresses
 
 
@@ -59,6 +59,9 @@ class MeterTable(Table):
     source: MeterSource = MeterSource.API_REQUESTS
     envs: tuple[Text, ...] | None = None
     transactions: TransactionDetail | None = None
+    level: LevelFold | None = None
+    lowered_by: tuple[Text, ...] = ()
+    is_set: bool = False
 
     def entry(self) -> Meter:
         """Return the entry."""
@@ -76,6 +79,9 @@ class MeterTable(Table):
             source=self.source,
             envs=DEFAULT_ENVS if self.envs is None else frozenset(self.envs),
             transactions=self.transactions,
+            level=self.level,
+            lowered_by=frozenset(self.lowered_by),
+            is_set=self.is_set,
         )
 
 

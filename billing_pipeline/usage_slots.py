@@ -1,0 +1,206 @@
+"""A charge that is to be rated with the usage that it needs: sums or rows of usage -> usage by price version. Pure.
+
+Not here: reading usage (charge_usage), what a version asks for it (rating).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.billing_schedule import ScheduledCharge
+from billing_pipeline.catalog import Dimension, Matrix, Meter, Percentage, PriceVersion, UsageShape
+from billing_pipeline.charges import group_key
+from billing_pipeline.meter_details import level_changes, level_quantity, level_steps, transactions, window_quantities
+from billing_pipeline.meters import Aggregation, UsageState, merge
+from billing_pipeline.period_charges import PeriodUsage
+from billing_pipeline.periods import Window
+from billing_pipeline.rating import (
+    Cells,
+    Detail,
+    Levels,
+    LevelStep,
+    Transactions,
+    VersionUsage,
+    Windows,
+    windows_in,
+)
+
+DIMENSIONS = tuple(Dimension)
+_ZERO, _ONE = Decimal(0), Decimal(1)
+
+# The group of usage: its value of each of `DIMENSIONS` that the price rates apart or prices by, '' for the others.
+Group = tuple[str, ...]
+# Quantity and records by price version.
+Sums = Mapping[int, tuple[Decimal, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period."""
+
+    scheduled: ScheduledCharge
+    meter: Meter | None
+    versions: tuple[tuple[PriceVersion, Window], ...]
+    shares: tuple[Exact, ...]
+
+    @property
+    def window(self) -> Window:
+        """Return the part of the billing period that it covers."""
+        return self.scheduled.period.window
+
+    @property
+    def is_additive(self) -> bool:
+        """Tell whether usage of its meter adds up."""
+        return self.meter is not None and self.meter.aggregation.is_additive
+
+    @property
+    def is_level(self) -> bool:
+        """Tell whether its meter goes on from the period before."""
+        return self.meter is not None and self.meter.aggregation is Aggregation.LEVEL
+
+    @property
+    def needs_rows(self) -> bool:
+        """Tell whether the rows of usage are needed, and not just what they add up to."""
+        first = self.versions[0][0]
+        if self.meter is None:
+            return False
+        if first.shape is UsageShape.TRANSACTIONS:
+            return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in self.versions)
+        return not self.is_additive or first.shape is UsageShape.WINDOWS
+
+    @property
+    def dimensions(self) -> frozenset[Dimension]:
+        """Return the dimensions that its usage is told by."""
+        cells = [version.model.dimensions for version, _ in self.versions if isinstance(version.model, Matrix)]
+        return frozenset((*self.scheduled.price.group_by, *(cells[0] if cells else ())))
+
+
+def period_usage(slot: Slot, groups: Mapping[str, tuple[VersionUsage, ...]]) -> PeriodUsage:
+    """Return the usage of a slot for rating; without any, nothing, or zeros where something is due all the same."""
+    if not groups and slot.meter is not None and not slot.scheduled.price.group_by and _is_due_unused(slot):
+        groups = {"": tuple(usage_of_rows(slot, ()) if slot.needs_rows else _usage_of_sums(slot, ()))}
+    return PeriodUsage(slot.scheduled, slot.meter.unit if slot.meter else "", slot.versions, groups)
+
+
+def _is_due_unused(slot: Slot) -> bool:
+    """Tell whether something is charged without any usage: a minimum, a commitment, a first fee."""
+    return any(version.is_due_unused for version, _ in slot.versions)
+
+
+def key_of_group(slot: Slot, group: Sequence[str]) -> str:
+    """Return the key of the charge that usage of `group` belongs to."""
+    return group_key({name: group[DIMENSIONS.index(name)] for name in slot.scheduled.price.group_by})
+
+
+def usage_of_sums(slot: Slot, by_group: Mapping[Group, Sums]) -> dict[str, tuple[VersionUsage, ...]]:
+    """Return the usage of a slot by its price's groups; the cells of a matrix are in them."""
+    together: dict[str, list[tuple[Group, Sums]]] = defaultdict(list)
+    for group, by_version in by_group.items():
+        together[key_of_group(slot, group)].append((group, by_version))
+    return {key: tuple(_usage_of_sums(slot, found)) for key, found in together.items()}
+
+
+def _usage_of_sums(slot: Slot, found: Sequence[tuple[Group, Sums]]) -> Iterator[VersionUsage]:
+    for (version, _), share in zip(slot.versions, slot.shares, strict=True):
+        sums = [(group, *by_version.get(version.version, (_ZERO, 0))) for group, by_version in found]
+        detail: Detail | None = None
+        if isinstance(version.model, Matrix):
+            places = [DIMENSIONS.index(name) for name in version.model.dimensions]
+            cells = ((tuple(group[place] for place in places), quantity) for group, quantity, _ in sums if quantity)
+            detail = Cells(quantities=tuple(sorted(cells)))
+        yield VersionUsage(
+            version=version,
+            quantity=_level(slot, sum((quantity for _, quantity, _ in sums), _ZERO)),
+            share=share,
+            events=sum(records for _, _, records in sums),
+            detail=detail,
+        )
+
+
+def _level(slot: Slot, quantity: Decimal) -> Exact:
+    """Return what is rated: of a time-weighted meter the mean level over the anchor's whole period.
+
+    The whole period also for a subscription that covers a part of it: 4 GB in half of June are 2 GB-months.
+    """
+    if slot.meter is None or slot.meter.aggregation is not Aggregation.TIME_WEIGHTED:
+        return quantity
+    return exact_product(quantity, times=_ONE, over=Decimal(slot.scheduled.period.whole.seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """A row of usage, as far as it is rated."""
+
+    start: datetime
+    end: datetime
+    records: int
+    state: UsageState
+
+
+def unchanged_levels(slot: Slot, openings: Mapping[Group, Decimal]) -> dict[str, tuple[VersionUsage, ...]]:
+    """Return the usage of levels that go on without a change."""
+    return {key_of_group(slot, group): tuple(usage_of_rows(slot, (), opening)) for group, opening in openings.items()}
+
+
+def _usage_of_level(slot: Slot, meter: Meter, rows: Sequence[UsageRow], opening: Decimal) -> Iterator[VersionUsage]:
+    changes = level_changes(meter, (row.state for row in rows))
+    whole = slot.scheduled.period.whole
+    if slot.versions[0][0].shape is not UsageShape.LEVELS:
+        quantity = level_quantity(meter, changes, opening=opening, period=slot.window, whole=whole)
+        yield VersionUsage(version=slot.versions[0][0], quantity=quantity, share=exact_sum(slot.shares))
+        return
+    level: Exact = opening
+    for (version, part), share in zip(slot.versions, slot.shares, strict=True):
+        steps = level_steps(changes, opening=level, period=part, whole=whole)
+        level = steps[-1][1] if steps else _ZERO
+        yield VersionUsage(
+            version=version,
+            quantity=level,
+            share=share,
+            detail=Levels(steps=tuple(LevelStep(before=one, after=other, share=held) for one, other, held in steps)),
+        )
+
+
+def usage_of_rows(slot: Slot, rows: Sequence[UsageRow], opening: Decimal = _ZERO) -> Iterator[VersionUsage]:
+    """Yield the usage of each version. What cannot be split at a change of price is rated by the version at its start."""
+    meter, shape = slot.meter, slot.versions[0][0].shape
+    if meter is None:
+        raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
+    if slot.is_level:
+        yield from _usage_of_level(slot, meter, rows, opening)
+        return
+    if shape is UsageShape.QUANTITY:
+        (first, _), window = slot.versions[0], slot.window
+        states = (row.state for row in rows)
+        quantity = merge(meter, states, period_start=window.start, period_end=window.end)
+        yield VersionUsage(version=first, quantity=quantity, share=exact_sum(slot.shares))
+        return
+    for (version, part), share in zip(slot.versions, slot.shares, strict=True):
+        inside = [row for row in rows if row.start in part]
+        detail: Detail | None = None
+        if shape is UsageShape.WINDOWS:
+            detail = _windows(slot, version, part, inside)
+        elif shape is UsageShape.TRANSACTIONS:
+            detail = Transactions(counts=transactions(meter, (row.state for row in inside)))
+        yield VersionUsage(
+            version=version,
+            quantity=sum((row.state.quantity for row in inside), _ZERO),
+            share=share,
+            events=sum(row.records for row in inside),
+            detail=detail,
+        )
+
+
+def _windows(slot: Slot, version: PriceVersion, part: Window, rows: Sequence[UsageRow]) -> Windows:
+    """Return the windows of a version; where a commitment is trued up, those without usage too."""
+    if slot.meter is None or version.window is None:
+        raise AssertionError("windows are of a meter")  # pragma: no cover
+    seconds = version.window.seconds
+    found = dict(window_quantities(slot.meter, ((row.start, row.state) for row in rows), seconds=seconds, period=part))
+    if version.is_due_unused:
+        for start in windows_in(part, seconds):
+            found.setdefault(start, _ZERO)
+    return Windows(quantities=tuple(sorted(found.items())))
