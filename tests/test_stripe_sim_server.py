@@ -46,6 +46,8 @@ class Receiver:
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, Any], str, bytes]] = []
         self.answers: list[int] = []
+        self.asks: str | None = None
+        self.asked: list[int] = []
 
     @contextmanager
     def listening(self) -> Iterator[str]:
@@ -55,6 +57,10 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if receiver.asks is not None:
+                    key = {"Authorization": "Bearer sk_test_1"}
+                    answer = httpx.get(f"{receiver.asks}/v1/customers", headers=key, timeout=10)
+                    receiver.asked.append(len(answer.json()["data"]))
                 receiver.got.append((json.loads(body), self.headers["Stripe-Signature"], body))
                 self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
                 self.end_headers()
@@ -138,6 +144,24 @@ class TestFaults:
             stripe_client.v1.customers.list()
         assert caught.value.http_status == 502
 
+    def test_an_answer_from_memory_is_lost_too(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient
+    ) -> None:
+        stripe_sim.remote.fault("drop_after", "POST /v1/customers", times=2)
+        for _ in range(2):
+            with pytest.raises(stripe.APIConnectionError):
+                stripe_client.v1.customers.create({}, {"idempotency_key": "k"})
+        stripe_client.v1.customers.create({}, {"idempotency_key": "k"})
+        assert len(stripe_client.v1.customers.list().data) == 1
+
+    def test_a_lock_timeout_is_a_429_of_its_own(
+        self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient
+    ) -> None:
+        stripe_sim.remote.fault("lock_timeout")
+        with pytest.raises(stripe.RateLimitError) as caught:
+            stripe_client.v1.customers.list()
+        assert caught.value.error.code == "lock_timeout"
+
     def test_that_cannot_be_read_are_refused(self, stripe_sim: RunningSim) -> None:
         for fault, operation in (("nothing", ".*"), ("slow", "(")):
             with pytest.raises(SimControlError):
@@ -204,6 +228,22 @@ class TestWebhooks:
         assert len({event["id"] for event, _, _ in receiver.got}) == 1
         assert [one["status"] for one in stripe_sim.remote.deliveries()] == [500, 404, 200]
 
+    def test_may_be_answered_by_asking_the_stand_in_while_its_clock_runs(self) -> None:
+        application = keeping_application(now=START, rules=Rules(), state=None, speed=1000)
+        receiver = Receiver()
+        with (
+            serving(application, own_date=True) as url,
+            sdk_client(url) as client,
+            SimRemote(url) as remote,
+            receiver.listening() as hook,
+        ):
+            receiver.asks = url
+            client.v1.webhook_endpoints.create({"url": hook, "enabled_events": ["customer.created"]})
+            client.v1.customers.create({})
+            while not receiver.asked:
+                assert remote.now >= START
+        assert receiver.asked[0] == 1
+
 
 class TestTheFeedUnderFaults:
     def events(self, client: stripe.StripeClient) -> list[tuple[str, str]]:
@@ -258,6 +298,33 @@ class TestTheFeedUnderFaults:
         updated, created = stripe_client.v1.events.list().data
         assert created.data.object["name"] == "Before"
         assert (updated.data.object["name"], updated.data.previous_attributes["name"]) == ("After", "Before")
+
+
+class TestTheControlApi:
+    def test_shows_every_line_and_total(self, stripe_sim: RunningSim, stripe_client: stripe.StripeClient) -> None:
+        v1 = stripe_client.v1
+        customer = v1.customers.create({}).id
+        invoice = v1.invoices.create({"customer": customer}).id
+        v1.invoices.add_lines(invoice, {"lines": [{"amount": 700, "metadata": {"bp_key": "a"}}]})
+        v1.invoices.pay(invoice)
+        v1.credit_notes.create({"invoice": invoice, "amount": 100, "credit_amount": 100})
+        v1.invoice_items.create({"customer": customer, "amount": 30, "metadata": {"bp_key": "b"}})
+        shown = [(one["status"], one["amount"], one["metadata"]["bp_key"]) for one in stripe_sim.remote.lines()]
+        assert shown == [("paid", 700, "a"), ("pending", 30, "b")]
+        assert stripe_sim.remote.totals()[customer] == {
+            "balance": -100,
+            "credit_notes": 100,
+            "currency": "usd",
+            "invoices": {"paid": 700},
+            "lines": 1,
+            "pending": 30,
+            "pending_items": 1,
+        }
+
+    def test_lets_no_clock_go_back(self, stripe_sim: RunningSim) -> None:
+        with pytest.raises(SimControlError):
+            stripe_sim.remote.advance_to(START - HOUR)
+        assert stripe_sim.remote.advance_to(START) == START
 
 
 class TestTheStateFile:

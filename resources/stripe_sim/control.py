@@ -10,6 +10,7 @@ POST /_sim/populate     {"customers": count, "price": id, "account_prefix"}: cus
 POST /_sim/decline      {"customer": id, "decline": true}: payments of that customer fail
 GET  /_sim/log          requests so far; ?after=N for those behind the N-th
 GET  /_sim/deliveries   webhooks that were tried, with what was answered
+GET  /_sim/lines        every line of every invoice, and every pending item
 GET  /_sim/totals       per customer: what is on invoices by status, what is pending, the balance
 """
 
@@ -22,6 +23,7 @@ from urllib.parse import parse_qs
 from billing_pipeline.errors import BillingError
 from resources.stripe_sim.population import populate
 from resources.stripe_sim.refusals import ApiError
+from resources.stripe_sim.tables import Row
 from resources.stripe_sim.world import World
 
 if TYPE_CHECKING:
@@ -52,9 +54,14 @@ class Control:
                     return 200, [asdict(one) for one in self._sim.deliveries.attempts]
                 case "GET", "totals":
                     return 200, totals(self._sim.world)
+                case "GET", "lines":
+                    return 200, all_lines(self._sim.world)
                 case "POST", "advance":
                     now = self._sim.world.now
-                    happened = await self._sim.advance(given["to"] if "to" in given else now + given["by"])
+                    instant = int(given["to"] if "to" in given else now + given["by"])
+                    if instant < now:
+                        raise ValueError(f"the clock says {now} and only goes forward, not to {instant}")
+                    happened = await self._sim.advance(instant)
                     return 200, {"now": self._sim.world.now, "happened": happened}
                 case "POST", "faults":
                     if given.get("clear"):
@@ -130,6 +137,31 @@ def totals(world: World) -> dict[str, Any]:
             "pending_items": len(pending),
         }
     return found
+
+
+def all_lines(world: World) -> list[dict[str, Any]]:
+    """Return every line of every invoice and every pending item, oldest invoice first, pending items last."""
+    on_invoices = [
+        _shown_line(line, invoice["customer"], invoice["id"], invoice["status"], line["id"], line.get("_item"))
+        for invoice in world.table("invoice").oldest()
+        for line in world.lines.get(invoice["id"], ())
+    ]
+    pending = world.table("invoiceitem").find(pending=True)
+    return on_invoices + [_shown_line(item, item["customer"], None, "pending", None, item["id"]) for item in pending]
+
+
+def _shown_line(
+    row: Row, customer: str, invoice: str | None, status: str, line: str | None, item: str | None
+) -> dict[str, Any]:
+    return {
+        "customer": customer,
+        "invoice": invoice,
+        "status": status,
+        "line": line,
+        "item": item,
+        "amount": row["amount"],
+        "metadata": row["metadata"],
+    }
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:

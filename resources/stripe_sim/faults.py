@@ -25,6 +25,8 @@ class Fault(StrEnum):
     """The connection ends when everything is done: the answer is lost."""
     RATE_LIMIT = "rate_limit"
     """429, before the idempotency layer."""
+    LOCK_TIMEOUT = "lock_timeout"
+    """429 with code `lock_timeout`: another request holds the object."""
     UNAVAILABLE = "unavailable"
     """503, before anything is done."""
     ERROR_BEFORE = "error_before"

@@ -109,6 +109,11 @@ class SimRemote:
         found: Sequence[Mapping[str, Any]] = self._ask("GET", "deliveries")
         return found
 
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """Return every line of every invoice and every pending item, with status, ids, amount and metadata."""
+        found: Sequence[Mapping[str, Any]] = self._ask("GET", "lines")
+        return found
+
     def totals(self) -> Mapping[str, Any]:
         """Return per customer what is invoiced, pending and owed."""
         found: Mapping[str, Any] = self._ask("GET", "totals")
