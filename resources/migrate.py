@@ -53,6 +53,8 @@ APPEND_ONLY_TABLES = (
     "stripe.event",
     "stripe.deleted_object",
     "stripe.meter_error",
+    "stripe.intent",
+    "stripe.intent_state",
     "invoicing.final_invoice",
     "invoicing.final_item",
     "invoicing.voided_invoice",

@@ -101,8 +101,8 @@ def trouble_of(error: stripe.StripeError) -> Trouble | None:
     status = error.http_status or 0
     if status == 409:
         return Trouble.CONFLICT
-    # An answer of 2xx that is not JSON broke on its way here.
-    return Trouble.SERVER if status >= 500 or 200 <= status < 300 else None
+    # An answer of 2xx that is not JSON broke on its way here. 501: what is not there is not there a second later.
+    return Trouble.SERVER if (status >= 500 and status != 501) or 200 <= status < 300 else None
 
 
 def lasting_error(operation: str, error: stripe.StripeError) -> StripeError:

@@ -3,7 +3,7 @@
 429, 5xx, conflicts of one key, timeouts and broken connections are tried again with growing waits and the same idempotency
 key, up to a total; a refused request never. When Stripe is down, one call finds out for all: others fail at once for a
 while, instead of each waiting for itself. Reads follow every page. The key is in no message, log or repr. Not here: what to
-write (billing_pipeline/stripe_sync), intents and read-back (resources/stripe_sync). See docs/adr/0014.
+write (billing_pipeline/stripe_sync), intents and read-back (resources/stripe_sync). See docs/stripe.md.
 """
 
 import random
@@ -57,6 +57,14 @@ class Answer:
     body: Json
     request_id: str
     replayed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallsMade:
+    """How many calls left, every try counted."""
+
+    reads: int = 0
+    writes: int = 0
 
 
 class ReadOnlyGatewayError(RuntimeError):
@@ -129,6 +137,7 @@ class StripeGateway:
         self._lock = threading.Lock()
         self._down_until: float | None = None
         self._server_time: datetime | None = None
+        self._reads = self._writes = 0
 
     def __repr__(self) -> str:
         where = urlsplit(self.base_url).netloc if self.base_url else "Stripe"
@@ -139,6 +148,12 @@ class StripeGateway:
         """Return the Date of the newest answer: with a stand-in its virtual clock. None before the first answer."""
         with self._lock:
             return self._server_time
+
+    @property
+    def calls_made(self) -> CallsMade:
+        """Return how many calls have left so far."""
+        with self._lock:
+            return CallsMade(reads=self._reads, writes=self._writes)
 
     def read(self, call: StripeCall) -> Json:
         """Return one object.
@@ -314,4 +329,7 @@ class StripeGateway:
             self._server_time = at
 
     def _tell(self, call: StripeCall, number: int, outcome: str, key: str | None) -> None:
+        with self._lock:
+            self._reads += not call.is_write
+            self._writes += call.is_write
         self._journal(Attempt(call=call, number=number, outcome=outcome, idempotency_key=key))

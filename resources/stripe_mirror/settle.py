@@ -18,6 +18,7 @@ from billing_pipeline.stripe_events.effects import (
     RENEWAL_REASONS,
     Failure,
     PaymentFact,
+    TrueUpState,
     concerns_sync,
     payment_facts,
     renewal_boundary,
@@ -177,7 +178,8 @@ class Settler:
     ) -> None:
         standing = trueup_queue.state_of(connection, invoice.invoice_id)
         state = true_up_state(invoice, standing, self.renewal_reasons)
-        if state is None or invoice.subscription_id is None:
+        if state is None or invoice.subscription_id is None or standing is TrueUpState.DONE:
+            # What is done stays done; a row that begins as done is none that the queue can take.
             return
         trueup_queue.put(
             connection,
