@@ -227,6 +227,36 @@ def rating(suite: Suite) -> Result:
     )
 
 
+def backtest(suite: Suite) -> Result:
+    """A year of usage of all subscriptions with a draft that changes everybody's price."""
+    from bench.backtest import ratio
+
+    catalog = write_catalog(
+        suite.folder / f"catalog-{suite.subscriptions}", accounts=suite.subscriptions, subscribed=suite.subscriptions
+    )
+    days = min(365, suite.days)
+    draft = str(suite.folder / "catalog-backtest-draft")
+    task = Task(contender="backtest", options={"days": days, "draft": draft})
+    median = suite.bench.interleaved([task], runs=suite.runs, catalog=catalog, told=suite.told)[0]
+    seen = ratio(median)
+    return Result(
+        case="backtest",
+        title=f"Backtest: {days} days of {suite.subscriptions:,} accounts, {median.facts['usage_rows']:,} usage rows, "
+        f"{median.facts['charges']:,} charges, of which {median.facts['changed']:,} change",
+        columns=("part", "wall s"),
+        rows=tuple((part.name, f"{part.seconds:.1f}") for part in median.parts),
+        goals=(
+            Goal(
+                name="backtest",
+                goal="under the time of one scan of its usage plus rating",
+                seen=f"{seen:.2f} times that",
+                is_met=seen <= 1,
+            ),
+        ),
+        medians=(median,),
+    )
+
+
 def bulk_load(suite: Suite) -> Result:
     """Rows a second through copy_arrow."""
     task = Task(contender="copy", options={"rows": suite.copied_rows})
@@ -271,6 +301,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "memory": memory,
     "backfill": backfill,
     "rating": rating,
+    "backtest": backtest,
     "copy": bulk_load,
     "storage": storage,
     "traffic": traffic,

@@ -28,6 +28,7 @@ CONTENDERS = {
     "postgres": "bench.rivals:by_postgres",
     "rating": "bench.money:rate_lines",
     "booking": "bench.money:book_charges",
+    "backtest": "bench.backtest:run_backtest",
     "copy": "bench.bulk_load:load_rows",
     "storage-data": "bench.storage_contenders:make",
     "storage-scan": "bench.storage_contenders:scan",

@@ -100,6 +100,14 @@ class TestOtherCases:
         assert runs[0].facts["event_days"] == DAYS
         assert_same_usage(runs)
 
+    def test_backtest_rates_and_changes_every_metered_charge(self, suite: Suite) -> None:
+        result = cases.backtest(suite)
+        facts = result.medians[0].facts
+        assert facts["usage_rows"] == min(365, suite.days) * suite.subscriptions
+        assert 0 < facts["changed"] < facts["charges"]
+        assert [row[0] for row in result.rows] == ["book", "scan", "scan and rate", "backtest"]
+        assert [goal.name for goal in result.goals] == ["backtest"]
+
     def test_every_price_model_is_rated_and_charges_are_booked(self, suite: Suite) -> None:
         result = cases.rating(suite)
         speeds = {row[0]: row[2] for row in result.rows}
