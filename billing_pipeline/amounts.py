@@ -126,6 +126,16 @@ def exact_sum(values: Sequence[Exact]) -> Exact:
     return simplest(sum((Fraction(value) for value in values), Fraction(0)))
 
 
+def negated(value: Exact) -> Exact:
+    """Return -value; a decimal's own minus sign would round it to the context's 28 digits."""
+    return value.copy_negate() if isinstance(value, Decimal) else -value
+
+
+def exact_difference(value: Exact, less: Exact) -> Exact:
+    """Return value - less without rounding."""
+    return exact_sum((value, negated(less)))
+
+
 def exact_text(value: Exact) -> str:
     """Return `value` as plain text: 0.05 without exponent or trailing zeros, or 10/3 where decimals do not end."""
     if isinstance(value, Fraction):
@@ -182,7 +192,7 @@ class Quantity:
 
     def __sub__(self, other: "Quantity") -> "Quantity":
         self._same_unit(other)
-        return Quantity(exact_sum((self.value, -other.value)), self.unit)
+        return Quantity(exact_difference(self.value, other.value), self.unit)
 
     def _same_unit(self, other: "Quantity") -> None:
         if self.unit != other.unit:

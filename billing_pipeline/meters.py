@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import chain
 
-from billing_pipeline.amounts import Exact, exact_product
+from billing_pipeline.amounts import Exact, exact_product, exact_sum
 from billing_pipeline.errors import BillingError
 
 HOUR_SECONDS = 3600
@@ -162,7 +162,7 @@ def merge(
         case Aggregation.LEVEL:
             raise TypeError(f"meter {meter.meter_id!r} is a level, which goes on from the period before")
         case Aggregation.COUNT | Aggregation.SUM | Aggregation.TIME_WEIGHTED:
-            return sum((row.quantity for row in rows), Decimal(0))
+            return exact_sum([row.quantity for row in rows])
         case Aggregation.MAX:
             return max((row.quantity for row in rows), default=Decimal(0))
         case Aggregation.MIN:

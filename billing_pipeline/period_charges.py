@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
 
-from billing_pipeline.amounts import Money, allocate, exact_product, exact_sum, to_money
+from billing_pipeline.amounts import Money, allocate, exact_difference, exact_product, exact_sum, to_money
 from billing_pipeline.billing_schedule import ScheduledCharge
 from billing_pipeline.cadences import MONTHLY
 from billing_pipeline.catalog import (
@@ -246,7 +246,7 @@ def _minimum_spend(usage: PeriodUsage, charges: Iterable[Charge]) -> Rated:
             if isinstance(model, MinimumSpend)
         ]
     )
-    rest = exact_sum([least, -spent])
+    rest = exact_difference(least, spent)
     if rest <= 0:
         return Rated(lines=(), quantity=_ZERO, unit="period", exact=_ZERO)
     part, model = parts[-1]

@@ -113,14 +113,14 @@ def _usage_of_sums(slot: Slot, found: Sequence[tuple[Group, Sums]]) -> Iterator[
             detail = Cells(quantities=tuple(sorted(cells)))
         yield VersionUsage(
             version=version,
-            quantity=_level(slot, sum((quantity for _, quantity, _ in sums), _ZERO)),
+            quantity=_level(slot, exact_sum([quantity for _, quantity, _ in sums])),
             share=share,
             events=sum(records for _, _, records in sums),
             detail=detail,
         )
 
 
-def _level(slot: Slot, quantity: Decimal) -> Exact:
+def _level(slot: Slot, quantity: Exact) -> Exact:
     """Return what is rated: of a time-weighted meter the mean level over the anchor's whole period.
 
     The whole period also for a subscription that covers a part of it: 4 GB in half of June are 2 GB-months.
@@ -187,7 +187,7 @@ def usage_of_rows(slot: Slot, rows: Sequence[UsageRow], opening: Decimal = _ZERO
             detail = Transactions(counts=transactions(meter, (row.state for row in inside)))
         yield VersionUsage(
             version=version,
-            quantity=sum((row.state.quantity for row in inside), _ZERO),
+            quantity=exact_sum([row.state.quantity for row in inside]),
             share=share,
             events=sum(row.records for row in inside),
             detail=detail,

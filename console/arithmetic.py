@@ -19,17 +19,25 @@ _PLACES, _SIGNIFICANT = 9, 6
 
 def line_formula(line: LineText) -> str:
     """Return the line as a formula, such as `500 request x 0.0125 = 6.25`; of a price with a multiplier
-    `50 byte x 1.2 (0.5 x 2.4) = 60`."""
+    `50 byte x 1.2 (0.5 x 2.4) = 60`; of a maximum `1 maximum x 100 - 182 charged = -82`."""
     quantity, unit = grouped(str(line["quantity"])), line["unit"]
     fee = str(line["flat_fee"])
     plus = "" if fee == "0" else f" + {grouped(fee)} flat fee"
-    return f"{quantity} {unit} x {line['unit_price']}{_multiplied(line)}{plus} = {endless(str(line['amount']))}"
+    formula = f"{quantity} {unit} x {line['unit_price']}{_multiplied(line)}{plus}{_less(line)}"
+    return f"{formula} = {endless(str(line['amount']))}"
 
 
 def line_place(line: LineText) -> str:
-    """Return which tier of which price version the line is about."""
-    version = f"version {line['version']}"
-    return version if line["tier"] is None else f"{version}, tier {line['tier']}"
+    """Return what the line is where it is not usage, which tier of which price version it is about, and of how many windows."""
+    kind, label, windows = line.get("kind"), line.get("label"), line.get("windows")
+    parts = [
+        None if kind is None else f"{kind} {label}" if label else str(kind),
+        f"version {line['version']}",
+        None if line["tier"] is None else f"tier {line['tier']}",
+        str(label) if label and kind is None else None,
+        None if windows is None else f"{windows} windows" if windows != 1 else "1 window",
+    ]
+    return ", ".join(part for part in parts if part is not None)
 
 
 def lines_total(lines: Sequence[LineText]) -> str:
@@ -72,6 +80,14 @@ def plain(value: Decimal) -> str:
     """Return a number of a table without the zeros that only fill its column: 12.500000000 is 12.5."""
     text = format(value, "f")
     return grouped(text.rstrip("0").rstrip(".") if "." in text else text)
+
+
+def _less(line: LineText) -> str:
+    """Return what lines before come to, of which the line is the rest; or what of a discount is not used."""
+    less = line.get("less")
+    if less is None:
+        return ""
+    return f" + {endless(str(less)[1:])} not used" if str(less).startswith("-") else f" - {endless(str(less))} charged"
 
 
 def _multiplied(line: LineText) -> str:

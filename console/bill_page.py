@@ -86,7 +86,7 @@ def print_charges(console: Console, bill: Bill) -> None:
 
 def _add_charges(shown: Table, charges: Sequence[BookedCharge], time_zone: str) -> None:
     for charge in charges:
-        formulas = [f"{line_formula(line)}  [dim]({line_place(line)})[/]" for line in charge.lines]
+        formulas = [f"{escape(line_formula(line))}  [dim]({escape(line_place(line))})[/]" for line in charge.lines]
         shown.add_row(
             str(charge.charge_id)[:ID_DIGITS],
             escape(_what(charge)),

@@ -46,7 +46,7 @@ def _print_head(console: Console, charge: BookedCharge) -> None:
     console.print(f"  period {charge.period.start:%Y-%m-%d %H:%M:%S} to {charge.period.end:%Y-%m-%d %H:%M:%S} UTC")
     console.print(f"  quantity to date {plain(charge.quantity)} {charge.unit}")
     for line in charge.lines:
-        console.print(f"    {line_formula(line)}  [dim]({line_place(line)})[/]")
+        console.print(f"    {escape(line_formula(line))}  [dim]({escape(line_place(line))})[/]")
     console.print(f"  exact {lines_total(charge.lines)}, rounded once: [bold]{charge.amount}[/]")
 
 

@@ -15,16 +15,28 @@ from billing_pipeline.amounts import Exact, exact_text, minor_digits, to_money
 from billing_pipeline.catalog import (
     FlatFee,
     Graduated,
+    Matrix,
+    MinimumSpend,
     Package,
     Price,
     PriceModel,
     PriceVersion,
     Standard,
     Tier,
+    UsageShape,
     Volume,
 )
 from billing_pipeline.errors import BillingError
-from billing_pipeline.rating import VersionUsage, rate
+from billing_pipeline.rating import (
+    Cells,
+    Detail,
+    Levels,
+    LevelStep,
+    Transactions,
+    VersionUsage,
+    Windows,
+    rate,
+)
 from console.arithmetic import grouped, line_formula, line_place
 from console.days import read_day
 from console.near import did_you_mean
@@ -63,7 +75,7 @@ def rate_by_price(catalog_dir: Path, price_id: str, quantity: str, *, at: str | 
                 "Ask for another day with --at.",
             )
         version = found
-    if price.meter_id is None or isinstance(version.model, FlatFee):
+    if price.meter_id is None or isinstance(version.model, FlatFee | MinimumSpend):
         raise _question(
             f"Price {price_id} is a flat fee; it depends on the period and not on a quantity.",
             "Its amount stands in prices.toml, and with its share of a period in `billing bill ACCOUNT PERIOD`.",
@@ -94,9 +106,9 @@ def rate_by_model(
 
 
 def _print_rating(price: Price, version: PriceVersion, unit: str, quantity: Decimal) -> None:
-    rated = rate(price=price, unit=unit, usage=(VersionUsage(version=version, quantity=quantity),))
+    rated = rate(price=price, unit=unit, usage=(_as_asked(version, quantity),))
     console = page()
-    model = type(version.model).__name__.lower()
+    model = version.model_name.replace("_", " ")
     console.print(
         f"[bold]{grouped(exact_text(quantity))} {unit}[/] at {escape(price.price_id)}, "
         f"version {version.version} ({model}, {price.currency})"
@@ -106,12 +118,28 @@ def _print_rating(price: Price, version: PriceVersion, unit: str, quantity: Deci
     if version.included_units:
         console.print(f"  included: the first {_shown(version.included_units)} {rated.unit}")
     for line in rated.lines:
-        console.print(f"  {line_place(line.as_text())}: {line_formula(line.as_text())}")
+        console.print(f"  {escape(line_place(line.as_text()))}: {escape(line_formula(line.as_text()))}")
     if not rated.lines:
         console.print("  nothing to charge")
     console.print(
         f"  exact {_shown(rated.exact)} {price.currency}, charged [bold]{to_money(rated.exact, price.currency)}[/]"
     )
+
+
+def _as_asked(version: PriceVersion, quantity: Decimal) -> VersionUsage:
+    """Return a quantity as the price wants to be told it: as one transaction, in one window that begins at midnight, in no
+    cell of its own, held for the whole period."""
+    detail: Detail | None = None
+    match version.shape:
+        case UsageShape.TRANSACTIONS:
+            detail = Transactions(counts=((quantity, 1),))
+        case UsageShape.WINDOWS:
+            detail = Windows(quantities=((_ALWAYS, quantity),))
+        case UsageShape.LEVELS:
+            detail = Levels(steps=(LevelStep(before=Decimal(0), after=quantity, share=Decimal(1)),))
+        case UsageShape.CELLS if isinstance(version.model, Matrix):
+            detail = Cells(quantities=((("",) * len(version.model.dimensions), quantity),))
+    return VersionUsage(version=version, quantity=quantity, events=1, detail=detail)
 
 
 def _shown(value: Exact) -> str:

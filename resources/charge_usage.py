@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import Exact
+from billing_pipeline.amounts import Exact, exact_arithmetic
 from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import Charge
@@ -139,9 +139,9 @@ class _UsageReader:
             slot = self._slots[number]
             key = (slot.window, slot.scheduled.price.meter_id or "")
             if version is None:
-                self.in_usage[key] += quantity
+                self._add(self.in_usage, key, quantity)
                 continue
-            self.in_charges[key] += quantity
+            self._add(self.in_charges, key, quantity)
             sums.setdefault(number, {}).setdefault(tuple(group), {})[version] = (quantity, int(records))
             if uncut:
                 self.uncut_rows[slot.window] += uncut
@@ -179,9 +179,15 @@ class _UsageReader:
                     found.setdefault(number, {})[tuple(group)] = quantity
         return found
 
+    @staticmethod
+    def _add(sums: dict[tuple[Window, str], Decimal], key: tuple[Window, str], quantity: Decimal) -> None:
+        with exact_arithmetic():
+            sums[key] += quantity
+
     def _count(self, slot: Slot, rows: Sequence["UsageRow"]) -> None:
         key = (slot.window, slot.scheduled.price.meter_id or "")
-        self.in_charges[key] += sum((row.state.quantity for row in rows), _ZERO)
+        for row in rows:
+            self._add(self.in_charges, key, row.state.quantity)
         ends = [(part, version) for version, part in slot.versions]
         uncut = sum(row.end > part.end for part, _ in ends for row in rows if row.start in part)
         if uncut:

@@ -7,7 +7,7 @@ Amounts for a whole billing period count by each version's share of it. Not here
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.amounts import Exact, exact_difference, exact_product, exact_sum, negated
 from billing_pipeline.catalog import AmountOff, Discount, PercentOff, Price
 from billing_pipeline.rating.commitments import with_lines
 from billing_pipeline.rating.lines import LineKind, Rated, RatedLine
@@ -74,9 +74,9 @@ def _percent_off(version: int, rate: Decimal, base: Exact, currency: str, label:
             tier=None,
             quantity=base,
             unit=currency,
-            unit_price=-rate,
+            unit_price=rate.copy_negate(),
             flat_fee=_ZERO,
-            amount=exact_product(base, times=-rate, over=_ONE),
+            amount=negated(exact_product(base, times=rate, over=_ONE)),
             kind=LineKind.DISCOUNT,
             label=label,
         )
@@ -91,12 +91,12 @@ def _amount_off(version: int, amount: Decimal, share: Exact, left: Exact, label:
             tier=None,
             quantity=share,
             unit="discount",
-            unit_price=-amount,
+            unit_price=amount.copy_negate(),
             flat_fee=_ZERO,
-            amount=-taken,
+            amount=negated(taken),
             kind=LineKind.DISCOUNT,
             label=label,
-            less=exact_sum([taken, -off]) if taken != off else None,
+            less=exact_difference(taken, off) if taken != off else None,
         )
 
 
@@ -110,7 +110,7 @@ def _bound(
     else:
         share = exact_sum([exact_product(part.share, times=one, over=_ONE) for part, one in parts])
         figure, unit = _ONE, currency
-    rest = exact_sum([exact_product(share, times=figure, over=_ONE), -total])
+    rest = exact_difference(exact_product(share, times=figure, over=_ONE), total)
     if rest > 0 if kind is LineKind.MINIMUM else rest < 0:
         yield RatedLine(
             version=parts[-1][0].version.version,

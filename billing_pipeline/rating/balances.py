@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact, exact_arithmetic, exact_product, exact_sum
+from billing_pipeline.amounts import Exact, exact_arithmetic, exact_difference, exact_product, exact_sum
 from billing_pipeline.catalog import MeteredBalance, Price
 from billing_pipeline.rating.lines import Rated, RatedLine
 from billing_pipeline.rating.usage import BalanceUsage, VersionUsage
@@ -27,7 +27,7 @@ def rate_balance(*, price: Price, unit: str, usage: Sequence[BalanceUsage]) -> R
         share = _ONE if version.conversion is None else version.conversion.share
         priced_unit = unit if version.conversion is None else version.conversion.unit
         quantities.append(exact_product(part.quantity, times=share, over=_ONE))
-        paid = exact_sum([part.quantity, -part.included])
+        paid = exact_difference(part.quantity, part.included)
         if paid:
             size = exact_product(paid, times=share, over=_ONE)
             with exact_arithmetic():
@@ -56,6 +56,6 @@ def by_quota(usage: Sequence[VersionUsage]) -> Iterator[BalanceUsage]:
             raise TypeError(f"version {part.version.version} is not prepaid")
         quota = Decimal(part.version.model.included_quota_bytes)
         upto = exact_sum([used, part.quantity])
-        included = exact_sum([min(quota, upto), -min(quota, used)])
+        included = exact_difference(min(quota, upto), min(quota, used))
         yield BalanceUsage(version=part.version, multiplier=_ONE, quantity=part.quantity, included=included)
         used = upto

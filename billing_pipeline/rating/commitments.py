@@ -7,7 +7,7 @@ A commitment is for a whole billing period, or for each window. Not here: the mi
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.amounts import Exact, exact_difference, exact_product, exact_sum, negated
 from billing_pipeline.catalog import Commitment, Price, PriceModel, PriceVersion
 from billing_pipeline.rating.lines import LineKind, Rated, RatedLine
 from billing_pipeline.rating.tiers import quantity_lines
@@ -62,7 +62,7 @@ def commitment_lines(
 ) -> Iterator[RatedLine]:
     """Yield what usage (`lines`) beyond `cost` costs on top, or what is missing to it."""
     used = exact_sum([line.amount for line in lines])
-    beyond = exact_sum([used, -cost])
+    beyond = exact_difference(used, cost)
     factor = commitment.overage_factor - _ONE
     if beyond > 0 and factor:
         yield RatedLine(
@@ -84,7 +84,7 @@ def commitment_lines(
             unit=currency,
             unit_price=_ONE,
             flat_fee=_ZERO,
-            amount=-beyond,
+            amount=negated(beyond),
             kind=LineKind.COMMITMENT,
             label=label,
             less=used,

@@ -8,7 +8,7 @@ does not matter. Flat fees are due once, whole, for each tier that the level ent
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.amounts import Exact, exact_difference, exact_product, exact_sum
 from billing_pipeline.catalog import Graduated, Price, PriceVersion, Tier, Volume
 from billing_pipeline.rating.lines import Rated, RatedLine, UsageDetailMissingError
 from billing_pipeline.rating.tiers import beyond_last_tier, tier_of
@@ -75,7 +75,7 @@ def _priced_steps(price: Price, part: VersionUsage) -> Iterator[LevelStep]:
 
 
 def _above(step: LevelStep, included: Decimal) -> LevelStep:
-    before, after = (max(exact_sum([level, -included]), _ZERO) for level in (step.before, step.after))
+    before, after = (max(exact_difference(level, included), _ZERO) for level in (step.before, step.after))
     return LevelStep(before=before, after=after, share=step.share)
 
 
@@ -102,7 +102,7 @@ def _held(price: Price, tiers: tuple[Tier, ...], steps: Sequence[LevelStep]) -> 
 
 
 def _weighed(before: Exact, after: Exact, share: Exact) -> Exact:
-    return exact_product(exact_sum([after, -before]), times=share, over=_ONE)
+    return exact_product(exact_difference(after, before), times=share, over=_ONE)
 
 
 def _lines(

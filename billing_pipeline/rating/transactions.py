@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from billing_pipeline.amounts import Exact, exact_product, exact_sum, exact_text, floor_div
+from billing_pipeline.amounts import Exact, exact_difference, exact_product, exact_sum, exact_text, floor_div
 from billing_pipeline.catalog import Percentage, Price
 from billing_pipeline.rating.lines import NegativeQuantityError, Rated, RatedLine, UsageDetailMissingError
 from billing_pipeline.rating.usage import Transactions, VersionUsage
@@ -108,7 +108,7 @@ def _paid(price: Price, part: VersionUsage, model: Percentage, share: Exact, fre
                 paid.at_maximum += count
             else:
                 paid.count += count
-                bases.append(exact_product(base, times=Decimal(count), over=_ONE))
+                bases.append(_times(base, count))
     paid.base = exact_sum(bases)
     return paid
 
@@ -122,24 +122,28 @@ def _after_free(model: Percentage, amount: Exact, count: int, free: _Free) -> It
     whole = min(count, events_left)
     rest: Exact = _ZERO
     if model.free_amount is not None:
-        amount_left = exact_sum([model.free_amount, -free.amount])
+        amount_left = exact_difference(model.free_amount, free.amount)
         if amount_left <= 0:
             yield amount, count
             return
         if amount:
             whole = min(whole, floor_div(amount_left, amount))
-        rest = exact_sum([amount_left, -amount * whole])
+        rest = exact_difference(amount_left, _times(amount, whole))
     free.events += whole
-    free.amount = exact_sum([free.amount, amount * whole])
+    free.amount = exact_sum([free.amount, _times(amount, whole)])
     count -= whole
     if count and rest and whole < events_left:
         # The one that passes the free amount: what is above it is paid.
         free.events += 1
         free.amount = exact_sum([free.amount, rest])
-        yield exact_sum([amount, -rest]), 1
+        yield exact_difference(amount, rest), 1
         count -= 1
     if count:
         yield amount, count
+
+
+def _times(amount: Exact, count: int) -> Exact:
+    return exact_product(amount, times=Decimal(count), over=_ONE)
 
 
 def _missing(price: Price) -> UsageDetailMissingError:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from billing_pipeline.amounts import Exact, exact_product, exact_sum
+from billing_pipeline.amounts import Exact, exact_arithmetic, exact_product, exact_sum
 from billing_pipeline.catalog import (
     Commitment,
     Graduated,
@@ -133,6 +133,11 @@ def _terms(price: Price, version: PriceVersion, start: datetime) -> tuple[str | 
     raise TypeError(f"price {price.price_id!r} version {version.version} cannot rate a window")
 
 
+def _decimal_sum(values: Iterable[Decimal]) -> Decimal:
+    with exact_arithmetic():
+        return sum(values, _ZERO)
+
+
 _Terms = tuple[int, int | None, str, Decimal, LineKind, str | None]
 
 
@@ -147,7 +152,7 @@ def _added_up(lines: Iterable[RatedLine]) -> Iterator[RatedLine]:
         yield replace(
             same[0],
             quantity=exact_sum([line.quantity for line in same]),
-            flat_fee=sum((line.flat_fee for line in same), _ZERO),
+            flat_fee=_decimal_sum(line.flat_fee for line in same),
             amount=exact_sum([line.amount for line in same]),
             windows=len(same),
             less=exact_sum(lesses) if lesses else None,
