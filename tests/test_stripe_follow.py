@@ -1,22 +1,26 @@
 """Following Stripe over real sockets: the real SDK, the stand-in, the gateway, PostgreSQL. Rows of the contract by number."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import stripe
 
 from billing_pipeline.stripe_events.envelope import ObjectKind
+from console.stripe_webhook import PATH, Acknowledge, WebhookServices, webhook_app
+from resources.asgi_server import serving
 from resources.catalog_store import CatalogStore
 from resources.database import Database
 from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_api.limiter import Pace, RateLimiter
-from resources.stripe_mirror.feed import V1
+from resources.stripe_mirror import trueup_queue
 from resources.stripe_mirror.following import Followed, StripeFollowing
 from resources.stripe_mirror.gateway_reads import GatewayReads
 from resources.stripe_mirror.links import stripe_links
 from resources.stripe_mirror.reads import CursorUnknownError, StripeAwayError
+from resources.stripe_mirror.webhook_inbox import WebhookInbox
 from resources.stripe_sim.server import RunningSim
 from tests.prepaid_books import account, subscription, write_catalog
 from tests.stripe_books import Mirror, always
@@ -45,7 +49,6 @@ class Shop:
             database=database,
             open_reads=lambda: GatewayReads(self.gateway),
             clock=lambda: self.sim.remote.now,
-            feeds=(V1,),
         )
         self.look = Mirror(database, stripe=None)  # type: ignore[arg-type]
 
@@ -128,7 +131,6 @@ class TestAMonth:
             database=shop.database,
             open_reads=lambda: GatewayReads(shop.gateway),
             clock=lambda: datetime.fromisoformat("2031-07-07T00:00:00+00:00"),
-            feeds=(V1,),
         )
         shop.follow()
         assert shop.look.one("select boundary_at from stripe.trueup_queue") == APRIL
@@ -219,7 +221,6 @@ class TestFeed:
             database=shop.database,
             open_reads=lambda: GatewayReads(shop.gateway),
             clock=lambda: shop.sim.remote.now,
-            feeds=(V1,),
         )
         shop.follow()
         assert shop.look.one("select count(*) from stripe.event_work where state <> 'applied'") == 0
@@ -273,3 +274,70 @@ class TestReads:
         shop.sim.remote.advance(timedelta(minutes=2))
         found = {one.invoice.invoice_id: one.invoice.status for one in shop.following.mirror.invoices(customer)}
         assert found[draft.id] == "deleted"
+
+
+class TestWebhooks:
+    """Rows 34 to 36 with the stand-in's own deliveries; the feed is not read."""
+
+    @contextmanager
+    def endpoint(self, shop: Shop, acknowledge: Acknowledge = Acknowledge.WHEN_STORED) -> Iterator[None]:
+        secrets = list[str]()
+        services = WebhookServices(
+            inbox=WebhookInbox(shop.database),
+            secrets=secrets,
+            is_live=False,
+            clock=lambda: datetime.now(UTC),
+            acknowledge=acknowledge,
+        )
+        with serving(webhook_app(services)) as url:
+            made = shop.v1.webhook_endpoints.create({"url": url + PATH, "enabled_events": ["*"]})
+            assert made.secret is not None
+            secrets.append(made.secret)
+            yield
+
+    def test_alone_are_enough(self, shop: Shop) -> None:
+        with self.endpoint(shop):
+            shop.sim.remote.event_faults(redelivered=20, reversed_batches=20)
+            shop.customer("acme")
+            shop.renew()
+            shop.sim.remote.advance(2 * HOUR)
+        shop.following.follow(run_id="run")
+        statuses = shop.look.rows("select distinct status, amount_paid_stripe_minor as paid from stripe.invoice")
+        assert statuses == [{"status": "paid", "paid": 2900}]
+        assert shop.look.one("select count(*) from billing.payment_event") == 2
+        assert {row["received_from"] for row in shop.look.rows("select received_from from stripe.event")} == {"webhook"}
+        shop.follow()
+        assert shop.look.one("select count(*) from billing.payment_event") == 2
+
+    def test_are_not_acknowledged_before_the_true_up(self, shop: Shop) -> None:
+        """DH-14: the invoice stays a draft for as long as it is not up to date."""
+        shop.customer("acme")
+        shop.follow()
+        with self.endpoint(shop, Acknowledge.WHEN_TRUED_UP):
+            shop.renew()
+            shop.sim.remote.advance(3 * HOUR)
+            (draft,) = shop.v1.invoices.list({"status": "draft"}).data
+            shop.following.follow(run_id="run")
+            shop.sim.remote.advance(6 * HOUR)
+            assert shop.v1.invoices.retrieve(draft.id).status == "draft"
+            with shop.database.transaction() as connection:
+                trueup_queue.done(connection, draft.id, now=shop.sim.remote.now)
+            shop.sim.remote.advance(24 * HOUR)
+        assert shop.v1.invoices.retrieve(draft.id).status == "paid"
+        assert shop.v1.invoices.retrieve(draft.id).status_transitions.finalized_at > draft.created + 9 * 3600
+
+
+class TestMeterReports:
+    def test_of_the_v2_feed_are_kept_with_code_and_identifier(self, shop: Shop) -> None:
+        """The inbox of row 33."""
+        shop.v1.billing.meters.create(
+            {"display_name": "GB", "event_name": "gb", "default_aggregation": {"formula": "last"}}
+        )
+        shop.v1.billing.meter_events.create(
+            {"event_name": "gb", "payload": {"stripe_customer_id": "cus_nobody", "value": "5"}, "identifier": "bp:gb:1"}
+        )
+        shop.sim.remote.advance(2 * HOUR)
+        shop.follow()
+        shop.follow()
+        found = shop.look.one("select code, error_count, meter_id is not null as has_meter from stripe.meter_error")
+        assert found == {"code": "meter_event_customer_not_found", "error_count": 1, "has_meter": True}
