@@ -1,85 +1,141 @@
-"""Tell a person that a run failed, once a run.
+"""Tell people what is wrong, once an incident, and that it is over: failed runs, and whatever PostgreSQL shows to be wrong.
 
-Dagster's cursor delivers each failure at least once; the tag on the run makes it once. Not here: what is wrong with a day
-(asset checks), what to do about it (the error's own text).
+Dagster's cursor delivers each failure at least once; the tag on the run, and the incident that is open already, make it once.
+Incidents and messages are rows (resources/alerting): a tick that is lost, repeated or dies loses none. Not here: what is wrong
+with a day (asset checks), skipped days (freshness), ways to people (alert_channels).
 """
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 import dagster as dg
 
 from assets.partitions import days_in_tags
+from resources.alerting.conditions import CLOSING
+from resources.alerting.desk import Delivered
+from resources.alerting.incidents import OpenIncident
+from resources.alerting.notice import Condition, IncidentKind
 
 ALERTED_TAG = "billing/alerted_at"
-LOGGER = logging.getLogger("billing.alerts")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """One failed run: what failed, over which days, and the error's text."""
-
-    run_id: str
-    job: str
-    days: str
-    failed_steps: tuple[str, ...]
-    message: str
+NO_DAYS = "-"
+# How far back runs are looked at for one that makes good what failed.
+_RUNS_LOOKED_AT = 50
 
 
 class Alerts(Protocol):
-    """Where alerts go."""
+    """Where incidents are reported, and told from."""
 
-    def send(self, alert: Alert) -> None:
-        """Deliver the alert or raise; a failed delivery is tried again at the sensor's next tick."""
+    def report(self, kind: IncidentKind, condition: Condition, *, now: datetime) -> bool:
+        """Say that something is wrong; again while it lasts: no further message. Returns whether it is new."""
+
+    def over(self, kind: IncidentKind, subject: str, message: str, *, now: datetime) -> bool:
+        """Say that something is wrong no more. Returns whether it was."""
+
+    def observe(
+        self, kind: IncidentKind, conditions: Iterable[Condition], *, closing_message: str, now: datetime
+    ) -> tuple[int, int]:
+        """Say all that is wrong of a kind; what is not among it is over. Returns how many began and ended."""
+
+    def open(self, kind: IncidentKind | None = None) -> tuple[OpenIncident, ...]:
+        """Return what is wrong now."""
+
+    def deliver(self, *, now: datetime) -> Delivered:
+        """Send what is due; what a channel does not take is tried again at a later tick."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogAlerts:
-    """Alerts as one line each in the daemon's log."""
+class Conditions(Protocol):
+    """What finds out what is wrong."""
 
-    def send(self, alert: Alert) -> None:
-        """Log the alert as an error."""
-        LOGGER.error(
-            "run failed: job=%s days=%s steps=%s run=%s: %s",
-            alert.job,
-            alert.days,
-            ",".join(alert.failed_steps) or "-",
-            alert.run_id,
-            " ".join(alert.message.split()),
-        )
+    def conditions(self, *, now: datetime) -> Mapping[IncidentKind, tuple[Condition, ...]]:
+        """Return everything that is wrong, by kind."""
 
 
 @dg.run_failure_sensor(
     name="alert_on_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Alerts once for each run that failed and marks the run with the time.",
+    description="Opens an incident for a job and its days whose run failed, and marks the run with the time.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext, alerts: dg.ResourceParam[Alerts]) -> dg.SkipReason | None:
-    """Send one alert for the failed run, unless it carries the mark of an earlier one."""
+    """Report the failed run, unless it carries the mark of an earlier report."""
     run = context.dagster_run
     record = context.instance.get_run_by_id(run.run_id)
     if record is not None and ALERTED_TAG in record.tags:
-        return dg.SkipReason(f"run {run.run_id} was alerted at {record.tags[ALERTED_TAG]}")
-    alerts.send(
-        Alert(
-            run_id=run.run_id,
-            job=run.job_name,
-            days=_days(run.tags),
-            failed_steps=tuple(sorted(event.step_key or "" for event in context.get_step_failure_events())),
-            message=_cause(context),
-        )
+        return dg.SkipReason(f"run {run.run_id} was reported at {record.tags[ALERTED_TAG]}")
+    now = datetime.now(UTC)
+    steps = sorted(event.step_key or "" for event in context.get_step_failure_events())
+    condition = Condition(
+        subject=f"{run.job_name} {_days(run.tags)}",
+        message=_cause(context),
+        evidence={"run_id": run.run_id, "failed_steps": steps},
     )
-    context.instance.add_run_tags(run.run_id, {ALERTED_TAG: datetime.now(UTC).isoformat(timespec="seconds")})
+    alerts.report(IncidentKind.RUN_FAILED, condition, now=now)
+    context.instance.add_run_tags(run.run_id, {ALERTED_TAG: now.isoformat(timespec="seconds")})
+    alerts.deliver(now=now)
     return None
+
+
+@dg.sensor(
+    name="alert_on_conditions",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Opens and closes incidents by what PostgreSQL says is wrong, and sends messages that were not taken before.",
+)
+def alert_on_conditions(
+    context: dg.SensorEvaluationContext,
+    alerts: dg.ResourceParam[Alerts],
+    alert_conditions: dg.ResourceParam[Conditions],
+) -> dg.SkipReason:
+    """Compare what is wrong with what was told, and deliver."""
+    now = datetime.now(UTC)
+    opened = closed = 0
+    for kind, conditions in alert_conditions.conditions(now=now).items():
+        began, ended = alerts.observe(kind, conditions, closing_message=CLOSING[kind], now=now)
+        opened, closed = opened + began, closed + ended
+    closed += _close_made_good(context.instance, alerts, now)
+    sent = alerts.deliver(now=now)
+    told = f"{opened} incidents began, {closed} ended, {sent.sent} messages were sent"
+    return dg.SkipReason("; ".join((told, *sent.problems)))
+
+
+def _close_made_good(instance: dg.DagsterInstance, alerts: Alerts, now: datetime) -> int:
+    """Close the incidents of failed runs whose job has run over the same days since, and return how many."""
+    closed = 0
+    for incident in alerts.open(IncidentKind.RUN_FAILED):
+        job, _, days = incident.subject.partition(" ")
+        run_id = _made_good_by(instance, job, days, since=incident.seen_at)
+        if run_id is not None:
+            closed += alerts.over(IncidentKind.RUN_FAILED, incident.subject, f"Run {run_id} did it.", now=now)
+    return closed
+
+
+def _made_good_by(instance: dg.DagsterInstance, job: str, days: str, *, since: datetime) -> str | None:
+    """Return a run of `job` over all of `days` that has ended well after `since`."""
+    wanted = _days_in(days)
+    records = instance.get_run_records(
+        filters=dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=_RUNS_LOOKED_AT
+    )
+    for record in records:
+        ended = record.end_time
+        if ended is None or datetime.fromtimestamp(ended, UTC) <= since:
+            continue
+        if wanted <= set(days_in_tags(record.dagster_run.tags)):
+            return record.dagster_run.run_id
+    return None
+
+
+def _days_in(text: str) -> set[date]:
+    if text == NO_DAYS:
+        return set()
+    first, _, last = text.partition("..")
+    begin, end = date.fromisoformat(first), date.fromisoformat(last or first)
+    return {begin + timedelta(days=number) for number in range((end - begin).days + 1)}
 
 
 def _days(tags: Mapping[str, str]) -> str:
     days = days_in_tags(tags)
     if not days:
-        return "-"
+        return NO_DAYS
     return days[0].isoformat() if len(days) == 1 else f"{days[0]}..{days[-1]}"
 
 

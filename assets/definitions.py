@@ -4,11 +4,13 @@
 is loaded, and never opens a connection. Importing this module does neither.
 """
 
+import os
 from pathlib import Path
 
 import dagster as dg
 
-from assets.alerts import Alerts, LogAlerts, alert_on_failure
+from assets.alert_channels import all_channels
+from assets.alerts import Alerts, Conditions, alert_on_conditions, alert_on_failure
 from assets.asset_checks import StoredVerdicts, Verdicts, guard_checks
 from assets.backtest import backtest, backtest_asset
 from assets.billing import billing_assets
@@ -41,6 +43,9 @@ from assets.traffic import traffic_asset, traffic_samples_asset
 from assets.upkeep import list_storage, list_storage_daily, sweep_arrears, sweep_arrears_hourly
 from assets.usage import api_requests_asset
 from billing_pipeline.errors import BillingError
+from resources.alerting.conditions import ConditionReader
+from resources.alerting.desk import AlertDesk
+from resources.alerting.policy import load_alert_policy
 from resources.database import Database
 from resources.settings import Settings
 from resources.stores import Stores, open_stores
@@ -55,8 +60,9 @@ def build_defs(
     stores: Stores,
     catalog_dir: Path,
     verdicts: Verdicts,
+    alerts: Alerts,
+    alert_conditions: Conditions,
     progress: Progress = no_progress,
-    alerts: Alerts | None = None,
 ) -> dg.Definitions:
     """Return the definitions over these resources. Opens nothing."""
     return dg.Definitions(
@@ -105,6 +111,7 @@ def build_defs(
             stripe_events,
             alert_on_failure,
             alert_on_skipped_day,
+            alert_on_conditions,
         ],
         # A step takes seconds, a process per step as long again.
         executor=dg.in_process_executor,
@@ -129,7 +136,8 @@ def build_defs(
             "catalog_dir": catalog_dir,
             "verdicts": verdicts,
             "progress": progress,
-            "alerts": alerts or LogAlerts(),
+            "alerts": alerts,
+            "alert_conditions": alert_conditions,
         },
     )
 
@@ -141,11 +149,15 @@ def defs_of(
 
     Raises:
         SourcesError, TrafficConfigError, StorageConfigError: sources.toml is missing, or one of these files is wrong.
+        AlertPolicyError: alerts.toml is wrong. ChannelSettingsError: a way to people is set by halves.
     """
+    policy = load_alert_policy(settings.catalog_dir)
     return build_defs(
         stores=stores or open_stores(settings, database),
         catalog_dir=settings.catalog_dir,
         verdicts=StoredVerdicts(database),
+        alerts=AlertDesk(database=database, channels=all_channels(os.environ), muted=policy.muted),
+        alert_conditions=ConditionReader(database=database, policy=policy),
         progress=progress,
     )
 

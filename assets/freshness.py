@@ -4,13 +4,13 @@ Dagster's freshness policies know assets, not partitions: a backfill of last yea
 failed (alerts), days whose inputs changed (sensors).
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 
 import dagster as dg
 
-from assets.alerts import Alert, Alerts
+from assets.alerts import Alerts
+from resources.alerting.notice import Condition, IncidentKind
 from resources.build_reader import BuildReader
 
 # A day is built half an hour after its end; a day and an hour later it was skipped.
@@ -35,26 +35,19 @@ def skipped_days(newest: Mapping[str, date], *, now: datetime) -> Mapping[str, d
 def alert_on_skipped_day(
     context: dg.SensorEvaluationContext, builds: dg.ResourceParam[BuildReader], alerts: dg.ResourceParam[Alerts]
 ) -> dg.SkipReason:
-    """Send what is new; the cursor holds the day that each asset was alerted for."""
-    told: dict[str, str] = json.loads(context.cursor or "{}")
-    skipped = {
-        asset: day.isoformat() for asset, day in skipped_days(builds.newest_days(), now=datetime.now(UTC)).items()
-    }
-    for asset, day in skipped.items():
-        if told.get(asset) == day:
-            continue
-        alerts.send(
-            Alert(
-                run_id="-",
-                job=asset,
-                days=day,
-                failed_steps=(),
-                message=f"{asset} has nothing of {day}, more than 25 hours after its end. For the bill: what was used since is in "
-                "no charge. To fix: switch the daily schedule and the sensors on, or run billing materialize.",
-            )
+    """Report what is behind; what was built since is over."""
+    now = datetime.now(UTC)
+    skipped = skipped_days(builds.newest_days(), now=now)
+    conditions = [
+        Condition(
+            subject=f"{asset} {day}",
+            message=f"{asset} has nothing of {day}, more than 25 hours after its end. For the bill: what was used since is in "
+            "no charge. To fix: switch the daily schedule and the sensors on, or run billing materialize.",
         )
-        told[asset] = day
-        context.update_cursor(json.dumps(told))
+        for asset, day in skipped.items()
+    ]
+    alerts.observe(IncidentKind.DAY_SKIPPED, conditions, closing_message="The day is built.", now=now)
+    alerts.deliver(now=now)
     return dg.SkipReason(
         f"{len(skipped)} kinds of usage are behind" if skipped else "every kind of usage is up to date"
     )

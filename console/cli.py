@@ -15,6 +15,7 @@ import typer
 
 from billing_pipeline.errors import BillingError
 from console import (
+    cli_alerts,
     cli_backtest,
     cli_catalog,
     cli_credits,
@@ -257,6 +258,7 @@ cli_usage.register(app)
 cli_entitlements.register(app)
 cli_credits.register(app)
 cli_mirror.register(app)
+cli_alerts.register(app)
 cli_invoicing.register(app)
 cli_backtest.register(app)
 app.add_typer(cli_catalog.app, name="catalog")

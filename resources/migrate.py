@@ -55,6 +55,7 @@ APPEND_ONLY_TABLES = (
     "stripe.meter_error",
     "stripe.intent",
     "stripe.intent_state",
+    "alerts.evidence",
     "invoicing.final_invoice",
     "invoicing.final_item",
     "invoicing.voided_invoice",

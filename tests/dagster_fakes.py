@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 
-from assets.alerts import Alert
 from assets.asset_checks import GUARDS, JUDGED_AS
 from assets.definitions import build_defs
 from billing_pipeline.amounts import Money
@@ -22,6 +21,10 @@ from billing_pipeline.periods import Window
 from billing_pipeline.prepaid import SuspendState
 from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
+from resources.alerting.conditions import CLOSING
+from resources.alerting.desk import Delivered
+from resources.alerting.incidents import OpenIncident
+from resources.alerting.notice import Condition, IncidentKind
 from resources.backtest.backtest_store import Backtest, BacktestStore
 from resources.catalog_store import CatalogLoad
 from resources.charge_store import DayBooking
@@ -411,12 +414,57 @@ class FakeBuilds:
 
 @dataclass
 class FakeAlerts:
-    """Alerts that were sent."""
+    """Incidents that are open, in memory, and what was told: one entry for each that began or ended."""
 
-    sent: list[Alert] = field(default_factory=list)
+    incidents: dict[tuple[IncidentKind, str], OpenIncident] = field(default_factory=dict)
+    told: list[tuple[str, str, str]] = field(default_factory=list)
+    evidence: list[dict[str, object]] = field(default_factory=list)
+    rounds: int = 0
 
-    def send(self, alert: Alert) -> None:
-        self.sent.append(alert)
+    def report(self, kind: IncidentKind, condition: Condition, *, now: datetime) -> bool:
+        self.evidence.append(dict(condition.evidence))
+        is_new = (kind, condition.subject) not in self.incidents
+        if is_new:
+            self.told.append(("opened", condition.subject, condition.message))
+        self.incidents[kind, condition.subject] = OpenIncident(
+            incident_id=len(self.told),
+            kind=kind,
+            subject=condition.subject,
+            message=condition.message,
+            opened_at=now,
+            seen_at=now,
+        )
+        return is_new
+
+    def over(self, kind: IncidentKind, subject: str, message: str, *, now: datetime) -> bool:
+        was_open = self.incidents.pop((kind, subject), None) is not None
+        if was_open:
+            self.told.append(("closed", subject, message))
+        return was_open
+
+    def observe(self, kind, conditions, *, closing_message: str, now: datetime) -> tuple[int, int]:
+        found = {one.subject: one for one in conditions}
+        opened = sum(self.report(kind, one, now=now) for one in found.values())
+        gone = [subject for known, subject in self.incidents if known is kind and subject not in found]
+        return opened, sum(self.over(kind, subject, closing_message, now=now) for subject in gone)
+
+    def open(self, kind: IncidentKind | None = None) -> tuple[OpenIncident, ...]:
+        return tuple(one for one in self.incidents.values() if kind in (None, one.kind))
+
+    def deliver(self, *, now: datetime) -> Delivered:
+        self.rounds += 1
+        return Delivered(sent=0, problems=())
+
+
+@dataclass
+class FakeConditions:
+    """What is wrong, as PostgreSQL would say."""
+
+    found: dict[IncidentKind, list[Condition]] = field(default_factory=dict)
+
+    def conditions(self, *, now: datetime) -> dict[IncidentKind, tuple[Condition, ...]]:
+        assert now.tzinfo is not None
+        return {kind: tuple(self.found.get(kind, ())) for kind in CLOSING}
 
 
 @dataclass
@@ -492,6 +540,7 @@ class World:
         self.catalog = FakeCatalogStore()
         self.retention = FakeRetention()
         self.alerts = FakeAlerts()
+        self.conditions = FakeConditions()
         self.stripe_following = FakeStripeFollowing()
         self.defs = build_defs(
             stores=Stores(
@@ -518,6 +567,7 @@ class World:
             catalog_dir=Path("/catalog"),
             verdicts=self.verdicts,
             alerts=self.alerts,
+            alert_conditions=self.conditions,
         )
 
     def run(

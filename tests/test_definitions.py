@@ -69,6 +69,7 @@ class TestDefinitions:
             "stripe_events",
             "alert_on_failure",
             "alert_on_skipped_day",
+            "alert_on_conditions",
         }
 
     def test_share_one_partitioning_and_one_backfill_policy_along_the_daily_chain(self):

@@ -24,30 +24,30 @@ class TestSkippedDays:
 
 
 class TestSensor:
-    def tick(self, world: World, instance: dg.DagsterInstance, cursor: str | None) -> str | None:
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=world.defs.resources)
+    def tick(self, world: World, instance: dg.DagsterInstance) -> None:
+        context = dg.build_sensor_context(instance=instance, resources=world.defs.resources)
         assert isinstance(alert_on_skipped_day(context), dg.SkipReason)
-        return context.cursor
 
-    def test_tells_once_which_day_is_missing_and_what_to_do(self) -> None:
+    def test_tells_once_which_day_is_missing_and_what_to_do_and_when_it_is_built(self) -> None:
         world = World()
         world.builds.newest = dict(NEWEST)
         with dg.DagsterInstance.ephemeral() as instance:
-            cursor = self.tick(world, instance, None)
-            assert self.tick(world, instance, cursor) == cursor
-            (alert,) = world.alerts.sent
-            assert (alert.job, alert.days) == ("usage/storage", "2026-03-02")
-            assert "billing materialize" in alert.message
+            for _ in range(3):
+                self.tick(world, instance)
+            ((phase, subject, message),) = world.alerts.told
+            assert (phase, subject) == ("opened", "usage/storage 2026-03-02")
+            assert "billing materialize" in message
             world.builds.newest = {"usage/storage": date(2026, 3, 5)}
-            self.tick(world, instance, cursor)
-        assert [one.days for one in world.alerts.sent] == ["2026-03-02", "2026-03-06"]
+            self.tick(world, instance)
+        told = [(phase, subject) for phase, subject, _ in world.alerts.told[1:]]
+        assert told == [("opened", "usage/storage 2026-03-06"), ("closed", "usage/storage 2026-03-02")]
 
     def test_is_quiet_while_days_are_built(self) -> None:
         world = World()
         world.builds.newest = {"usage/storage": datetime.now(UTC).date() - timedelta(days=1)}
         with dg.DagsterInstance.ephemeral() as instance:
-            self.tick(world, instance, None)
-        assert world.alerts.sent == []
+            self.tick(world, instance)
+        assert world.alerts.told == []
 
 
 class TestBuildReader:

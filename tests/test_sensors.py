@@ -6,11 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
-from assets.alerts import ALERTED_TAG, Alert, LogAlerts, alert_on_failure
+from assets.alerts import ALERTED_TAG, alert_on_conditions, alert_on_failure
 from assets.jobs import build_yesterday
 from assets.partitions import days_in_tags
 from assets.run_history import FIRST_WAIT, plan_runs
 from assets.sensors import REQUESTS_PER_TICK, new_deliveries, stale_usage, unbooked_usage
+from resources.alerting.notice import Condition, IncidentKind
 from resources.catalog_store import CatalogNotLoadedError
 from tests.dagster_fakes import World
 
@@ -238,20 +239,49 @@ class TestAlertOnFailure:
         result = world.run("backfill_usage", instance, "2026-03-01", "2026-03-02")
         self.alert(world, instance, result)
         self.alert(world, instance, result)
-        (alert,) = world.alerts.sent
-        assert (alert.job, alert.days) == ("backfill_usage", "2026-03-01..2026-03-02")
-        assert alert.failed_steps == ("usage__api_requests",)
-        assert "the lake is gone" in alert.message
+        ((phase, subject, message),) = world.alerts.told
+        assert (phase, subject) == ("opened", "backfill_usage 2026-03-01..2026-03-02")
+        assert "the lake is gone" in message
+        assert world.alerts.evidence == [{"run_id": result.run_id, "failed_steps": ["usage__api_requests"]}]
         run = instance.get_run_by_id(result.run_id)
         assert run is not None
         assert ALERTED_TAG in run.tags
 
-    def test_is_one_line_in_the_log(self, caplog: pytest.LogCaptureFixture):
-        LogAlerts().send(
-            Alert(run_id="r1", job="daily_billing", days="2026-03-01", failed_steps=("billing",), message="a\n  b")
-        )
-        (record,) = caplog.records
-        assert record.getMessage() == "run failed: job=daily_billing days=2026-03-01 steps=billing run=r1: a b"
+    def test_is_one_incident_for_all_failures_of_the_same_days(self, world: World, instance: dg.DagsterInstance):
+        """DH-17: evidence of each is kept, people are told once."""
+        world.usage.failures = [ValueError("the lake is gone"), ValueError("the lake is still gone")]
+        for _ in range(2):
+            self.alert(world, instance, world.run("backfill_usage", instance, "2026-03-01", "2026-03-02"))
+        assert len(world.alerts.told) == 1
+        assert len(world.alerts.evidence) == 2
+
+    def test_is_over_when_the_job_has_run_over_the_same_days(self, world: World, instance: dg.DagsterInstance):
+        world.usage.failures = [ValueError("the lake is gone")]
+        self.alert(world, instance, world.run("backfill_usage", instance, "2026-03-01", "2026-03-02"))
+        assert world.run("backfill_usage", instance, "2026-03-01").success
+        self.watch(world, instance)
+        assert [phase for phase, _, _ in world.alerts.told] == ["opened"]
+        good = world.run("backfill_usage", instance, "2026-03-01", "2026-03-03")
+        for _ in range(2):
+            self.watch(world, instance)
+        phases = [(phase, message) for phase, _, message in world.alerts.told]
+        assert phases[1:] == [("closed", f"Run {good.run_id} did it.")]
+
+    def watch(self, world: World, instance: dg.DagsterInstance) -> None:
+        context = dg.build_sensor_context(instance=instance, resources=world.defs.resources)
+        assert isinstance(alert_on_conditions(context), dg.SkipReason)
+
+    def test_conditions_are_told_once_and_when_they_end(self, world: World, instance: dg.DagsterInstance):
+        dead = Condition(subject="stripe invoice in_1", message="dead")
+        world.conditions.found[IncidentKind.DEAD_LETTER] = [dead]
+        for _ in range(3):
+            self.watch(world, instance)
+        assert world.alerts.told == [("opened", "stripe invoice in_1", "dead")]
+        world.conditions.found.clear()
+        self.watch(world, instance)
+        assert [phase for phase, _, _ in world.alerts.told] == ["opened", "closed"]
+        assert world.alerts.rounds == 4
 
     def test_is_on_without_being_switched_on(self):
         assert alert_on_failure.default_status is dg.DefaultSensorStatus.RUNNING
+        assert alert_on_conditions.default_status is dg.DefaultSensorStatus.RUNNING

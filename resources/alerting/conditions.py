@@ -1,0 +1,217 @@
+"""Find what is wrong now, by what PostgreSQL says: held checks, open gaps, dead letters, missed true-ups, what lags behind Stripe.
+
+Read-only. Each condition says what it means for the bill and what to do. Not here: failed runs, skipped days (assets: Dagster
+knows them), telling anybody (desk).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import psycopg
+
+from resources.alerting.notice import Condition, IncidentKind
+from resources.alerting.policy import AlertPolicy
+from resources.database import Database
+from resources.stripe_mirror.inbox import MOST_ATTEMPTS
+
+# Guards that hold because something has not come (yet), and not because it is wrong.
+_GAP_GUARDS = frozenset({"windows_complete", "hours_delivered", "node_alive", "snapshots_fresh", "samples_complete"})
+CLOSING = {
+    IncidentKind.CHECK_HELD: "The check lets the day through, or a person did.",
+    IncidentKind.GAP_OPEN: "What was missing has come, or a person has closed the gap.",
+    IncidentKind.DEAD_LETTER: "It was tried again and taken, or is wanted no more.",
+    IncidentKind.TRUE_UP_MISSED: "What was missing on the invoice is charged or credited.",
+    IncidentKind.SYNC_LAG: "It is in step again.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionReader:
+    """What is wrong in one database."""
+
+    database: Database
+    policy: AlertPolicy = field(default_factory=AlertPolicy)
+
+    def conditions(self, *, now: datetime) -> Mapping[IncidentKind, tuple[Condition, ...]]:
+        """Return everything that is wrong at `now`, by kind; kinds of which nothing is are there, empty."""
+        with self.database.reading() as connection:
+            held = _held(connection, self.policy, now)
+            found = {
+                IncidentKind.CHECK_HELD: [one for guard, one in held if guard not in _GAP_GUARDS],
+                IncidentKind.GAP_OPEN: [one for guard, one in held if guard in _GAP_GUARDS],
+                IncidentKind.DEAD_LETTER: [
+                    *_dead_events(connection),
+                    *_dead_invoices(connection),
+                    *_dead_calls(connection),
+                ],
+                IncidentKind.TRUE_UP_MISSED: _missed(connection),
+                IncidentKind.SYNC_LAG: [
+                    *_feeds(connection, self.policy, now),
+                    *_accounts(connection, self.policy, now),
+                ],
+            }
+        return {kind: tuple(conditions) for kind, conditions in found.items()}
+
+
+def _held(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[tuple[str, Condition]]:
+    """Return days that a guard holds and nobody has let through. A gap of a day that is not long over may "
+    "still be filled."""
+    rows = connection.execute(
+        """
+        select asset, partition_key, guard, message, inputs_digest, run_id
+        from guards.verdict
+        where status = 'held' and not exists (
+            select from guards.release
+            where release.asset = verdict.asset and release.partition_key = verdict.partition_key
+                and release.guard = verdict.guard and release.inputs_digest = verdict.inputs_digest
+        )
+        order by asset, partition_key, guard
+        """
+    )
+    found = []
+    for asset, partition_key, guard, message, digest, run_id in rows:
+        if guard in _GAP_GUARDS and _day_end(partition_key) + policy.gap_grace > now:
+            continue
+        condition = Condition(
+            subject=f"{asset} {partition_key} {guard}",
+            message=f"{message} For the bill: the last good rows of the day stay in it. To fix: `billing status` says what is "
+            f"expected; deliver it, or let it through with `billing release {asset} {partition_key} {guard}`.",
+            evidence={"inputs_digest": digest, "run_id": run_id},
+        )
+        found.append((guard, condition))
+    return found
+
+
+def _day_end(partition_key: str) -> datetime:
+    return datetime.combine(datetime.fromisoformat(partition_key).date() + timedelta(days=1), time(), UTC)
+
+
+def _dead_events(connection: psycopg.Connection) -> list[Condition]:
+    rows = connection.execute(
+        """
+        select object_kind, object_id, array_agg(event_id order by created_at), max(problem)
+        from stripe.event_work
+        join stripe.event using (event_id)
+        where state = 'dead'
+        group by object_kind, object_id
+        order by object_kind, object_id
+        """
+    )
+    return [
+        Condition(
+            subject=f"stripe {kind} {object_id}",
+            message=f"Events about it could not be applied, {MOST_ATTEMPTS} times: {problem}. "
+            "For the bill: what is known of it is old. "
+            f"To fix: mend the cause, then `billing retry-events {' '.join(event_ids[:3])}`.",
+            evidence={"event_ids": event_ids, "problem": problem},
+        )
+        for kind, object_id, event_ids, problem in rows
+    ]
+
+
+def _dead_invoices(connection: psycopg.Connection) -> list[Condition]:
+    rows = connection.execute(
+        "select invoice_id, attempts, problem from stripe.settlement where attempts >= %s order by invoice_id",
+        [MOST_ATTEMPTS],
+    )
+    return [
+        Condition(
+            subject=f"settle {invoice_id}",
+            message=f"What this invoice at Stripe asks for could not be done, {attempts} times: {problem}. "
+            "For the bill: its payments, its true-up or its being void are not known here. To fix: mend the "
+            "cause; it is tried again every hour.",
+            evidence={"problem": problem},
+        )
+        for invoice_id, attempts, problem in rows
+    ]
+
+
+def _dead_calls(connection: psycopg.Connection) -> list[Condition]:
+    """Return the calls that Stripe refused, by account."""
+    if not _exists(connection, "stripe.intent_dead"):
+        return []
+    rows = connection.execute(
+        """
+        select account_id, array_agg(intent_id::text order by refused_at), min(refused_at)
+        from stripe.intent_dead
+        group by account_id
+        order by account_id
+        """
+    )
+    return [
+        Condition(
+            subject=f"refused calls of {account_id}",
+            message=f"Stripe has refused {len(intent_ids)} calls for {account_id} since {since:%Y-%m-%d %H:%M} UTC. "
+            "For the bill: what they would have written is not at Stripe; others go on. To fix: `billing "
+            "dead-letters` says why; mend it, then let "
+            "them be tried again.",
+            evidence={"intent_ids": intent_ids},
+        )
+        for account_id, intent_ids, since in rows
+    ]
+
+
+def _missed(connection: psycopg.Connection) -> list[Condition]:
+    rows = connection.execute(
+        "select invoice_id, account_id, boundary_at from stripe.trueup_queue where state = 'missed' order by invoice_id"
+    )
+    return [
+        Condition(
+            subject=f"{account_id} {invoice_id}",
+            message=f"The invoice {invoice_id} of {account_id} was final before its true-up. "
+            "For the bill: usage that it lacks comes onto the next one, with its old period. To fix: nothing "
+            "now; see why the true-up was late (the run, Stripe, a period "
+            "that was not whole).",
+            evidence={"period_end": boundary_at},
+        )
+        for invoice_id, account_id, boundary_at in rows
+    ]
+
+
+def _feeds(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[Condition]:
+    rows = connection.execute(
+        "select feed, polled_at, problem from stripe.event_feed where polled_at is not null order by feed"
+    )
+    return [
+        Condition(
+            subject=f"stripe feed {feed}",
+            message=f"Stripe's events were not read since {polled_at:%Y-%m-%d %H:%M} UTC. "
+            "For the bill: renewals may become final before their true-up, and payments are not known. To "
+            "fix: switch on the sensor stripe_events, and see whether Stripe "
+            "answers (status.stripe.com).",
+            evidence={"polled_at": polled_at, "problem": problem},
+        )
+        for feed, polled_at, problem in rows
+        if now - polled_at > policy.feed_lag
+    ]
+
+
+def _accounts(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[Condition]:
+    if not _exists(connection, "stripe.sync_account"):
+        return []
+    rows = connection.execute(
+        """
+        select account_id, state, behind_since, problem
+        from stripe.sync_account
+        where state in ('behind', 'failed') and behind_since <= %s
+        order by account_id
+        """,
+        [now - policy.sync_lag],
+    )
+    return [
+        Condition(
+            subject=f"account {account_id}",
+            message=f"What {account_id} is billed is not at Stripe since {behind_since:%Y-%m-%d %H:%M} UTC"
+            f"{': ' + problem if problem else ''}. For the bill: its invoice at Stripe may lack what was used since. "
+            "To fix: see `billing stripe` for the account, mend the cause, and let it be synced.",
+            evidence={"state": state, "behind_since": behind_since, "problem": problem},
+        )
+        for account_id, state, behind_since, problem in rows
+    ]
+
+
+def _exists(connection: psycopg.Connection, table: str) -> bool:
+    row: tuple[Any, ...] | None = connection.execute("select to_regclass(%s) is not null", [table]).fetchone()
+    return bool(row and row[0])
