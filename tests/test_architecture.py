@@ -23,7 +23,7 @@ FRAMEWORKS = frozenset(
 # `compression` is there from Python 3.14 on.
 STANDARD = sys.stdlib_module_names | {"compression"}
 # boto3's own lower half, and its types for the checker.
-COMES_WITH = {"botocore": "boto3", "mypy_boto3_s3": "boto3-stubs"}
+COMES_WITH = {"botocore": "boto3", "mypy_boto3_s3": "boto3-stubs", "slack_sdk": "dagster-slack"}
 # Reaching outside or asking the clock: the head gets bytes, values and instants from its callers.
 IMPURE = frozenset({"os", "subprocess", "socket", "time", "random", "secrets", "tempfile", "shutil", "logging"})
 
