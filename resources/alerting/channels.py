@@ -28,6 +28,8 @@ class LogChannel:
     def send(self, notice: Notice) -> None:
         """Log the notice."""
         level = logging.ERROR if notice.phase is Phase.OPENED else logging.INFO
+        # Dagster's storage sets up logging by Alembic's file, which silences loggers that are there already.
+        LOGGER.disabled = False
         LOGGER.log(level, "%s: %s", notice.title, " ".join(notice.message.split()))
 
 
