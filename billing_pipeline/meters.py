@@ -173,8 +173,8 @@ def merge(
             values = (state_items(meter, row, "values") for row in rows)
             return Decimal(len(frozenset(chain.from_iterable(values))))
         case Aggregation.LATEST:
-            newest = max(rows, key=lambda row: _latest_key(meter, row), default=None)
-            return Decimal(0) if newest is None else newest.quantity
+            found = tuple(rows)
+            return latest_of(meter, found).quantity if found else Decimal(0)
         case Aggregation.PERCENTILE if meter.bucket_seconds is None:
             return nearest_rank(_value_counts(meter, rows), _percentile(meter))
         case Aggregation.PERCENTILE:
@@ -306,6 +306,11 @@ def _epoch_seconds_floor(instant: datetime) -> int:
 
 def _epoch_seconds_ceil(instant: datetime) -> int:
     return _epoch_seconds_floor(instant) + (1 if instant.microsecond else 0)
+
+
+def latest_of(meter: Meter, rows: Iterable[UsageState]) -> UsageState:
+    """Return the row that a latest meter takes its quantity from; there is one at least."""
+    return max(rows, key=lambda row: _latest_key(meter, row))
 
 
 def _latest_key(meter: Meter, row: UsageState) -> tuple[datetime, str, Decimal]:
