@@ -138,6 +138,10 @@ def catalog_metadata(load: CatalogLoad, *, folder: str, row_count: int) -> Metad
     ]
     if changes:
         metadata["changes"] = markdown_table(("change", "entry"), changes[:LISTED_ROWS])
+    if load.left_out:
+        waiting = [(one.source, one.subscription_id, one.statement_id or "", one.message) for one in load.left_out]
+        head = ("source", "subscription", "statement", "why it waits")
+        metadata["statements_waiting"] = markdown_table(head, waiting[:LISTED_ROWS])
     return metadata
 
 

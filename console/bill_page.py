@@ -3,7 +3,7 @@
 Amounts come from what is booked; nothing is calculated here. Not here: reading the books (charge_reader).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import MeterSource
+from billing_pipeline.periods import Window
 from console.arithmetic import grouped, line_formula, line_place, plain
 from console.days import Period, read_period
 from console.screen import count, page, table
+from console.subscription_notes import subscription_notes
 from resources.charge_reader import Bill, BookedCharge, ChargeReader
 from resources.database import Database
 from resources.runtime import running
@@ -59,7 +61,7 @@ def print_bill(console: Console, database: Database, account_id: str, asked: Per
         raise _nothing_billed(database, account_id, asked)
     status = read_status(database)
     print_charges(console, bill)
-    for sentence in open_points(bill, status, conflict_days=_conflict_days(database)):
+    for sentence in (*_notes(bill), *open_points(bill, status, conflict_days=_conflict_days(database))):
         console.print(f"  {escape(sentence)}")
     # A metered one leads on to files and lines.
     example = max(bill.charges, key=lambda charge: (charge.meter_id is not None, charge.amount.minor_units))
@@ -95,6 +97,15 @@ def _add_charges(shown: Table, charges: Sequence[BookedCharge], time_zone: str) 
             "\n".join(formulas) or "included, nothing to charge",
             _amount(charge),
         )
+
+
+def _notes(bill: Bill) -> Iterator[str]:
+    """Yield what happened to the subscriptions in the time of the bill's usage, or of its fees where there is none."""
+    metered = [charge.period for charge in bill.charges if charge.meter_id is not None]
+    periods = metered or [charge.period for charge in bill.charges]
+    window = Window(min(period.start for period in periods), max(period.end for period in periods))
+    for subscription in bill.subscriptions:
+        yield from subscription_notes(subscription, window, bill.time_zone)
 
 
 def open_points(bill: Bill, status: Status, *, conflict_days: Mapping[str, int]) -> tuple[str, ...]:

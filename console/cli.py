@@ -22,6 +22,7 @@ from console import (
     cli_entitlements,
     cli_invoicing,
     cli_mirror,
+    cli_subscriptions,
     cli_usage,
     completion,
 )
@@ -261,6 +262,7 @@ cli_mirror.register(app)
 cli_alerts.register(app)
 cli_invoicing.register(app)
 cli_backtest.register(app)
+cli_subscriptions.register(app)
 app.add_typer(cli_catalog.app, name="catalog")
 
 

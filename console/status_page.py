@@ -30,6 +30,7 @@ from resources.status_reader import (
     read_refused_lines,
     read_status,
 )
+from resources.subscriptions.statements import read_findings
 from resources.traffic_reader import SourceStatus
 
 STATUS_STYLE = {"held": "bold red", "rejected": "red", "warned": "yellow", "released": "cyan", "duplicate": "dim"}
@@ -53,6 +54,8 @@ def show_status(settings: Settings) -> None:
         stale = tuple(sorted({day for asset in USAGE for day in due_days(stores, asset)}))
         unbooked = unbooked_days(stores)
         exporters = stores.traffic.statuses(datetime.now(UTC))
+        with runtime.database.reading() as connection:
+            waiting = len(read_findings(connection))
     console = page()
     if not status.tallies and not status.builds:
         print_exporters(console, exporters)
@@ -64,6 +67,8 @@ def show_status(settings: Settings) -> None:
         print_exporters(console, exporters)
         print_verdicts(console, status.verdicts)
         print_books(console, status.books)
+    if waiting:
+        console.print(f"{count(waiting)} findings keep statements about subscriptions waiting: billing subscriptions")
     print_next_steps(console, status, sorted({*stale, *unbooked}))
 
 

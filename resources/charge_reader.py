@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import reduce
@@ -19,10 +19,13 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import Subscription
 from billing_pipeline.errors import BillingError
+from billing_pipeline.invoicing.books import slot_of
 from billing_pipeline.meters import MeterSource
 from billing_pipeline.periods import BillingAnchor, Window, as_utc
 from resources.database import Database
+from resources.subscriptions.reader import account_subscriptions, prices_in_advance
 
 _NOTHING_SHOWN = "nothing is shown; what is booked stays as it is"
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
@@ -70,7 +73,7 @@ class Bill:
     """The charges of an account whose periods were asked for, and their sum (of the rounded charges).
 
     `asked_for` is the month or instant. Charges come by subscription, period, price and group; those of 0 without
-    quantity, which were reversed, are left out.
+    quantity, which were reversed, are left out. `subscriptions` are the account's in that time.
     """
 
     account_id: str
@@ -79,6 +82,7 @@ class Bill:
     asked_for: str
     charges: tuple[BookedCharge, ...]
     total: Money
+    subscriptions: tuple[Subscription, ...] = ()
 
     @property
     def line_groups(self) -> tuple[tuple[MeterSource | None, tuple[BookedCharge, ...], Money], ...]:
@@ -135,8 +139,9 @@ class ChargeReader:
     database: Database
 
     def bill(self, account_id: str, period: str | datetime) -> Bill:
-        """Return the account's bill: of the billing periods that begin in a month of its zone (`2026-03`), or of those
-        that contain an instant.
+        """Return the account's bill: what falls due in the billing periods that begin in a month of its zone (`2026-03`), or in
+        those that contain an instant. A period ends with what is due then: June's bill has June's usage, and July's fee
+        where that is due in advance.
 
         Raises:
             UnknownAccountError: no such account is loaded.
@@ -145,15 +150,24 @@ class ChargeReader:
         with self.database.reading() as connection:
             name, time_zone, currency = _account(connection, account_id)
             if isinstance(period, datetime):
-                asked_for, condition = period.isoformat(), _CONTAINS
-                window = {"start": as_utc(period), "end": as_utc(period)}
+                at = as_utc(period)
+                asked_for, asked = period.isoformat(), Window(at, at + _INSTANT)
             else:
-                asked_for, condition = period, _BEGINS_IN
-                month = _month(period, time_zone)
-                window = {"start": month.start, "end": month.end}
-            charges = _newest(
-                connection, f"account_id = %(account_id)s and {condition}", {"account_id": account_id, **window}
+                asked_for, asked = period, _month(period, time_zone)
+            subscriptions = account_subscriptions(connection, account_id)
+            in_advance = prices_in_advance(connection)
+            found = _newest(
+                connection,
+                "account_id = %(account_id)s and period_start < %(end)s and period_end > %(start)s",
+                # A period that contains the instant, or begins in the month, ends within as much again.
+                {"account_id": account_id, "start": asked.start, "end": asked.end + _LONGEST_PERIOD},
             )
+        is_month = not isinstance(period, datetime)
+        charges = tuple(
+            charge
+            for charge in found
+            if _is_in(asked, _due_in(charge, subscriptions, charge.price_id in in_advance), begins=is_month)
+        )
         shown = tuple(charge for charge in charges if charge.amount.minor_units or charge.quantity)
         return Bill(
             account_id=account_id,
@@ -162,6 +176,7 @@ class ChargeReader:
             asked_for=asked_for,
             charges=shown,
             total=reduce(Money.__add__, (charge.amount for charge in shown), Money(0, currency)),
+            subscriptions=tuple(subscriptions.values()),
         )
 
     def explain(self, charge_id: str) -> ChargeExplanation:
@@ -191,8 +206,19 @@ class ChargeReader:
             )
 
 
-_CONTAINS = "period_start <= %(start)s and %(end)s < period_end"
-_BEGINS_IN = "period_start >= %(start)s and period_start < %(end)s"
+_INSTANT = timedelta(microseconds=1)
+_LONGEST_PERIOD = timedelta(days=32)
+
+
+def _due_in(charge: BookedCharge, subscriptions: Mapping[str, Subscription], is_in_advance: bool) -> Window:
+    """Return the billing period in which a charge falls due: the one whose invoice has it."""
+    due_at = charge.period.start if is_in_advance else charge.period.end
+    slot = slot_of(charge.subscription_id, due_at=due_at, period=charge.period, subscriptions=subscriptions)
+    return slot.period
+
+
+def _is_in(asked: Window, period: Window, *, begins: bool) -> bool:
+    return period.start in asked if begins else asked.start in period
 
 
 def _month(period: str, time_zone: str) -> Window:

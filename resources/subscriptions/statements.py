@@ -197,3 +197,9 @@ def read_findings(connection: psycopg.Connection) -> tuple[StatementFinding, ...
         )
         for source, subscription_id, statement_id, field, message in rows
     )
+
+
+def read_origins(connection: psycopg.Connection) -> Mapping[str, str]:
+    """Return the source of each loaded subscription that is not of the catalog's files."""
+    rows = connection.execute("select subscription_id, source from catalog.subscription_origin")
+    return dict(rows.fetchall())
