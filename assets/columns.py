@@ -257,3 +257,16 @@ SCENARIOS = _schema(
     ("seconds", "numeric", "How long it took."),
     ("ran_at", "timestamptz", "When it ran first."),
 )
+
+STRIPE_SYNC = _schema(
+    ("account_id", "text", "Who pays."),
+    ("customer_id", "text", "The customer at Stripe. Null: none is linked."),
+    ("state", "text", "in_step, behind, failed (a person is needed), unlinked."),
+    ("wanted_digest", "text", "SHA-256 of what was wanted when it was last in step."),
+    ("synced_at", "timestamptz", "When the sync began that last brought it in step."),
+    ("verified_at", "timestamptz", "When Stripe was last seen to hold it."),
+    ("behind_since", "timestamptz", "Since when it is not in step."),
+    ("problem", "text", "Why it is not in step."),
+    ("run_id", "text", "The run that wrote the row."),
+    ("changed_at", "timestamptz", "When it was written."),
+)

@@ -39,6 +39,7 @@ from assets.sensors import (
 )
 from assets.storage import delivered_storage_assets, storage_asset
 from assets.stripe_events import apply_stripe_events, stripe_events
+from assets.stripe_sync import stripe_sync_asset, sync_stripe, sync_stripe_hourly, true_up_invoices, waiting_drafts
 from assets.traffic import traffic_asset, traffic_samples_asset
 from assets.upkeep import list_storage, list_storage_daily, sweep_arrears, sweep_arrears_hourly
 from assets.usage import api_requests_asset
@@ -78,6 +79,7 @@ def build_defs(
             allowances_asset(),
             backtest_asset(),
             invoice_items_asset(),
+            stripe_sync_asset(),
         ],
         asset_checks=list(guard_checks()),
         jobs=[
@@ -90,6 +92,8 @@ def build_defs(
             compile_invoices,
             finalize_invoices,
             apply_stripe_events,
+            sync_stripe,
+            true_up_invoices,
         ],
         schedules=[
             build_yesterday,
@@ -99,6 +103,7 @@ def build_defs(
             watch_limits_hourly,
             compile_invoices_hourly,
             finalize_invoices_daily,
+            sync_stripe_hourly,
         ],
         sensors=[
             new_deliveries,
@@ -109,6 +114,7 @@ def build_defs(
             stale_storage,
             unbooked_usage,
             stripe_events,
+            waiting_drafts,
             alert_on_failure,
             alert_on_skipped_day,
             alert_on_conditions,
@@ -131,6 +137,8 @@ def build_defs(
             "invoice_store": stores.invoices,
             "invoice_reader": stores.invoice_reader,
             "stripe_following": stores.stripe_following,
+            "stripe_syncing": stores.stripe_syncing,
+            "stripe_sync_reader": stores.stripe_sync_reader,
             "builds": stores.builds,
             "retention": stores.retention,
             "catalog_dir": catalog_dir,

@@ -22,6 +22,7 @@ from console import (
     cli_entitlements,
     cli_invoicing,
     cli_mirror,
+    cli_stripe_sync,
     cli_subscriptions,
     cli_usage,
     completion,
@@ -260,6 +261,7 @@ cli_entitlements.register(app)
 cli_credits.register(app)
 cli_mirror.register(app)
 cli_alerts.register(app)
+cli_stripe_sync.register(app)
 cli_invoicing.register(app)
 cli_backtest.register(app)
 cli_subscriptions.register(app)

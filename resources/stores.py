@@ -31,6 +31,9 @@ from resources.storage_store import StorageStore
 from resources.storage_usage_store import StorageUsageStore
 from resources.stripe_mirror.following import StripeFollowing, stripe_following
 from resources.stripe_mirror.invoice_life import StoredInvoiceLife
+from resources.stripe_sync.policy_file import load_sync_policy
+from resources.stripe_sync.sync_reader import SyncReader
+from resources.stripe_sync.syncing import StripeSyncing, stripe_syncing
 from resources.timeline_reader import TimelineReader
 from resources.traffic_clients import exporter_clients
 from resources.traffic_config import load_traffic_sources
@@ -64,14 +67,16 @@ class Stores:
     builds: BuildReader
     retention: Retention
     stripe_following: StripeFollowing
+    stripe_syncing: StripeSyncing
+    stripe_sync_reader: SyncReader
 
 
 def open_stores(settings: Settings, database: Database) -> Stores:
     """Return the stores of an installation.
 
     Raises:
-        SourcesError, TrafficConfigError, StorageConfigError, InvoicingPolicyError: sources.toml is missing, or one of these
-            files is wrong.
+        SourcesError, TrafficConfigError, StorageConfigError, InvoicingPolicyError, StripePolicyError: sources.toml is missing,
+            or one of these files is wrong.
     """
     lake = Lake(settings.lake_url, settings.scratch_dir)
     landing = Landing(settings.landing_url, settings.scratch_dir)
@@ -127,4 +132,6 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
         stripe_following=stripe_following(settings, database, life=StoredInvoiceLife(invoices)),
+        stripe_syncing=stripe_syncing(settings, database, invoices, load_sync_policy(settings.catalog_dir)),
+        stripe_sync_reader=SyncReader(database),
     )

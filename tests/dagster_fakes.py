@@ -39,10 +39,17 @@ from resources.retention import Retained
 from resources.storage_day import StorageDayIngest
 from resources.storage_usage_store import StorageDayBuild
 from resources.stores import Stores
+from resources.stripe_api.calls import CallsMade
 from resources.stripe_mirror.apply import Applied
 from resources.stripe_mirror.feed import Poll
 from resources.stripe_mirror.following import Followed
 from resources.stripe_mirror.settle import Settled
+from resources.stripe_sync.account_sync import AccountOutcome
+from resources.stripe_sync.sync_reader import SyncOverview
+from resources.stripe_sync.sync_run import SyncReport
+from resources.stripe_sync.sync_store import Finding, SyncState
+from resources.stripe_sync.true_up import Outcome, TrueUpOutcome
+from resources.stripe_sync.true_up_run import TrueUpReport
 from resources.timeline_reader import RepositoryTimeline, RepositoryUnknownError, TimelineDrift, TimelineState
 from resources.traffic_day_writer import TrafficDayBuild
 from resources.traffic_reader import NodeDay
@@ -518,6 +525,64 @@ class FakeStripeFollowing:
         )
 
 
+@dataclass
+class FakeStripeSyncing:
+    """The sync: what its runs come to, in order; drafts that wait."""
+
+    is_configured: bool = False
+    problems: list[str | None] = field(default_factory=list)
+    waiting: int = 0
+    runs: list[tuple[str, tuple[str, ...] | None, bool]] = field(default_factory=list)
+    true_ups: list[str] = field(default_factory=list)
+
+    @property
+    def sync(self) -> SimpleNamespace:
+        return SimpleNamespace(run=self._sync)
+
+    @property
+    def true_up(self) -> SimpleNamespace:
+        return SimpleNamespace(run=self._true_up, is_due=lambda: self.waiting > 0)
+
+    def _sync(self, *, run_id: str, accounts: tuple[str, ...] | None, verify: bool) -> SyncReport:
+        self.runs.append((run_id, accounts, verify))
+        problem = self.problems.pop(0) if self.problems else None
+        return SyncReport(
+            run_id=run_id,
+            outcomes=(AccountOutcome(account_id="acme", state=SyncState.IN_STEP, calls_that_write=2),),
+            skipped=3,
+            unlinked=(),
+            left_over=("beta",) if problem else (),
+            reads=4,
+            writes=2,
+            problem=problem,
+        )
+
+    def _true_up(self, *, run_id: str) -> TrueUpReport:
+        self.true_ups.append(run_id)
+        self.waiting = 0
+        outcome = TrueUpOutcome(invoice_id="in_1", account_id="acme", outcome=Outcome.WAITING, problem="not whole")
+        return TrueUpReport(run_id=run_id, outcomes=(outcome,), left_over=(), calls=CallsMade(reads=1, writes=1))
+
+
+@dataclass
+class FakeSyncReader:
+    """How accounts stand: all in step, unless a finding or a dead letter is put here."""
+
+    findings: tuple[Finding, ...] = ()
+    dead_letters: int = 0
+
+    def overview(self) -> SyncOverview:
+        return SyncOverview(
+            by_state={SyncState.IN_STEP: 4},
+            oldest_behind=datetime(2026, 3, 1, tzinfo=UTC) if self.findings else None,
+            waiting_drafts=1,
+            findings=self.findings,
+            dead_letters=self.dead_letters,
+            last_ended=datetime(2026, 3, 2, tzinfo=UTC),
+            last_problem=None,
+        )
+
+
 class World:
     """All fakes and the definitions over them."""
 
@@ -542,6 +607,8 @@ class World:
         self.alerts = FakeAlerts()
         self.conditions = FakeConditions()
         self.stripe_following = FakeStripeFollowing()
+        self.stripe_syncing = FakeStripeSyncing()
+        self.stripe_sync_reader = FakeSyncReader()
         self.defs = build_defs(
             stores=Stores(
                 requests=self.requests,
@@ -563,6 +630,8 @@ class World:
                 builds=self.builds,
                 retention=self.retention,
                 stripe_following=self.stripe_following,
+                stripe_syncing=self.stripe_syncing,
+                stripe_sync_reader=self.stripe_sync_reader,
             ),
             catalog_dir=Path("/catalog"),
             verdicts=self.verdicts,

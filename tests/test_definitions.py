@@ -32,7 +32,7 @@ ASSET_KEYS = {
     "usage/traffic",
     "usage/storage",
 }
-BESIDE_THE_CHAIN = {"backtest/scenarios", "entitlement/allowances", "invoicing/items"}
+BESIDE_THE_CHAIN = {"backtest/scenarios", "entitlement/allowances", "invoicing/items", "invoicing/stripe_sync"}
 
 
 class TestDefinitions:
@@ -57,6 +57,7 @@ class TestDefinitions:
             "watch_limits_hourly",
             "compile_invoices_hourly",
             "finalize_invoices_daily",
+            "sync_stripe_hourly",
         }
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",
@@ -67,6 +68,7 @@ class TestDefinitions:
             "stale_storage",
             "unbooked_usage",
             "stripe_events",
+            "waiting_drafts",
             "alert_on_failure",
             "alert_on_skipped_day",
             "alert_on_conditions",

@@ -128,6 +128,7 @@ class TestColumns:
             ("billing.charge_revision", columns.CHARGES),
             ("billing.ledger_posting", columns.LEDGER),
             ("invoicing.item", columns.INVOICE_ITEMS),
+            ("stripe.sync_account", columns.STRIPE_SYNC),
             ("catalog.price", columns.PRICES),
             ("catalog.subscription", columns.SUBSCRIPTIONS),
         ],

@@ -143,6 +143,14 @@ class StripeCall:
         return f"{text} {json.dumps(self.params, ensure_ascii=False)}" if self.params else text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallsMade:
+    """How many calls left, every try counted."""
+
+    reads: int = 0
+    writes: int = 0
+
+
 def sendable(value: Any) -> Any:
     """Return a parameter as it goes on the wire, decimals written out.
 

@@ -22,15 +22,9 @@ import stripe
 from billing_pipeline.stripe_sync.backoff import Backoff
 from resources.settings import Settings
 from resources.stripe_api import sdk
-from resources.stripe_api.calls import IdempotencyKey, Json, Operation, StripeCall
-from resources.stripe_api.errors import (
-    StripeError,
-    StripeUnavailableError,
-    Trouble,
-    is_replayed,
-    lasting_error,
-    trouble_of,
-)
+from resources.stripe_api.answers import is_replayed, lasting_error, trouble_of
+from resources.stripe_api.calls import CallsMade, IdempotencyKey, Json, Operation, StripeCall
+from resources.stripe_api.errors import StripeError, StripeUnavailableError, Trouble
 from resources.stripe_api.keys import STRIPE_ADDRESS, StripeMode, check_key, read_mode
 from resources.stripe_api.limiter import Pace, RateLimiter, read_pace
 
@@ -57,14 +51,6 @@ class Answer:
     body: Json
     request_id: str
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallsMade:
-    """How many calls left, every try counted."""
-
-    reads: int = 0
-    writes: int = 0
 
 
 class ReadOnlyGatewayError(RuntimeError):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -22,7 +23,6 @@ from billing_pipeline.stripe_sync.policy import SyncPolicy
 from billing_pipeline.stripe_sync.wanted import wanted_lines
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
-from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_sync import intent_store, sync_store
 from resources.stripe_sync.accounts import StripeAccount
 from resources.stripe_sync.adjusted import invoices_adjusted
@@ -34,6 +34,9 @@ from resources.stripe_sync.own_invoices import own_invoice, write_of_new_invoice
 from resources.stripe_sync.requests import Held, write_of
 from resources.stripe_sync.sync_store import AccountState, FindingKind, SyncState
 from resources.stripe_sync.writer import Reached, Writer, locked_customer, nothing_reached
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # Each round reads back what the one before has sent. A draft of our own takes one to make and one to fill.
 MOST_ROUNDS = 4
@@ -69,7 +72,7 @@ class AccountSync:
     """Syncs accounts over one session of PostgreSQL that commits by itself."""
 
     store: InvoiceStore
-    gateway: StripeGateway
+    gateway: "StripeGateway"
     connection: psycopg.Connection
     policy: SyncPolicy
     run_id: str

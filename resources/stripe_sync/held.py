@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from billing_pipeline.stripe_sync.lines import INVOICE_FIELD, HeldItem, held_item, held_line
 from resources.stripe_api.calls import Json, Operation, StripeCall
 from resources.stripe_api.errors import StripeRefusedError
-from resources.stripe_api.gateway import StripeGateway
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # Items are made while their period lasts; Stripe's clock and ours may differ by this much.
 MARGIN = timedelta(days=1)
@@ -23,7 +26,7 @@ class HeldAtStripe:
 
     def __init__(
         self,
-        gateway: StripeGateway,
+        gateway: "StripeGateway",
         customer_id: str,
         *,
         since: datetime,
@@ -121,7 +124,7 @@ class BulkListing:
         return self.by_customer.get(customer_id, ())
 
 
-def list_all(gateway: StripeGateway, *, since: datetime, after_intent: int) -> BulkListing:
+def list_all(gateway: "StripeGateway", *, since: datetime, after_intent: int) -> BulkListing:
     """Return every customer's items since the oldest open period began. `after_intent`: the newest by now."""
     found: dict[str, list[HeldItem]] = defaultdict(list)
     for one in gateway.list_invoice_items(created={"gte": int((since - MARGIN).timestamp())}):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -21,7 +22,6 @@ from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
-from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_mirror import changed_accounts
 from resources.stripe_mirror.links import stripe_links
 from resources.stripe_sync import intent_store, sync_store
@@ -32,6 +32,9 @@ from resources.stripe_sync.intent_store import Purpose, Write
 from resources.stripe_sync.sync_store import FindingKind, RunCounts, SyncState
 from resources.stripe_sync.work import Worked, work_on
 from resources.stripe_sync.writer import Reached, nothing_reached
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # From so many accounts on, one list of all is cheaper than a list for each.
 _LIST_ALL_FROM = 10
@@ -69,7 +72,7 @@ class StripeSync:
 
     database: Database
     store: InvoiceStore
-    gateway: Callable[[], StripeGateway]
+    gateway: Callable[[], "StripeGateway"]
     policy: SyncPolicy = field(default_factory=SyncPolicy)
     clock: Callable[[], datetime]
     sleep: Callable[[float], None] = time.sleep
@@ -171,7 +174,7 @@ class StripeSync:
                     yield account.account_id, error.what
 
     def _account_sync(
-        self, gateway: StripeGateway, connection: psycopg.Connection, run_id: str, purpose: Purpose
+        self, gateway: "StripeGateway", connection: psycopg.Connection, run_id: str, purpose: Purpose
     ) -> AccountSync:
         return AccountSync(
             store=self.store,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -22,7 +23,6 @@ from billing_pipeline.stripe_sync.policy import SyncPolicy
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.stripe_api.calls import Json
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
-from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_sync import holding, intent_store, sync_store
 from resources.stripe_sync.charged import amounts_by_key, finalized_at_of, record_charged, standing_of
 from resources.stripe_sync.draft_target import Draft, NoSuchPeriodError, Target, target_of_draft, target_of_period
@@ -32,6 +32,9 @@ from resources.stripe_sync.open_invoices import open_invoices
 from resources.stripe_sync.requests import Held, write_of
 from resources.stripe_sync.sync_store import FindingKind, TrueUpRow, TrueUpState
 from resources.stripe_sync.writer import Reached, Writer, locked_customer, nothing_reached
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # A line that is wrong after the second round is changed by somebody else.
 _MOST_ROUNDS = 3
@@ -78,7 +81,7 @@ class TrueUp:
     wait in this run to have their turn."""
 
     store: InvoiceStore
-    gateway: StripeGateway
+    gateway: "StripeGateway"
     connection: psycopg.Connection
     catalog: Catalog
     policy: SyncPolicy

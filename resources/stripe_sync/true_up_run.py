@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -18,8 +19,8 @@ from billing_pipeline.stripe_sync.policy import SyncPolicy
 from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.invoice_store import InvoiceStore
+from resources.stripe_api.calls import CallsMade
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
-from resources.stripe_api.gateway import CallsMade, StripeGateway
 from resources.stripe_mirror import trueup_queue
 from resources.stripe_mirror.links import stripe_links
 from resources.stripe_mirror.trueup_queue import QueuedTrueUp
@@ -32,6 +33,9 @@ from resources.stripe_sync.sync_store import RunCounts
 from resources.stripe_sync.true_up import DraftListing, Outcome, TrueUp, TrueUpOutcome
 from resources.stripe_sync.work import Worked, work_on
 from resources.stripe_sync.writer import Reached, nothing_reached
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # From so many on, one list of all is cheaper than a question for each.
 _LIST_ALL_FROM = 3
@@ -61,7 +65,7 @@ class StripeTrueUp:
 
     database: Database
     store: InvoiceStore
-    gateway: Callable[[], StripeGateway]
+    gateway: Callable[[], "StripeGateway"]
     policy: SyncPolicy = field(default_factory=SyncPolicy)
     clock: Callable[[], datetime]
     sleep: Callable[[float], None] = time.sleep
@@ -109,7 +113,7 @@ class StripeTrueUp:
         return report
 
     def _work(
-        self, gateway: StripeGateway, catalog: Catalog, drafts: Sequence[Draft], run_id: str
+        self, gateway: "StripeGateway", catalog: Catalog, drafts: Sequence[Draft], run_id: str
     ) -> Worked[Draft, TrueUpOutcome]:
         enough_time = timedelta(seconds=2 * len(drafts) * _CALLS_OF_ONE_OPERATION / gateway.limiter.pace.per_operation)
         try:
@@ -151,7 +155,7 @@ class StripeTrueUp:
             concurrency=self.policy.concurrency,
         )
 
-    def _lists(self, gateway: StripeGateway, drafts: Sequence[Draft]) -> tuple[DraftListing, BulkListing | None]:
+    def _lists(self, gateway: "StripeGateway", drafts: Sequence[Draft]) -> tuple[DraftListing, BulkListing | None]:
         with self.database.reading() as connection:
             newest = intent_store.newest_number(connection)
             row = connection.execute(

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from billing_pipeline.errors import BillingError
 from resources.stripe_api.calls import Operation, StripeCall
 from resources.stripe_api.errors import StripeDeniedError, StripeRefusedError, StripeUnavailableError
-from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_sync import intent_store
 from resources.stripe_sync.intent_store import Doer, Intent, IntentState, Write
 from resources.stripe_sync.requests import Effect, Held, effect_of
+
+if TYPE_CHECKING:
+    from resources.stripe_api.gateway import StripeGateway
 
 # Stripe forgets a key 24 hours after its first use at the earliest.
 KEY_LIFE = timedelta(hours=20)
@@ -72,7 +75,7 @@ def nothing_reached(step: str) -> None:
 class Writer:
     """Writes of one customer. `connection` commits by itself; `clock` is the time by which keys age."""
 
-    gateway: StripeGateway
+    gateway: "StripeGateway"
     connection: psycopg.Connection
     doer: Doer
     clock: Callable[[], datetime]

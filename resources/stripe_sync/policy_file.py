@@ -1,0 +1,94 @@
+"""Read what this installation decides about Stripe: `stripe.toml` in the catalog folder -> a `SyncPolicy`. No file: defaults.
+
+Not here: what the decisions mean (billing_pipeline.stripe_sync.policy), keys and addresses (settings).
+"""
+
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from billing_pipeline.errors import BillingError
+from billing_pipeline.stripe_sync.policy import Collection, SyncPolicy
+
+POLICY_FILE = "stripe.toml"
+_Hours = Annotated[int, Field(strict=True, ge=1, le=72)]
+_Minutes = Annotated[int, Field(strict=True, ge=1, le=600)]
+
+
+class StripePolicyError(BillingError):
+    """stripe.toml says what cannot be."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Sync(_Table):
+    daily_push: Annotated[bool, Field(strict=True)] = True
+    concurrency: Annotated[int, Field(strict=True, ge=1, le=32)] = 8
+    verify_every_hours: Annotated[int, Field(strict=True, ge=1, le=24 * 7)] = 20
+
+
+class _TrueUp(_Table):
+    renewal_reasons: tuple[str, ...] = ("subscription_cycle",)
+    hold_hours: _Hours = 24
+    release_minutes: _Minutes = 10
+    safe_minutes: _Minutes = 20
+    retry_minutes: _Minutes = 10
+
+
+class _OwnInvoices(_Table):
+    collection: Collection = Collection.CHARGE_AUTOMATICALLY
+    days_until_due: Annotated[int, Field(strict=True, ge=0, le=365)] = 30
+
+
+class _File(_Table):
+    sync: _Sync = _Sync()
+    true_up: _TrueUp = _TrueUp()
+    own_invoices: _OwnInvoices = _OwnInvoices()
+
+
+def load_sync_policy(folder: Path) -> SyncPolicy:
+    """Return what `stripe.toml` in `folder` decides; the defaults where there is no such file.
+
+    Raises:
+        StripePolicyError: the file cannot be read, or says what cannot be.
+    """
+    path = folder / POLICY_FILE
+    if not path.exists():
+        return SyncPolicy()
+    try:
+        found = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _wrong(path, [f"cannot be read: {error}"]) from error
+    except ValidationError as error:
+        raise _wrong(path, [_problem(one["loc"], one["msg"]) for one in error.errors(include_url=False)]) from None
+    return SyncPolicy(
+        daily_push=found.sync.daily_push,
+        concurrency=found.sync.concurrency,
+        verify_every=timedelta(hours=found.sync.verify_every_hours),
+        renewal_reasons=frozenset(found.true_up.renewal_reasons),
+        hold_at_most=timedelta(hours=found.true_up.hold_hours),
+        release_after=timedelta(minutes=found.true_up.release_minutes),
+        safe_time=timedelta(minutes=found.true_up.safe_minutes),
+        retry_after=timedelta(minutes=found.true_up.retry_minutes),
+        collection=found.own_invoices.collection,
+        days_until_due=found.own_invoices.days_until_due,
+    )
+
+
+def _problem(place: tuple[int | str, ...], message: str) -> str:
+    where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place)
+    return f"{where}: {message.removeprefix('Value error, ')}"
+
+
+def _wrong(path: Path, problems: list[str]) -> StripePolicyError:
+    shown = "".join(f"\n    - {problem}" for problem in problems)
+    return StripePolicyError(
+        f"{path} has {len(problems)} finding{'s' if len(problems) != 1 else ''}:{shown}",
+        bill="nothing is sent to Stripe until it is corrected; what is there stays",
+        fix="correct every line above; leaving one out takes its default (docs/stripe.md)",
+    )
