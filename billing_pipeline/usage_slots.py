@@ -27,6 +27,7 @@ from billing_pipeline.rating import (
     Windows,
     windows_in,
 )
+from billing_pipeline.usage_states import is_combinable
 
 DIMENSIONS = tuple(Dimension)
 _ZERO, _ONE = Decimal(0), Decimal(1)
@@ -70,6 +71,12 @@ class Slot:
         if first.shape is UsageShape.TRANSACTIONS:
             return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in self.versions)
         return not self.is_additive or first.shape is UsageShape.WINDOWS
+
+    @property
+    def is_merged(self) -> bool:
+        """Tell whether its usage is one quantity of the whole period, merged from states."""
+        shape = self.versions[0][0].shape
+        return self.meter is not None and is_combinable(self.meter) and shape is UsageShape.QUANTITY
 
     @property
     def dimensions(self) -> frozenset[Dimension]:

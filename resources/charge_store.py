@@ -26,6 +26,7 @@ from resources.catalog_store import current_catalog
 from resources.charge_usage import UsageToDate, rate_to_date
 from resources.database import Database
 from resources.invoicing import proposal_store
+from resources.merged_usage import MergedUsage
 from resources.prepaid_accounts import BookingRun
 from resources.prepaid_store import book_balances
 from resources.prepaid_usage import RatedBalances, rate_balances
@@ -117,7 +118,7 @@ class ChargeStore:
             progress("rating", 0, 1)
             scope = read_scope(connection, catalog, wanted)
             balances = rate_balances(connection, catalog, scope)
-            usage = balances.added_to(rate_to_date(connection, catalog, scope))
+            usage = balances.added_to(rate_to_date(connection, catalog, scope, MergedUsage(connection, keeps=True)))
             progress("rating", 1, 1)
             booked = _booked_charges(connection, scope)
             found = proposal_store.sort_revisions(

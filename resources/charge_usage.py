@@ -1,8 +1,9 @@
 """Read the usage of billing periods and rate it to date: (catalog, scope) -> charges. Reads, never writes.
 
 Slots (subscription, price, period) go to PostgreSQL as temporary tables. Usage that adds up comes back added up per slot, price
-version and group, in one statement for all of them; what must be told by transaction or window, or cannot be added, comes
-as rows. Not here: what is booked (charge_store), what a price asks (rating), what charges share (period_charges).
+version and group, in one statement for all of them; what cannot be added comes merged by days (merged_usage); what must be told
+by transaction or window comes as rows. Not here: what is booked (charge_store), what a price asks (rating), what charges share
+(period_charges).
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 from uuid import UUID
 
 import psycopg
@@ -37,6 +38,7 @@ from billing_pipeline.usage_slots import (
     usage_of_sums,
 )
 from resources.booking_scope import BookingScope
+from resources.merged_usage import MergedUsage, WantedUsage
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
@@ -69,17 +71,20 @@ class UsageToDate:
         return found.hexdigest()
 
 
-def rate_to_date(connection: psycopg.Connection, catalog: Catalog, scope: BookingScope) -> UsageToDate:
+def rate_to_date(
+    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage | None = None
+) -> UsageToDate:
     """Return every charge that `scope` concerns, rated from all usage of its period.
 
-    `catalog` may be a draft: nothing is written but temporary tables of the caller's transaction.
+    `catalog` may be a draft: nothing is written but temporary tables of the caller's transaction, and what `merged` keeps, where
+    the caller gives one.
 
     Raises:
         BeyondLastTierError, NegativeQuantityError, NoPriceVersionError: a charge that cannot be rated.
     """
     slots = list(_slots(catalog, scope))
     _send_segments(connection, slots)
-    reader = _UsageReader(connection, slots)
+    reader = _UsageReader(connection, slots, merged or MergedUsage(connection))
     charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
     return UsageToDate(
         catalog_sha256=catalog.sha256,
@@ -108,9 +113,10 @@ def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
 class _UsageReader:
     """Reads the usage of slots, and counts what it reads for the guards."""
 
-    def __init__(self, connection: psycopg.Connection, slots: Sequence[Slot]) -> None:
+    def __init__(self, connection: psycopg.Connection, slots: Sequence[Slot], merged: MergedUsage) -> None:
         self._connection = connection
         self._slots = slots
+        self._merged = merged
         self.in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.uncut_rows: dict[Window, int] = defaultdict(int)
@@ -122,7 +128,7 @@ class _UsageReader:
             if not slot.needs_rows:
                 yield period_usage(slot, usage_of_sums(slot, added_up.pop(number, {})))
         with_rows = set()
-        for number, groups in self._from_rows():
+        for number, groups in chain(self._from_days(), self._from_rows()):
             with_rows.add(number)
             yield period_usage(self._slots[number], groups)
         for number, slot in enumerate(self._slots):
@@ -149,7 +155,7 @@ class _UsageReader:
 
     def _from_rows(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
         """Yield the usage of slots that need the rows of it, group by group."""
-        if not any(slot.needs_rows for slot in self._slots):
+        if not any(slot.needs_rows and not slot.is_merged for slot in self._slots):
             return
         openings = self._openings()
         with self._connection.cursor(name="usage_states") as cursor:
@@ -167,6 +173,32 @@ class _UsageReader:
                 yield number, groups | unchanged_levels(slot, begins)
         for number, begins in openings.items():
             yield number, unchanged_levels(self._slots[number], begins)
+
+    def _from_days(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
+        """Yield the usage of slots whose meters merge by whole days."""
+        wanted = [
+            WantedUsage(
+                number=number,
+                account_id=slot.scheduled.subscription.account_id,
+                meter=slot.meter,
+                dimensions=tuple(name for name in DIMENSIONS if name in slot.dimensions),
+                window=slot.window,
+            )
+            for number, slot in enumerate(self._slots)
+            if slot.meter is not None and slot.is_merged
+        ]
+        for number, rows in self._merged.read(wanted):
+            slot = self._slots[number]
+            names = [name for name in DIMENSIONS if name in slot.dimensions]
+            by_group: dict[Group, list[UsageRow]] = defaultdict(list)
+            for row in rows:
+                values = dict(zip(names, row.group, strict=True))
+                group = tuple(values.get(name, "") for name in DIMENSIONS)
+                by_group[group].append(UsageRow(slot.window.start, slot.window.end, row.records, row.state))
+            yield (
+                number,
+                {key_of_group(slot, group): tuple(usage_of_rows(slot, found)) for group, found in by_group.items()},
+            )
 
     def _openings(self) -> dict[int, dict[Group, Decimal]]:
         """Return the levels with which periods begin, by slot and group."""
@@ -225,7 +257,8 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> Non
                     by = tuple(dimension in dimensions for dimension in DIMENSIONS)
                     account_id = slot.scheduled.subscription.account_id
                     head = (number, account_id, slot.meter.meter_id, window.start, window.end)
-                    kinds = (slot.is_additive, slot.needs_rows, slot.is_level, slot.meter.is_set)
+                    as_rows = slot.needs_rows and not slot.is_merged
+                    kinds = (slot.is_additive, as_rows, slot.is_level, slot.meter.is_set)
                     copy.write_row((*head, *kinds, *by))
         with cursor.copy("copy rated_segment from stdin") as copy:
             for number, slot in enumerate(slots):

@@ -71,7 +71,7 @@ class _Hours:
 class MergedUsage:
     """Reads merged usage inside the caller's transaction; with `keeps`, what it had to merge is kept for the next time."""
 
-    def __init__(self, connection: psycopg.Connection, *, keeps: bool) -> None:
+    def __init__(self, connection: psycopg.Connection, *, keeps: bool = False) -> None:
         self._connection = connection
         self._keeps = keeps
         self._digests: dict[DayBlock, str] = {}
