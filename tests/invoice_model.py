@@ -44,21 +44,32 @@ class Model:
     subscriptions: Mapping[str, Subscription]
     now: datetime
     policy: InvoicingPolicy = field(default_factory=InvoicingPolicy)
+    account_id: str = "acme"
     sources: dict[UUID, Billable] = field(default_factory=dict)
     finals: list[Final] = field(default_factory=list)
     # source, invoice, amount; a person's decision has no source
     credits: list[tuple[UUID | None, UUID, int]] = field(default_factory=list)
     reissued: set[Slot] = field(default_factory=set)
 
-    def charge(self, name: str, subscription_id: str, period: Window, amount: int, *, by_meter: bool = False) -> None:
+    def charge(
+        self,
+        name: str,
+        subscription_id: str,
+        period: Window,
+        amount: int,
+        *,
+        by_meter: bool = False,
+        charge_id: UUID | None = None,
+    ) -> None:
         """Book a charge's total to date."""
-        before = self.sources.get(id_of(name))
+        source_id = charge_id or id_of(name)
+        before = self.sources.get(source_id)
         slot = slot_of(subscription_id, due_at=period.end, period=period, subscriptions=self.subscriptions)
-        self.sources[id_of(name)] = Billable(
-            source_id=id_of(name),
+        self.sources[source_id] = Billable(
+            source_id=source_id,
             kind=ItemKind.USAGE,
             subscription_id=subscription_id,
-            charge_key=str(id_of(name)),
+            charge_key=str(source_id),
             slot=slot,
             period=period,
             amount=Money(amount, self.currency),
@@ -69,33 +80,44 @@ class Model:
             by_meter=by_meter,
         )
 
-    def adjust(self, name: str, subscription_id: str, period: Window, amount: int) -> bool:
+    def is_open(self, subscription_id: str, period: Window) -> bool:
+        """Return whether the period's invoice takes adjustments."""
+        return self.state_of(slot_at(subscription_id, period, self.subscriptions)) is InvoiceState.DRAFT
+
+    def adjust(self, name: str | UUID, subscription_id: str, period: Window, amount: int) -> bool:
         """Add an adjustment; refused where the invoice is not open."""
         slot = slot_at(subscription_id, period, self.subscriptions)
-        if self.state_of(slot) is not InvoiceState.DRAFT:
+        if not self.is_open(subscription_id, period):
             return False
         self._add(name, ItemKind.ADJUSTMENT, subscription_id, slot, period, amount)
         return True
 
-    def sell(self, name: str, at: datetime, amount: int) -> None:
+    def sell(self, name: str | UUID, at: datetime, amount: int) -> None:
         """Add a one-off item."""
         self._add(name, ItemKind.ONE_OFF, None, None, Window(at, at + timedelta(microseconds=1)), amount)
 
     def _add(
-        self, name: str, kind: ItemKind, subscription_id: str | None, slot: Slot | None, period: Window, amount: int
+        self,
+        name: str | UUID,
+        kind: ItemKind,
+        subscription_id: str | None,
+        slot: Slot | None,
+        period: Window,
+        amount: int,
     ) -> None:
-        self.sources[id_of(name)] = Billable(
-            source_id=id_of(name),
+        source_id = id_of(name) if isinstance(name, str) else name
+        self.sources[source_id] = Billable(
+            source_id=source_id,
             kind=kind,
             subscription_id=subscription_id,
-            charge_key=f"{kind}|{name}",
+            charge_key=f"{kind}|{source_id}",
             slot=slot,
             period=period,
             amount=Money(amount, self.currency),
-            description=name,
+            description=str(name),
             quantity_text="",
             revision=1,
-            digest=name,
+            digest=str(name),
             reason="why",
         )
 
@@ -115,6 +137,11 @@ class Model:
         for slot in self.reissued:
             found[slot] = SlotState(state=InvoiceState.DRAFT, issue=found[slot].issue + 1)
         return found
+
+    @staticmethod
+    def slot(final: Final) -> Slot:
+        """Return the place of a final invoice."""
+        return Slot(final.invoice.subscription_id, final.invoice.period)
 
     def counting(self) -> list[Final]:
         """Return the final invoices that are not void."""
@@ -137,11 +164,11 @@ class Model:
             if source_id is not None and invoice_id in alive:
                 charged[source_id] -= amount
         return AccountBook(
-            account_id="acme",
+            account_id=self.account_id,
             currency=self.currency,
             zone="UTC",
             subscriptions=tuple(self.subscriptions.values()),
-            billables=tuple(self.sources.values()),
+            billables=tuple(one for one in self.sources.values() if one.amount.minor_units or one.source_id in charged),
             invoiced={
                 source_id: Invoiced(
                     amount=Money(amount, self.currency),

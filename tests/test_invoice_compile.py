@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import Subscription
-from billing_pipeline.invoicing.books import Slot
 from billing_pipeline.invoicing.grouping import grouped
 from billing_pipeline.invoicing.items import CompiledInvoice, ItemKind, sum_of
 from billing_pipeline.invoicing.policy import InvoicingPolicy, PaymentUnits, WithoutNext
 from billing_pipeline.invoicing.stripe_amounts import charge_step, stripe_amounts
 from billing_pipeline.periods import BillingAnchor, Window
-from tests.invoice_model import Final, Model, id_of, totals
+from tests.invoice_model import Model, id_of, totals
 from tests.invoicing_world import at, month
 
 JANUARY, FEBRUARY, MARCH, APRIL = (month(number) for number in (1, 2, 3, 4))
@@ -213,7 +212,7 @@ class TestStripe:
         found = model()
         found.charge("a", "s1", JANUARY, 100)
         final = found.finalize(of_period(found, JANUARY), stripe_amounts(of_period(found, JANUARY).items))
-        found.reissued.add(_slot(final))
+        found.reissued.add(found.slot(final))
         found.charge("a", "s1", JANUARY, 140)
         found.charge("b", "s1", JANUARY, 9)
         (rest,) = found.compile().invoices
@@ -274,10 +273,6 @@ class TestStripe:
         assert of_period(found, FEBRUARY).total == Money(11, "USD")
 
 
-def _slot(final: Final) -> Slot:
-    return Slot(final.invoice.subscription_id, final.invoice.period)
-
-
 class TestCarried:
     def test_fils_go_to_the_next_invoice_and_none_is_lost(self) -> None:
         found = model(currency="KWD")
@@ -297,7 +292,8 @@ class TestCarried:
         assert of_period(found, JANUARY).total == Money(5124, "KWD")
 
     @given(
-        st.sampled_from(["KWD", "MGA", "USD", "JPY"]), st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=4)
+        st.sampled_from(["KWD", "MGA", "USD", "JPY"]),
+        st.lists(st.integers(-(10**6), 10**6).filter(bool), min_size=1, max_size=4),
     )
     def test_what_was_paid_and_what_is_carried_is_what_was_owed(self, currency: str, amounts: list[int]) -> None:
         found = model(currency=currency)
@@ -316,11 +312,11 @@ class TestGrouping:
     def test_never_shows_more_lines_than_allowed_and_keeps_the_sum(self, lines: int, shown: int) -> None:
         found = model()
         for number in range(lines):
-            found.charge(f"{number}", "s1", JANUARY, (number * 7919) % 997 - 50)
+            found.charge(f"{number}", "s1", JANUARY, 2 * (number * 7919 % 997) - 101)
         invoice = of_period(found, JANUARY)
         assert len(invoice.items) == shown
         assert len(invoice.detail) == lines
-        assert invoice.total.minor_units == sum((number * 7919) % 997 - 50 for number in range(lines))
+        assert invoice.total.minor_units == sum(2 * (number * 7919 % 997) - 101 for number in range(lines))
         groups = [item for item in invoice.items if item.parts]
         assert len(groups) == (lines > 250)
         for group in groups:
@@ -430,7 +426,7 @@ def happen(found: Model, number: int, event: tuple) -> None:
         case ("interim", which) if open_invoices:
             invoice = open_invoices[which % len(open_invoices)]
             final = found.finalize(invoice)
-            found.reissued.add(_slot(final))
+            found.reissued.add(found.slot(final))
         case ("void", which) if found.finals:
             found.void(found.finals[which % len(found.finals)])
         case ("reissue", which) if found.finals:

@@ -50,6 +50,20 @@ def refuse_unless(state: InvoiceState, wanted: InvoiceState, *, invoice: str) ->
     return True
 
 
+def refuse_unless_void(state: InvoiceState, *, invoice: str) -> None:
+    """Let pass an invoice whose period can be issued again.
+
+    Raises:
+        InvoiceStateError: it is not void.
+    """
+    if state is not InvoiceState.VOID:
+        raise InvoiceStateError(
+            f"invoice {invoice} is {state.value}: only the period of a void invoice can be issued again",
+            bill="nothing was changed",
+            fix=_WAY_OUT[state],
+        )
+
+
 _WAY_OUT: dict[InvoiceState, str] = {
     InvoiceState.DRAFT: "only a final invoice can be made void; change a draft with `billing adjust`",
     InvoiceState.FINAL: "give money back with `billing credit-note`; what is charged later comes onto the next invoice by itself",

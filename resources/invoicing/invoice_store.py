@@ -15,7 +15,7 @@ from billing_pipeline.catalog import Catalog
 from billing_pipeline.invoicing.compile import Compilation, compile_account
 from billing_pipeline.invoicing.items import CompiledInvoice, InvoiceKey
 from billing_pipeline.invoicing.policy import InvoicingPolicy
-from billing_pipeline.invoicing.states import InvoiceState, refuse_unless
+from billing_pipeline.invoicing.states import InvoiceState, refuse_unless, refuse_unless_void
 from billing_pipeline.periods import Window
 from resources.catalog_store import current_catalog
 from resources.database import Database
@@ -249,7 +249,7 @@ class InvoiceStore:
                 raise AssertionError("an invoice that was found is there")  # pragma: no cover
             if newest.state is InvoiceState.DRAFT and newest.key.issue > found.key.issue:
                 return newest
-            refuse_unless(newest.state, InvoiceState.VOID, invoice=newest.name)
+            refuse_unless_void(newest.state, invoice=newest.name)
             return work.issue_again(newest, actor=actor, reason=reason, now=now)
 
     def hold(self, name: str, *, actor: str, reason: str, now: datetime) -> InvoiceRow:
