@@ -4,8 +4,9 @@ A gather of eight bytes a row costs 4 ns, arithmetic on such words a tenth of th
 Words are little-endian: the first byte is the lowest. Not here: what the bytes mean (packed_values, shaped_lines).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,13 @@ def array_of(
     validity = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
     kind = kind or (pa.bool_() if numbers.dtype == bool else pa.from_numpy_dtype(numbers.dtype))
     return pa.Array.from_buffers(kind, len(numbers), [validity, pa.py_buffer(data)])
+
+
+def array_of_texts(texts: Sequence[str]) -> pa.Array:
+    """Return texts as an Arrow array, in the same way."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.array([0, *accumulate(map(len, encoded))], dtype=np.int32)
+    return _strings(pa.string(), offsets, np.frombuffer(b"".join(encoded), dtype=np.uint8))
 
 
 def _strings(kind: pa.DataType, offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Array:

@@ -6,6 +6,7 @@ business (`core.lake_partition`), not decided here. ADR 0005.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -44,12 +45,17 @@ class LakeNameError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LakeDraft:
-    """A local file that is to become a generation of a partition."""
+    """A local file that is to become a generation of a partition.
+
+    `sha256`: hex digest of its bytes, of a file that was made to be published: it is moved, where it can be. Without it the
+    file is copied and stays as it is.
+    """
 
     local_file: Path
     dataset: str
     partition: date
     generation: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ class Lake:
         return self.publish_all([draft])[0]
 
     def publish_all(self, drafts: Sequence[LakeDraft]) -> tuple[LakeFile, ...]:
-        """Copy local files into the lake for good. Publishing the same bytes again changes nothing.
+        """Bring local files into the lake for good. Publishing the same bytes again changes nothing.
 
         Where it fails, some of the files may have been published.
 
@@ -95,7 +101,7 @@ class Lake:
             if not _DATASET.fullmatch(draft.dataset) or not _GENERATION.fullmatch(draft.generation):
                 raise _bad_name(f"{draft.dataset!r}, {draft.generation!r}")
         files = tuple(_lake_file(draft) for draft in drafts)
-        self._store.put_all([(file, draft.local_file) for file, draft in zip(files, drafts, strict=True)])
+        self._store.put_all(list(zip(files, drafts, strict=True)))
         return files
 
     def fetch(self, uri: str) -> Path:
@@ -124,7 +130,7 @@ class Lake:
 
 
 class _Store(Protocol):
-    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None: ...
+    def put_all(self, files: Sequence[tuple[LakeFile, LakeDraft]]) -> None: ...
     def fetch(self, uri: str) -> Path: ...
     def holds(self, uri: str) -> bool: ...
     def files(self) -> Iterator[StoredFile]: ...
@@ -138,12 +144,12 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
+    def put_all(self, files: Sequence[tuple[LakeFile, LakeDraft]]) -> None:
         with disk_failures_explained(self._root):
             self._put_all([one for one in files if not self._is_published(one[0])])
 
-    def _put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
-        """Copy all, wait for the disk, name all, wait again: the disk is asked for many files at once, not for one by one."""
+    def _put_all(self, files: Sequence[tuple[LakeFile, LakeDraft]]) -> None:
+        """Bring all, wait for the disk, name all, wait again: the disk is asked for many files at once, not for one by one."""
         targets = [self._root / file.uri for file, _ in files]
         # The name is durable only when its folder is, and the folder only when its parent is: also one that a process has
         # made which did not live to wait for it.
@@ -153,7 +159,7 @@ class LocalStore:
         drafts = [target.with_name(f".{secrets.token_hex(8)}{_LEFTOVER}") for target in targets]
         try:
             with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="lake") as pool:
-                _all_of(pool.map(_copy_durably, [local_file for _, local_file in files], drafts))
+                _all_of(pool.map(_bring_durably, [draft for _, draft in files], drafts))
                 for draft, target in zip(drafts, targets, strict=True):
                     os.replace(draft, target)
                 _all_of(pool.map(_sync_folder, folders))
@@ -205,14 +211,14 @@ class S3Store:
         self._bucket = Bucket(url)
         self._cache_dir = cache_dir / hashlib.sha256(url.encode()).hexdigest()[:16]
 
-    def put_all(self, files: Sequence[tuple[LakeFile, Path]]) -> None:
+    def put_all(self, files: Sequence[tuple[LakeFile, LakeDraft]]) -> None:
         with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="lake") as pool:
             _all_of(pool.map(self._put, files))
 
-    def _put(self, file_and_source: tuple[LakeFile, Path]) -> None:
-        file, local_file = file_and_source
+    def _put(self, file_and_draft: tuple[LakeFile, LakeDraft]) -> None:
+        file, draft = file_and_draft
         try:
-            self._bucket.put_once(file.uri, local_file, sha256=file.sha256)
+            self._bucket.put_once(file.uri, draft.local_file, sha256=file.sha256)
         except ObjectConflictError as error:
             raise _conflict(file.uri) from error
 
@@ -249,7 +255,7 @@ class S3Store:
 def _lake_file(draft: LakeDraft) -> LakeFile:
     return LakeFile(
         uri=f"{draft.dataset}/day={draft.partition.isoformat()}/gen={draft.generation}.parquet",
-        sha256=_sha256(draft.local_file),
+        sha256=draft.sha256 or _sha256(draft.local_file),
         size_bytes=draft.local_file.stat().st_size,
     )
 
@@ -302,12 +308,24 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _copy_durably(source: Path, copy: Path) -> None:
-    with source.open("rb") as opened, copy.open("xb") as written:
-        shutil.copyfileobj(opened, written, 4 << 20)
-        written.flush()
+def _bring_durably(draft: LakeDraft, target: Path) -> None:
+    """Move a file that was made for the lake, copy another one, and wait until the disk has it."""
+    if draft.sha256 is None or not _is_moved(draft.local_file, target):
+        with draft.local_file.open("rb") as opened, target.open("xb") as written:
+            shutil.copyfileobj(opened, written, 4 << 20)
+    with target.open("rb+") as written:
         os.fchmod(written.fileno(), 0o644)
         os.fsync(written.fileno())
+
+
+def _is_moved(source: Path, target: Path) -> bool:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,9 +7,9 @@ file (request_reader), deduplication (request_sink), publishing (request_day_wri
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -33,6 +33,8 @@ from resources.request_sink import RequestSink, Written
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
 TAKEN_OVER_BATCH_ROWS = 200_000
+# A file below this size is hashed in less time than a thread for it takes.
+HASHED_BEFORE_BYTES = 1 << 20
 
 
 class AcceptedFileGoneError(BillingError):
@@ -200,10 +202,7 @@ class RequestDayReader:
             content_sha256=file.content_sha256, as_of=file.first_seen_at, pseudonym_key=self._pseudonym_key
         )
         try:
-            with self._landing.fetched(file.key) as path:
-                with path.open("rb") as opened:
-                    if hashlib.file_digest(opened, "sha256").hexdigest() != file.content_sha256:
-                        raise FileRejected(Reason.UNREADABLE, "the file was overwritten after it had been registered")
+            with self._landing.fetched(file.key) as path, _proven(path, file):
                 for table in read_requests(
                     path, profile=profile, context=context, queries=plans.of_reader, outcome=outcome
                 ):
@@ -240,6 +239,37 @@ class RequestDayReader:
                     file_id=file.file_id,
                     identities_repeat=identities_repeat,
                 )
+
+
+@contextmanager
+def _proven(path: Path, file: ManifestFile) -> Iterator[None]:
+    """See to it that the file has the content that was registered; a large one is hashed while it is read.
+
+    Raises:
+        FileRejected: it has not, also in place of what the block refused it for.
+    """
+    if file.size_bytes < HASHED_BEFORE_BYTES:
+        _refuse_overwritten(_sha256(path), file)
+        yield
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") as hasher:
+        digest = hasher.submit(_sha256, path)
+        try:
+            yield
+        except FileRejected:
+            _refuse_overwritten(digest.result(), file)
+            raise
+        _refuse_overwritten(digest.result(), file)
+
+
+def _refuse_overwritten(digest: str, file: ManifestFile) -> None:
+    if digest != file.content_sha256:
+        raise FileRejected(Reason.UNREADABLE, "the file was overwritten after it had been registered")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def elapsed(started: float) -> Decimal:

@@ -92,6 +92,7 @@ class RequestDayWriter:
                     dataset=DATASET,
                     partition=read.delivery.day,
                     generation=generation,
+                    sha256=read.written.sha256,
                 )
                 for read, generation in zip(reads, generations, strict=True)
             ]

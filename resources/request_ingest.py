@@ -153,7 +153,8 @@ class RequestIngest:
             seconds = {"read files": read.seconds, "publish": round(share, 3)}
             done[read.delivery.day] = replace(done[read.delivery.day], seconds=seconds)
         for read in reads:
-            read.written.path.unlink()
+            # What was published is the lake's now, unless that is on another disk.
+            read.written.path.unlink(missing_ok=True)
         self._done.update(done)
         for day in reopened:
             self._done.pop(day, None)

@@ -162,7 +162,7 @@ class _Reading:
             self.outcome.lines_read += batch.num_rows
             left = ~np.isin(batch.column("line_number").to_numpy(), taken.column("line_number").to_numpy())
             records: list[_Numbered] = []
-            for row in batch.filter(pa.array(left)).to_pylist() if left.any() else ():
+            for row in batch.filter(array_of(left)).to_pylist() if left.any() else ():
                 line_number = row["line_number"]
                 fields = {path: _exact(row[name]) for path, name in columns.items()}
                 record = read_fields(fields, line_number=line_number, profile=self.profile, context=self.context)
@@ -348,7 +348,7 @@ def _sure(result: pa.Table, query: BulkQuery) -> pa.Table:
     is_sure = result.column("is_sure")
     result = result.drop_columns([name for name in result.column_names if name not in _TAKEN_COLUMNS])
     if not passed.all():
-        is_sure = pc.and_(is_sure, pc.or_(pa.array(passed), pc.invert(result.column("in_scope"))))
+        is_sure = pc.and_(is_sure, pc.or_(array_of(passed), pc.invert(result.column("in_scope"))))
     if not pc.all(is_sure, min_count=0).as_py() or is_sure.null_count:
         result = result.filter(is_sure)
     return result

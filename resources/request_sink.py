@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from resources.byte_windows import array_of, array_of_texts
+from resources.draft_file import DraftFile
 from resources.prepared_queries import PreparedQueries
 
 LAKE_SCHEMA = pa.schema(
@@ -61,9 +63,10 @@ class FileDay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What the finished file holds. `conflicting_identities`: identities with several contents in it."""
+    """What the finished file holds. `sha256`: of its bytes. `conflicting_identities`: identities with several contents in it."""
 
     path: Path
+    sha256: str
     rows: int
     conflicting_identities: int
     file_days: tuple[FileDay, ...]
@@ -91,8 +94,9 @@ class RequestSink:
         self._pending: deque[Future[None]] = deque()
         # Identities hardly ever repeat, so a dictionary of them is only work, and they hardly shrink; the other
         # texts are few and repeat always.
+        self._file = DraftFile(path)
         self._writer = pq.ParquetWriter(
-            path,
+            self._file,
             LAKE_SCHEMA,
             compression={name: "none" if name == "event_id" else "lz4" for name in LAKE_SCHEMA.names},
             use_dictionary=["source", "client_id", "method", "endpoint"],
@@ -112,6 +116,7 @@ class RequestSink:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
         finally:
+            self._file.close()
             self._hashes.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
@@ -130,8 +135,8 @@ class RequestSink:
             fresh = self._seen.are_new(hashes.identity)
             if not fresh.all():
                 aside = ~fresh
-                self._aside.append((rows.filter(pa.array(aside)), hashes.where(aside)))
-                rows, hashes = rows.filter(pa.array(fresh)), hashes.where(fresh)
+                self._aside.append((rows.filter(array_of(aside)), hashes.where(aside)))
+                rows, hashes = rows.filter(array_of(fresh)), hashes.where(fresh)
             self._hashes.append(hashes)
         self._write(rows)
 
@@ -141,8 +146,10 @@ class RequestSink:
             self._pending.popleft().result()
         conflicting = self._settle() if self._aside else 0
         self._writer.close()
+        self._file.close()
         return Written(
             path=self._path,
+            sha256=self._file.sha256,
             # What the file itself says, for the guard that holds it against what was counted on the way in.
             rows=pq.read_metadata(self._path).num_rows,
             conflicting_identities=conflicting,
@@ -166,7 +173,7 @@ class RequestSink:
 
     def _hash(self, rows: pa.Table) -> "_Hashes":
         """Return the hashes in the order of `rows`. DuckDB's threads give rows back in any order: each has its position."""
-        positioned = rows.append_column("position", pa.array(np.arange(rows.num_rows)))
+        positioned = rows.append_column("position", array_of(np.arange(rows.num_rows)))
         columns = self._queries.arrays(_HASHES, {"rows": positioned})
         position = columns["position"]
         hashes = _Hashes(np.empty(len(position), dtype=np.uint64), np.empty(len(position), dtype=np.uint64))
@@ -191,7 +198,7 @@ class RequestSink:
         is_first = np.ones(len(order), dtype=bool)
         is_first[1:] = (identity[1:] != identity[:-1]) | (content[1:] != content[:-1])
         new = order[is_first] - len(written.identity)
-        self._write(rows.take(pa.array(np.sort(new[new >= 0]))))
+        self._write(rows.take(array_of(np.sort(new[new >= 0]))))
         contents_of = identity[is_first]
         return len(np.unique(contents_of[1:][contents_of[1:] == contents_of[:-1]]))
 
@@ -319,8 +326,10 @@ class _HashFile:
 def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
     rows = table.num_rows
     columns = {name: table.column(name) for name in table.column_names}
-    columns["source"] = pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), pa.array([source], pa.string()))
-    columns["file_id"] = pa.array(np.full(rows, file_id, dtype=np.int64))
+    columns["source"] = pa.DictionaryArray.from_arrays(
+        array_of(np.zeros(rows, dtype=np.int32)), array_of_texts([source])
+    )
+    columns["file_id"] = array_of(np.full(rows, file_id))
     return pa.table({name: columns[name] for name in LAKE_SCHEMA.names}, schema=LAKE_SCHEMA)
 
 

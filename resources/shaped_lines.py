@@ -25,7 +25,7 @@ from billing_pipeline.sources.profile import (
 from billing_pipeline.sources.request_lines import MAX_DEPTH, METHODS
 from billing_pipeline.sources.request_sql import TextCheck
 from resources import packed_values, text_columns
-from resources.byte_windows import Bytes, ByteWindows, Mask, Places, array_of, begin_with, lowest_bit
+from resources.byte_windows import Bytes, ByteWindows, Mask, Places, array_of, array_of_texts, begin_with, lowest_bit
 from resources.shaped_paths import LONGEST_PART, Routes, harmless_lengths, read_targets, routes_of
 
 # Nothing that is looked at lies further behind a line's start: a buffer needs so much room behind its last line.
@@ -36,7 +36,7 @@ _ROWS_AT_ONCE = 16_384
 _PLACES_PER_UNIT = {"s": 6, "ms": 3, "us": 0}
 _QUOTE, _POINT = b'".'
 _TEXTS = frozenset({"event_id", "event_at", "client_id", "method", "endpoint"})
-_METHOD_NAMES = pa.array(METHODS)
+_METHOD_NAMES = array_of_texts(METHODS)
 
 _Field = TextField | InstantField | NumberField | FlagField
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from billing_pipeline.records import UNMATCHED_ENDPOINT
-from resources.byte_windows import Bytes, ByteWindows, Mask, Places, begin_with, lowest_bit
+from resources.byte_windows import Bytes, ByteWindows, Mask, Places, array_of_texts, begin_with, lowest_bit
 
 # Of a path, of a path behind the text before its parameter, and of a query.
 LONGEST_PART = 64
@@ -62,7 +62,7 @@ def routes_of(templates: tuple[str, ...]) -> Routes | None:
         else:
             doubtful.append(template.partition("{")[0].encode())
     return Routes(
-        names=pa.array([*templates, UNMATCHED_ENDPOINT]),
+        names=array_of_texts([*templates, UNMATCHED_ENDPOINT]),
         whole=tuple(whole),
         around=tuple((before, tuple(afters.items())) for before, afters in around.items()),
         below=tuple(below),

@@ -1,5 +1,6 @@
 """The lake folder: a generation appears whole, once, and never changes. S3: test_s3.py."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -65,6 +66,23 @@ class TestPublish:
         published = lake.publish(produced(tmp_path, b"rows"), dataset=DATASET, partition=DAY, generation="g")
         (tmp_path / "lake").rename(tmp_path / "elsewhere")
         assert Lake(str(tmp_path / "elsewhere"), tmp_path).fetch(published.uri).read_bytes() == b"rows"
+
+    @pytest.mark.parametrize("is_other_disk", [False, True])
+    def test_made_for_the_lake_are_moved_there_or_copied_from_another_disk(
+        self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_other_disk: bool
+    ) -> None:
+        def refused(source: Path, target: Path) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        if is_other_disk:
+            monkeypatch.setattr(os, "rename", refused)
+        local = produced(tmp_path, b"rows")
+        digest = hashlib.sha256(b"rows").hexdigest()
+        draft = LakeDraft(local_file=local, dataset=DATASET, partition=DAY, generation="g", sha256=digest)
+        (published,) = lake.publish_all([draft])
+        assert (published.sha256, lake.fetch(published.uri).read_bytes()) == (digest, b"rows")
+        assert lake.fetch(published.uri).stat().st_mode & 0o777 == 0o644
+        assert local.exists() is is_other_disk
 
     @pytest.mark.parametrize(
         ("dataset", "generation"),

@@ -16,7 +16,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from resources import guard_store, request_day_writer, request_ingest
+from resources import guard_store, request_day_reader, request_day_writer, request_ingest
 from resources.database import Database
 from resources.lake import Lake
 from resources.request_day_reader import AcceptedFileGoneError, RequestDayReader
@@ -356,16 +356,22 @@ class TestRefusedFiles:
         assert read == [day_key(DAY, "b.jsonl")]
         assert deliveries.manifest()["a.jsonl"][:2] == ("rejected", "binary")
 
+    @pytest.mark.parametrize("hashed_before_bytes", [0, 1 << 20])
+    @pytest.mark.parametrize("content", [lines("r-2"), b"\0\1\2" * 4_000, gzip.compress(lines("r-2"))[:-5]])
     def test_overwritten_after_they_were_registered_are_refused_and_the_new_content_is_read(
-        self, deliveries: Deliveries
+        self, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, content: bytes, hashed_before_bytes: int
     ) -> None:
+        monkeypatch.setattr(request_day_reader, "HASHED_BEFORE_BYTES", hashed_before_bytes)
         deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-1"))
+        deliveries.deliver(day_key(DAY, "b.jsonl"), lines("r-3"))
         deliveries.store.discover(seen_at=AS_OF)
-        deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-2"))
+        deliveries.deliver(day_key(DAY, "a.jsonl"), content)
         ingest_day(deliveries)
         assert deliveries.manifest()["a.jsonl"][:2] == ("rejected", "unreadable")
+        assert deliveries.lake_rows() == [("r-3",)]
+        deliveries.deliver(day_key(DAY, "a.jsonl"), lines("r-2", "r-4"))
         deliveries.ingest()
-        assert deliveries.lake_rows() == [("r-2",)]
+        assert deliveries.lake_rows() == [("r-2",), ("r-3",), ("r-4",)]
 
 
 class TestRedelivery:
