@@ -1,14 +1,15 @@
 """The demo: three made-up days of API requests, traffic and storage, the whole job on them, and what came out of it.
 
 Everything arrives in two deliveries, so that late, repeated and contradictory data is seen to correct the bill: files in the
-landing folder, and counters of exporters that are served over HTTPS while the demo runs. A second demo on the same state books
-nothing. Not here: what is made up (resources/demo_*), printing (demo_page), somebody's own files (own_files).
+landing folder, and counters of exporters that are served over HTTPS while the demo runs. Around the second delivery a month goes
+by at a Stripe of the demo's own. A second demo on the same state books and charges nothing. Not here: what is made up
+(resources/demo_*), the month at Stripe (demo_stripe), somebody's own files (own_files).
 """
 
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from billing_pipeline.catalog import Catalog
 from billing_pipeline.errors import BillingError
 from console.bill_page import print_bill
 from console.days import read_period
+from console.demo_stripe import month_at_stripe
 from console.runs import DayHeldError, Pipeline, pipeline, print_booked
 from console.screen import count, page, show_error, table
 from console.status_page import (
@@ -27,7 +29,7 @@ from console.status_page import (
 )
 from console.usage_page import print_coverage, print_repositories, print_verdicts_in_short
 from console.usage_plot import draw_usage_by_hour
-from resources import demo_landing, demo_storage, demo_traffic
+from resources import demo_canary, demo_landing, demo_storage, demo_traffic
 from resources.balance_reader import BalanceReader
 from resources.catalog_store import read_catalog
 from resources.object_store import is_s3_url
@@ -68,18 +70,29 @@ def run_demo(settings: Settings, *, fresh: bool) -> None:
     began = time.monotonic()
     clients = api_clients(read_catalog(settings.catalog_dir))
     own.mkdir(parents=True, exist_ok=True)
-    with pipeline(settings) as ready, demo_traffic.serving_exporters(own / "exporters") as exporters:
+    with (
+        pipeline(settings) as ready,
+        demo_traffic.serving_exporters(own / "exporters") as exporters,
+        month_at_stripe(ready, own) as at_stripe,
+    ):
         with _environment(exporters.variables):
-            first = (*demo_landing.write_first_delivery(landing, clients), *demo_storage.write_first_delivery(landing))
+            first = (
+                *demo_landing.write_first_delivery(landing, clients),
+                *demo_canary.write_first_delivery(landing),
+                *demo_storage.write_first_delivery(landing),
+            )
             _deliver(ready, f"[bold]First delivery:[/] {count(len(first)) if first else 'no'} new files in {landing}")
+            at_stripe.until_late_data()
             exporters.clock.now = demo_traffic.SECOND_LOOK
             second = (
                 *demo_landing.write_second_delivery(landing, clients),
+                *demo_canary.write_second_delivery(landing),
                 *demo_storage.write_second_delivery(landing),
             )
             _deliver(ready, f"\n[bold]Second delivery:[/] {_SECOND if second else 'no new files'}")
+            at_stripe.with_late_data()
         page().print()
-        print_outcome(ready, plot=own / "usage_by_hour.png", began=began)
+        print_outcome(ready, plot=own / "usage_by_hour.png", began=began, before_bill=at_stripe.show)
         _print_balance(ready)
     page().print(f"A repository over time: billing timeline {_REPOSITORY}. A balance: billing balance {_PREPAID}")
     page().print("\nNext: [bold]make dev[/] opens the Dagster UI on this data; make demo again books nothing twice.")
@@ -135,8 +148,11 @@ def up_to_date(ready: Pipeline) -> None:
         show_error(error)
 
 
-def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
-    """Print deliveries, refusals with file and line, days, guards, books, times, the plot's path, and a bill."""
+def print_outcome(ready: Pipeline, *, plot: Path, began: float, before_bill: Callable[[], None] = lambda: None) -> None:
+    """Print deliveries, refusals with file and line, days, guards, books, times, the plot's path, and a bill.
+
+    `before_bill` prints what comes before the bill.
+    """
     console = page()
     database = ready.runtime.database
     status = read_status(database)
@@ -155,6 +171,7 @@ def print_outcome(ready: Pipeline, *, plot: Path, began: float) -> None:
     if usage:
         console.print(f"Plot of usage by hour: {draw_usage_by_hour(usage, plot)}")
     print_books(console, status.books)
+    before_bill()
     months = read_billed_months(database)
     if months:
         console.print()

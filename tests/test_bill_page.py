@@ -29,7 +29,7 @@ from billing_pipeline.periods import Window
 from console import cli
 from console.bill_page import open_points
 from console.demo import api_clients
-from resources import demo_landing, demo_storage, demo_traffic
+from resources import demo_canary, demo_landing, demo_storage, demo_traffic
 from resources.balance_reader import BalanceReader
 from resources.catalog_store import read_catalog
 from resources.charge_reader import Bill, BookedCharge, ChargeReader
@@ -40,6 +40,7 @@ from resources.runtime import Runtime, running
 from resources.settings import PROJECT_ROOT, Settings
 from resources.status_reader import Build, GuardVerdict, Status, read_status
 from resources.stores import open_stores
+from tests.demo_at_stripe import InvoiceThere, left_at_stripe
 from tests.demo_recount import END, MOMENT, MinuteOfTraffic, minutes_of_node, prepaid_amount, private_byte_seconds
 
 GB = 10**9
@@ -95,6 +96,27 @@ def is_billable(record: Mapping[str, object], clients: frozenset[str]) -> bool:
         and record["method"] in ("GET", "POST")
         and re.fullmatch(path, str(record["endpoint"])) is not None
     )
+
+
+def billable_requests(demo: "Demo", folder: Path) -> list[Mapping[str, object]]:
+    """Return every billable request that the demo delivers, once, from files that are written to `folder` for it."""
+    clients = api_clients(read_catalog(demo.runtime.settings.catalog_dir))
+    write_first_delivery(folder, clients)
+    demo_canary.write_first_delivery(folder)
+    demo_canary.write_second_delivery(folder)
+    late = demo.home / "landing" / "requests/api/2026-03-04/api-20260302T12-late.jsonl.gz"
+    # What was delivered first is what counts of a contradiction.
+    first: dict[str, Mapping[str, object]] = {}
+    for path in [*sorted(folder.rglob("*.jsonl*")), late]:
+        for record in good_records(path):
+            first.setdefault(str(record["request_id"]), record)
+    for path in folder.rglob("*.avro"):
+        with path.open("rb") as file:
+            for record in fastavro.reader(file):
+                assert isinstance(record, dict)
+                first[record["request_id"]] = {**record, "timestamp": record["timestamp"].isoformat()}
+    known = frozenset((*clients, demo_canary.CLIENT))
+    return [record for record in first.values() if is_billable(record, known)]
 
 
 @dataclass(frozen=True)
@@ -202,22 +224,7 @@ class TestDemo:
         assert all(build.state == "built" for build in status.builds)
 
     def test_bills_what_a_plain_count_of_the_files_says(self, demo: Demo, tmp_path: Path) -> None:
-        clients = api_clients(read_catalog(demo.runtime.settings.catalog_dir))
-        write_first_delivery(tmp_path, clients)
-        late = demo.home / "landing" / "requests/api/2026-03-04/api-20260302T12-late.jsonl.gz"
-        # What was delivered first is what counts of a contradiction.
-        first: dict[str, Mapping[str, object]] = {}
-        for path in [*sorted(tmp_path.rglob("*.jsonl*")), late]:
-            for record in good_records(path):
-                first.setdefault(str(record["request_id"]), record)
-        for path in tmp_path.rglob("*.avro"):
-            with path.open("rb") as file:
-                for record in fastavro.reader(file):
-                    assert isinstance(record, dict)
-                    first[record["request_id"]] = {**record, "timestamp": record["timestamp"].isoformat()}
-        counted = Counter(
-            str(record["timestamp"])[:10] for record in first.values() if is_billable(record, frozenset(clients))
-        )
+        counted = Counter(str(record["timestamp"])[:10] for record in billable_requests(demo, tmp_path))
         builds = read_status(demo.runtime.database).builds
         of_requests = [build for build in builds if build.asset == "usage/api_requests"]
         assert {build.day.isoformat(): build.billable for build in of_requests} == counted
@@ -330,6 +337,91 @@ class TestDemo:
         assert cli.run(["demo"]) == 1
         assert "not the demo's" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "landing").iterdir()] == ["real.jsonl"]
+
+
+class TestDemoAtStripe:
+    """The month at the demo's Stripe. The canary's bill is arithmetic: 290 requests in time and 10 late ones, 0.10 USD each."""
+
+    def test_charges_what_the_files_say_and_nothing_else(self, demo: Demo, tmp_path: Path) -> None:
+        counted = billable_requests(demo, tmp_path)
+        of_canary = [one for one in counted if one["client_id"] == demo_canary.CLIENT]
+        of_hikari = [one for one in counted if str(one["client_id"]).startswith("client_hikari")]
+        # 800 JPY for each client; 120 JPY for each 100 requests begun, 200 of them free.
+        clients, packages = 800 * len({one["client_id"] for one in of_hikari}), -(-(len(of_hikari) - 200) // 100)
+        found = left_at_stripe(demo.home)
+        assert [(one.account_id, one.status, sorted(one.lines)) for one in found.invoices] == [
+            ("canary", "paid", [("Adjustment", -100), ("canary_requests (290 request)", 2900)]),
+            (
+                "hikari",
+                "paid",
+                [
+                    ("fleet_clients (2 client)", clients),
+                    (f"fleet_requests ({len(of_hikari)} request)", 120 * packages),
+                ],
+            ),
+            ("canary", "paid", [(found.invoices[2].lines[0][0], 100)]),
+        ]
+        assert "Correction of canary_requests" in found.invoices[2].lines[0][0]
+        assert all(one.paid == one.total == sum(amount for _, amount in one.lines) for one in found.invoices)
+        assert found.pending == {}
+        assert charged_at_stripe(found.invoices, "canary") == 10 * len(of_canary) - 100
+
+    def test_owes_in_the_ledger_what_stripe_was_paid(self, demo: Demo) -> None:
+        found = left_at_stripe(demo.home)
+        with demo.runtime.database.reading() as connection:
+            ledger = connection.execute(
+                """
+                select split_part(ledger_account, ':', 2), sum(amount_minor)::bigint
+                from billing.ledger_posting
+                where ledger_account in ('receivable:canary', 'receivable:hikari')
+                group by 1
+                """
+            ).fetchall()
+        assert dict(ledger) == {name: charged_at_stripe(found.invoices, name) for name in ("canary", "hikari")}
+
+    def test_is_shown_step_by_step_with_both_sides_and_its_calls(self, demo: Demo) -> None:
+        shown = demo.first.partition("A month at Stripe")[2].partition("Bill of ")[0]
+        for text in (
+            "pending are canary 29.00 USD",
+            "support gives canary 1.00 USD back",
+            "the draft of canary is right, and let go",
+            "pending are canary 1.00 USD",
+            "the draft of hikari is refused, and kept: its period is not whole",
+            "the draft of canary is refused, and kept: its period is not whole",
+            "INV-000001 of canary, 28.00 USD",
+            "INV-000003 of canary, 1.00 USD",
+        ):
+            assert text in shown
+        amounts = re.findall(r"(-?[\d,.]+ (?:USD|JPY)) +(-?[\d,.]+ (?:USD|JPY)) +(-?[\d,.]+) (?:USD|JPY)$", shown, re.M)
+        assert len(amounts) >= 7
+        assert all(float(difference) == 0 for _, _, difference in amounts)
+        calls = re.search(r"together; a call for each request would be ([\d,]+) +(\d+) +(\d+)$", shown, re.M)
+        assert calls is not None
+        assert int(calls[1].replace(",", "")) > 5_000
+        assert (int(calls[2]) < 150, int(calls[3]) < 15) == (True, True)
+
+    def test_writes_nothing_by_a_second_sync(self, demo: Demo) -> None:
+        (again,) = [line for line in demo.first.splitlines() if "sync again, looking at every customer" in line]
+        assert again.split()[-1] == "0"
+        assert "nothing is pending" in again
+
+    def test_invoices_and_charges_nothing_twice(self, demo: Demo) -> None:
+        invoices = [block_of_invoices(run) for run in (demo.first, demo.second)]
+        assert invoices[0] == invoices[1]
+        again = demo.second.partition("A month at Stripe")[2].partition("Invoices, ours")[0]
+        (together,) = [line for line in again.splitlines() if "together" in line]
+        assert together.split()[-1] == "0"
+        assert "renews" not in again
+
+
+def charged_at_stripe(invoices: tuple[InvoiceThere, ...], account_id: str) -> int:
+    """Return what the account's invoices at Stripe come to."""
+    return sum(one.total for one in invoices if one.account_id == account_id)
+
+
+def block_of_invoices(printed: str) -> str:
+    """Return the part of what the demo printed that shows both sides."""
+    return printed.partition("Invoices, ours")[2].partition("Bill of ")[0]
 
 
 class TestBillCommand:
