@@ -138,7 +138,7 @@ class TestLoad:
             (1, "2025-01-01 00:00:00+00", "2026-03-03 00:00:00+00"),
             (2, "2026-03-03 00:00:00+00", None),
         ]
-        assert count(database, "catalog.account_client") == 17
+        assert count(database, "catalog.account_client") == 18
 
 
 class TestEntriesInUse:
