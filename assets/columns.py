@@ -270,3 +270,25 @@ STRIPE_SYNC = _schema(
     ("run_id", "text", "The run that wrote the row."),
     ("changed_at", "timestamptz", "When it was written."),
 )
+
+RECONCILIATION = _schema(
+    ("run_id", "text", "The run that has looked."),
+    ("row_number", "integer", "Place in the run, from 1."),
+    ("day", "date", "The run's day."),
+    ("compared_at", "timestamptz", "When both sides were read."),
+    ("account_id", "text", "Who pays."),
+    ("customer_id", "text", "The customer at Stripe. Null: none is linked."),
+    ("invoice_id", "uuid", "The invoice here. Null: what Stripe holds under keys that nothing here has."),
+    ("subscription_id", "text", "Whose period it bills. Null: the account's own, or none."),
+    ("period_start", "timestamptz", "Start of the billing period, inside."),
+    ("period_end", "timestamptz", "End of the billing period, outside."),
+    ("state", "text", "draft or final."),
+    ("currency", "text", "ISO 4217."),
+    ("ours_stripe_minor", "bigint", "What is to be charged, in Stripe's minor units."),
+    ("held_stripe_minor", "bigint", "What Stripe holds under the same keys."),
+    ("difference_stripe_minor", "bigint", "held - ours: above 0, Stripe holds too much."),
+    ("agreement", "text", "equal, not_due, behind, unlinked, drift."),
+    ("behind_since", "timestamptz", "Since when the account is not in step, where it is behind."),
+    ("problem", "text", "What keeps it from being in step."),
+    ("drifts", "jsonb", "By line: key, ours, held, where."),
+)

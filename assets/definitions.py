@@ -26,6 +26,7 @@ from assets.invoicing import (
     invoice_items_asset,
 )
 from assets.jobs import JOBS, build_yesterday
+from assets.reconciliation import reconcile_stripe, reconcile_stripe_daily, reconciliation_asset
 from assets.requests import request_records_asset
 from assets.retention import remove_unused, remove_unused_weekly
 from assets.sensors import (
@@ -80,6 +81,7 @@ def build_defs(
             backtest_asset(),
             invoice_items_asset(),
             stripe_sync_asset(),
+            reconciliation_asset(),
         ],
         asset_checks=list(guard_checks()),
         jobs=[
@@ -94,6 +96,7 @@ def build_defs(
             apply_stripe_events,
             sync_stripe,
             true_up_invoices,
+            reconcile_stripe,
         ],
         schedules=[
             build_yesterday,
@@ -104,6 +107,7 @@ def build_defs(
             compile_invoices_hourly,
             finalize_invoices_daily,
             sync_stripe_hourly,
+            reconcile_stripe_daily,
         ],
         sensors=[
             new_deliveries,
@@ -137,6 +141,7 @@ def build_defs(
             "invoice_store": stores.invoices,
             "invoice_reader": stores.invoice_reader,
             "stripe_following": stores.stripe_following,
+            "reconciler": stores.reconciler,
             "stripe_syncing": stores.stripe_syncing,
             "stripe_sync_reader": stores.stripe_sync_reader,
             "builds": stores.builds,

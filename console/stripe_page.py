@@ -12,11 +12,14 @@ from decimal import Decimal
 from rich.console import Console
 from rich.markup import escape
 
+from billing_pipeline.amounts import Money
 from billing_pipeline.errors import BillingError
 from billing_pipeline.invoicing.stripe_amounts import stripe_digits
 from billing_pipeline.stripe_events.envelope import ObjectKind
 from console.screen import count, notes, page, table
+from resources.catalog_store import current_catalog
 from resources.database import Database
+from resources.reconciliation.standings import account_standings
 from resources.runtime import running
 from resources.settings import Settings
 from resources.stripe_mirror import inbox
@@ -47,6 +50,7 @@ def print_stripe(console: Console, following: StripeFollowing, account_id: str, 
     mirror = replace(following.mirror, clock=lambda: now)
     found = mirror.customer(link.customer_id) if ask else mirror.known(link.customer_id)
     console.print(f"[bold]{escape(account_id)} at Stripe: {escape(link.customer_id)}[/]{_customer(found)}")
+    _print_standing(console, following.database, account_id, now)
     for kind, freshness in found.freshness.items():
         age = "never" if freshness.fetched_at is None else f"{_age(now, freshness.fetched_at)} ago"
         console.print(f"  {_plural(kind)} listed {age}", highlight=False)
@@ -115,6 +119,34 @@ def _link(database: Database, account_id: str) -> CustomerLink:
             fix="set stripe_customer in accounts.toml, or metadata bp_account on the customer at Stripe, and read the events",
         )
     return link
+
+
+def _print_standing(console: Console, database: Database, account_id: str, now: datetime) -> None:
+    """Print what the account is to be charged by now, and whether Stripe was seen to hold it, or since when not."""
+    with database.reading() as connection:
+        totals = connection.execute(
+            """
+            select currency, sum(total_minor)::bigint from invoicing.draft_invoice
+            where account_id = %s
+            group by currency
+            order by currency
+            """,
+            [account_id],
+        ).fetchall()
+        standing = account_standings(
+            connection, current_catalog(connection), stripe_links(connection, accounts=[account_id]), began_at=now
+        ).get(account_id)
+    here = ", ".join(str(Money(total, currency)) for currency, total in totals) or "nothing"
+    console.print(f"  open invoices here: {here}")
+    if standing is None or standing.synced_at is None:
+        console.print("  [yellow]never synced[/]")
+    elif standing.is_behind:
+        since = standing.behind_since or standing.synced_at
+        console.print(f"  [yellow]not synced since {since:%Y-%m-%d %H:%M} UTC[/] ({_age(now, since)})")
+        if standing.problem is not None:
+            console.print(f"    {escape(standing.problem)}")
+    else:
+        console.print(f"  in step with Stripe since {standing.synced_at:%Y-%m-%d %H:%M} UTC")
 
 
 def _customer(found: CustomerAtStripe) -> str:

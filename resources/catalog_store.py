@@ -58,7 +58,9 @@ class CatalogEntryInUseError(BillingError):
 
 # Files of the catalog folder that say how this installation works, not what is billed: what is delivered (source_config,
 # traffic_config, storage_config), and how invoices are made (invoicing/policy_file).
-INGESTION_FILES = frozenset({"sources.toml", "traffic.toml", "storage.toml", "alerts.toml", "invoicing.toml"})
+INGESTION_FILES = frozenset(
+    {"sources.toml", "traffic.toml", "storage.toml", "alerts.toml", "canary.toml", "invoicing.toml"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ APPEND_ONLY_TABLES = (
     "stripe.intent",
     "stripe.intent_state",
     "alerts.evidence",
+    "invoicing.reconciliation",
+    "invoicing.canary_result",
     "invoicing.final_invoice",
     "invoicing.final_item",
     "invoicing.voided_invoice",

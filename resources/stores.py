@@ -21,6 +21,8 @@ from resources.lake import Lake
 from resources.landing import Landing
 from resources.payment_store import PaymentStore
 from resources.pseudonym_key import pseudonym_key
+from resources.reconciliation.canaries import load_canaries
+from resources.reconciliation.reconciler import Reconciler
 from resources.request_store import RequestStore
 from resources.retention import Retention
 from resources.settings import Settings
@@ -67,6 +69,7 @@ class Stores:
     builds: BuildReader
     retention: Retention
     stripe_following: StripeFollowing
+    reconciler: Reconciler
     stripe_syncing: StripeSyncing
     stripe_sync_reader: SyncReader
 
@@ -85,6 +88,10 @@ def open_stores(settings: Settings, database: Database) -> Stores:
     storage_sources = load_storage_sources(settings.catalog_dir)
     policy = load_invoicing_policy(settings.catalog_dir)
     invoices = InvoiceStore(database, policy)
+    sync_policy = load_sync_policy(settings.catalog_dir)
+    following = stripe_following(
+        settings, database, life=StoredInvoiceLife(invoices), renewal_reasons=sync_policy.renewal_reasons
+    )
     requests = RequestStore(database, lake, landing, load_sources(settings.catalog_dir), settings.scratch_dir, key)
     return Stores(
         requests=requests,
@@ -131,7 +138,14 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         proposals=ProposalStore(database),
         builds=BuildReader(database),
         retention=Retention(database=database, lake=lake, scratch_dir=settings.scratch_dir),
-        stripe_following=stripe_following(settings, database, life=StoredInvoiceLife(invoices)),
-        stripe_syncing=stripe_syncing(settings, database, invoices, load_sync_policy(settings.catalog_dir)),
+        stripe_following=following,
+        reconciler=Reconciler(
+            database=database,
+            reads=lambda: following.reads,
+            clock=following.clock,
+            canaries=load_canaries(settings.catalog_dir),
+            is_pushed=sync_policy.daily_push,
+        ),
+        stripe_syncing=stripe_syncing(settings, database, invoices, sync_policy),
         stripe_sync_reader=SyncReader(database),
     )

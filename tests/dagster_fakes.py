@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 
@@ -19,6 +20,7 @@ from billing_pipeline.invoicing.items import InvoiceKey
 from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.periods import Window
 from billing_pipeline.prepaid import SuspendState
+from billing_pipeline.reconciliation import HeldLine, OurInvoice, Standing, reconcile
 from billing_pipeline.records import LineCounts
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.alerting.conditions import CLOSING
@@ -33,6 +35,8 @@ from resources.invoicing.drafts import Drafted
 from resources.invoicing.invoice_reader import Disagreement, Overview, StateTotal
 from resources.invoicing.invoice_rows import InvoiceRow
 from resources.payment_store import SuspensionChange
+from resources.reconciliation.canaries import Canary
+from resources.reconciliation.reconciler import CanaryResult, Reconciliation
 from resources.request_ingest import DayIngest
 from resources.request_store import Discovery
 from resources.retention import Retained
@@ -489,6 +493,53 @@ class FakeRetention:
 
 
 @dataclass
+class FakeReconciler:
+    """Stripe read back: one invoice, whose `held` is what Stripe has of 800; one canary."""
+
+    held: int = 800
+    is_behind: bool = False
+    behind_since: datetime | None = None
+    canary_ours: int = 4200
+    days: list[date] = field(default_factory=list)
+
+    def reconcile(self, day: date, *, run_id: str) -> Reconciliation:
+        self.days.append(day)
+        start = datetime(2026, 3, 1, tzinfo=UTC)
+        period = Window(start, datetime(2026, 4, 1, tzinfo=UTC))
+        invoice = OurInvoice(
+            invoice_id=UUID(int=1),
+            account_id="acme",
+            subscription_id="s",
+            period=period,
+            state=InvoiceState.DRAFT,
+            currency="USD",
+            lines={"k" * 32: 800},
+        )
+        standing = Standing(customer_id="cus_1", is_behind=self.is_behind, behind_since=self.behind_since)
+        line = HeldLine(key="k" * 32, amount=self.held, currency="USD", where="in_1")
+        canary = Canary(account_id="canary", subscription_id="s", total=Decimal("42.00"), since=start)
+        return Reconciliation(
+            day=day,
+            compared_at=period.end,
+            invoices_read=1,
+            rows=reconcile("acme", [invoice], [line], standing),
+            standings={"acme": standing},
+            canaries=(
+                CanaryResult(
+                    canary=canary,
+                    currency="USD",
+                    period_start=start,
+                    period_end=period.end,
+                    expected=4200,
+                    ours=self.canary_ours,
+                    held=4200,
+                ),
+            ),
+            unsendable={},
+        )
+
+
+@dataclass
 class FakeStripeFollowing:
     """Stripe: so many events are new, so many open; a run applies all, or fails."""
 
@@ -607,6 +658,7 @@ class World:
         self.alerts = FakeAlerts()
         self.conditions = FakeConditions()
         self.stripe_following = FakeStripeFollowing()
+        self.reconciler = FakeReconciler()
         self.stripe_syncing = FakeStripeSyncing()
         self.stripe_sync_reader = FakeSyncReader()
         self.defs = build_defs(
@@ -630,6 +682,7 @@ class World:
                 builds=self.builds,
                 retention=self.retention,
                 stripe_following=self.stripe_following,
+                reconciler=self.reconciler,
                 stripe_syncing=self.stripe_syncing,
                 stripe_sync_reader=self.stripe_sync_reader,
             ),

@@ -239,6 +239,9 @@ class MadeUpStripe:
         document = self._one("list_invoice_payments", invoice_id)
         return iter([] if document is None else document.get("all_payments", []))
 
+    def list_pending_items(self) -> Iterator[Document]:
+        return self._listed("invoiceitem", lambda one: one["invoice"] is None)
+
     def retrieve_customer(self, customer_id: str) -> Document | None:
         return self._one("retrieve_customer", customer_id)
 

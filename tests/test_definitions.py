@@ -32,7 +32,13 @@ ASSET_KEYS = {
     "usage/traffic",
     "usage/storage",
 }
-BESIDE_THE_CHAIN = {"backtest/scenarios", "entitlement/allowances", "invoicing/items", "invoicing/stripe_sync"}
+BESIDE_THE_CHAIN = {
+    "backtest/scenarios",
+    "entitlement/allowances",
+    "invoicing/items",
+    "invoicing/stripe_sync",
+    "invoicing/reconciliation",
+}
 
 
 class TestDefinitions:
@@ -58,6 +64,7 @@ class TestDefinitions:
             "compile_invoices_hourly",
             "finalize_invoices_daily",
             "sync_stripe_hourly",
+            "reconcile_stripe_daily",
         }
         assert {sensor.name for sensor in repository.sensor_defs} == {
             "new_deliveries",
@@ -76,7 +83,8 @@ class TestDefinitions:
 
     def test_share_one_partitioning_and_one_backfill_policy_along_the_daily_chain(self):
         graph = World().defs.resolve_asset_graph()
-        daily = [graph.get(key) for key in graph.get_all_asset_keys() if graph.get(key).is_partitioned]
+        daily = [graph.get(dg.AssetKey(key.split("/"))) for key in sorted(ASSET_KEYS)]
+        daily = [node for node in daily if node.is_partitioned]
         assert len(daily) == 10
         assert {node.partitions_def for node in daily} == {DAYS}
         assert len({node.backfill_policy for node in daily}) == 1

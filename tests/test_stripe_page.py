@@ -1,5 +1,6 @@
 """What a person sees of Stripe on a terminal: what is held, how old it is, which events are not applied."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -8,11 +9,16 @@ import pytest
 from rich.console import Console
 
 from console.stripe_page import NotLinkedError, print_events, print_stripe
+from resources.alerting.conditions import ConditionReader
+from resources.alerting.notice import IncidentKind
+from resources.alerting.policy import AlertPolicy
 from resources.database import Database
 from resources.stripe_mirror.feed import V1
 from resources.stripe_mirror.following import StripeFollowing
+from resources.stripe_mirror.gateway_reads import GatewayReads
 from resources.stripe_mirror.links import stripe_links
 from tests.stripe_books import Mirror
+from tests.stripe_world import StripeWorld, stripe_world
 
 
 @pytest.fixture
@@ -74,6 +80,43 @@ class TestStripePage:
         mirror.follow()
         with pytest.raises(NotLinkedError):
             printed(mirror)
+
+
+class TestStanding:
+    """FLY-16."""
+
+    @pytest.fixture
+    def world(self, database: Database, tmp_path: Path) -> Iterator[StripeWorld]:
+        with stripe_world(database, tmp_path, accounts={"acme": ("fees_and_requests", "USD", "")}) as world:
+            yield world
+
+    def page(self, world: StripeWorld) -> str:
+        text = StringIO()
+        looking = StripeFollowing(
+            database=world.database, open_reads=lambda: GatewayReads(world.gateway()), clock=world.clock
+        )
+        print_stripe(Console(file=text, width=200), looking, "acme", now=world.now, ask=True)
+        return text.getvalue()
+
+    def test_is_shown_while_stripe_is_down_with_the_total_here_and_told_of(self, world: StripeWorld) -> None:
+        world.link("acme")
+        assert "never synced" in self.page(world)
+        world.use("acme", "2026-03-05", 100)
+        world.sync()
+        synced_at = world.now
+        world.advance_to(world.now + timedelta(minutes=1))
+        assert f"in step with Stripe since {synced_at:%Y-%m-%d %H:%M} UTC" in self.page(world)
+        world.sim.remote.fault("unavailable", times=10_000)
+        world.use("acme", "2026-03-06", 300)
+        world.sync()
+        world.advance_to(world.now + timedelta(hours=2))
+        world.sync()
+        text = self.page(world)
+        assert "open invoices here: 43.97 USD" in text
+        assert "not synced since 2026-03-01 00:01 UTC (2 h)" in text
+        reader = ConditionReader(database=world.database, policy=AlertPolicy(sync_lag=timedelta(hours=1)))
+        late = reader.conditions(now=world.now)[IncidentKind.SYNC_LAG]
+        assert [one.subject for one in late] == ["account acme"]
 
 
 class TestEventsPage:

@@ -7,7 +7,6 @@ knows them), telling anybody (desk).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
 
 import psycopg
 
@@ -24,6 +23,9 @@ CLOSING = {
     IncidentKind.DEAD_LETTER: "It was tried again and taken, or is wanted no more.",
     IncidentKind.TRUE_UP_MISSED: "What was missing on the invoice is charged or credited.",
     IncidentKind.SYNC_LAG: "It is in step again.",
+    IncidentKind.STRIPE_DRIFT: "A later look found both sides equal, or the sync on its way.",
+    IncidentKind.STRIPE_FINDING: "The sync does not find it any more.",
+    IncidentKind.CANARY: "A later look found the bill right.",
 }
 
 
@@ -76,7 +78,8 @@ def _held(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) ->
             continue
         condition = Condition(
             subject=f"{asset} {partition_key} {guard}",
-            message=f"{message} For the bill: the last good rows of the day stay in it. To fix: `billing status` says what is "
+            message=f"{message} For the bill: the last good rows of the day stay in it. To fix: `billing "
+            "status` says what is "
             f"expected; deliver it, or let it through with `billing release {asset} {partition_key} {guard}`.",
             evidence={"inputs_digest": digest, "run_id": run_id},
         )
@@ -130,8 +133,6 @@ def _dead_invoices(connection: psycopg.Connection) -> list[Condition]:
 
 def _dead_calls(connection: psycopg.Connection) -> list[Condition]:
     """Return the calls that Stripe refused, by account."""
-    if not _exists(connection, "stripe.intent_dead"):
-        return []
     rows = connection.execute(
         """
         select account_id, array_agg(intent_id::text order by refused_at), min(refused_at)
@@ -189,8 +190,6 @@ def _feeds(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -
 
 
 def _accounts(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[Condition]:
-    if not _exists(connection, "stripe.sync_account"):
-        return []
     rows = connection.execute(
         """
         select account_id, state, behind_since, problem
@@ -212,6 +211,75 @@ def _accounts(connection: psycopg.Connection, policy: AlertPolicy, now: datetime
     ]
 
 
-def _exists(connection: psycopg.Connection, table: str) -> bool:
-    row: tuple[Any, ...] | None = connection.execute("select to_regclass(%s) is not null", [table]).fetchone()
-    return bool(row and row[0])
+def _drifts(connection: psycopg.Connection) -> list[Condition]:
+    """Return what the newest reconciliation found to differ and nobody knows why."""
+    rows = connection.execute(
+        """
+        select account_id, invoice_id::text, period_start, period_end, currency, difference_stripe_minor, drifts, run_id, day
+        from invoicing.reconciliation
+        where agreement = 'drift' and run_id = (
+            select run_id from invoicing.reconciliation order by compared_at desc, run_id limit 1
+        )
+        order by account_id, row_number
+        """
+    )
+    found = []
+    for account_id, invoice_id, start, end, currency, difference, drifts, run_id, day in rows:
+        what = f"of {start:%Y-%m-%d} to {end:%Y-%m-%d}" if start else "that nothing here knows"
+        found.append(
+            Condition(
+                subject=f"{account_id} {invoice_id or 'unknown lines ' + currency}",
+                message=f"Stripe holds {difference:+} {currency} (minor units) other than was billed {what}, "
+                f"in {len(drifts)} lines. "
+                "For the bill: the customer is charged that much too much or too little. "
+                "To fix: see invoicing/reconciliation for the lines, and who changed them at Stripe.",
+                evidence={"run_id": run_id, "day": day, "drifts": drifts},
+            )
+        )
+    return found
+
+
+def _canaries(connection: psycopg.Connection) -> list[Condition]:
+    rows = connection.execute(
+        """
+        select account_id, subscription_id, period_start, currency, expected_stripe_minor, ours_stripe_minor, held_stripe_minor,
+            run_id
+        from invoicing.canary_result
+        where not is_right and run_id = (
+            select run_id from invoicing.canary_result order by compared_at desc, run_id limit 1
+        )
+        order by account_id, subscription_id, period_start
+        """
+    )
+    return [
+        Condition(
+            subject=f"{account_id} {subscription_id} {start:%Y-%m-%d}",
+            message=f"The bill of the period from {start:%Y-%m-%d} was known to be {expected} {currency} "
+            f"(minor units), is {ours} here "
+            f"and {held} at Stripe. For the bill: what went wrong here may have gone wrong for everybody. "
+            "To fix: `billing explain` its charges before any invoice is let go.",
+            evidence={"run_id": run_id, "expected": expected, "ours": ours, "held": held},
+        )
+        for account_id, subscription_id, start, currency, expected, ours, held, run_id in rows
+    ]
+
+
+def _findings(connection: psycopg.Connection) -> list[Condition]:
+    """Return what the sync and the true-up want a person to see. Missed true-ups are told of by the queue."""
+    rows = connection.execute(
+        """
+        select kind, subject, message, opened_at
+        from stripe.sync_finding
+        where closed_at is null and kind <> 'final_before_true_up'
+        order by kind, subject
+        """
+    )
+    return [
+        Condition(
+            subject=f"{kind} {subject}",
+            message=f"{message}. For the bill: what this is about is not at Stripe as it should be. To fix: "
+            f"see docs/stripe.md, {kind}.",
+            evidence={"opened_at": opened_at},
+        )
+        for kind, subject, message, opened_at in rows
+    ]

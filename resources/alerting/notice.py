@@ -21,6 +21,7 @@ class IncidentKind(StrEnum):
     GAP_OPEN = "gap_open"
     DEAD_LETTER = "dead_letter"
     STRIPE_DRIFT = "stripe_drift"
+    STRIPE_FINDING = "stripe_finding"
     SYNC_LAG = "sync_lag"
     TRUE_UP_MISSED = "true_up_missed"
     CANARY = "canary"

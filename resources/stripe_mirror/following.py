@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from billing_pipeline.stripe_events.effects import RENEWAL_REASONS
 from resources.database import Database
 from resources.settings import Settings
 from resources.stripe_mirror.apply import Applied, EventApplier
@@ -44,6 +45,7 @@ class StripeFollowing:
     clock: Callable[[], datetime] = utc_now
     life: InvoiceLife = field(default_factory=NoInvoiceLife)
     feeds: tuple[str, ...] = (V1, V2)
+    renewal_reasons: frozenset[str] = RENEWAL_REASONS
 
     @property
     def is_configured(self) -> bool:
@@ -63,7 +65,7 @@ class StripeFollowing:
     @property
     def settler(self) -> Settler:
         """Return what acts on mirrored invoices."""
-        return Settler(database=self.database, clock=self.clock, life=self.life)
+        return Settler(database=self.database, clock=self.clock, life=self.life, renewal_reasons=self.renewal_reasons)
 
     @property
     def mirror(self) -> StripeMirror:
@@ -107,12 +109,19 @@ class StripeFollowing:
         return Followed(relisted=relisted, applied=self.applier.apply_open(run_id=run_id, may_go_on=may_go_on))
 
 
-def stripe_following(settings: Settings, database: Database, *, life: InvoiceLife | None = None) -> StripeFollowing:
+def stripe_following(
+    settings: Settings,
+    database: Database,
+    *,
+    life: InvoiceLife | None = None,
+    renewal_reasons: frozenset[str] = RENEWAL_REASONS,
+) -> StripeFollowing:
     """Return the mirror of an installation. Opens nothing."""
     return StripeFollowing(
         database=database,
         open_reads=(lambda: _gateway_reads(settings)) if settings.stripe_api_key else None,
         life=life or NoInvoiceLife(),
+        renewal_reasons=renewal_reasons,
     )
 
 

@@ -74,6 +74,10 @@ class GatewayReads:
         """Yield the payments of an invoice."""
         return self._all(Operation.INVOICE_PAYMENTS_LIST, invoice=invoice_id)
 
+    def list_pending_items(self) -> Iterator[Document]:
+        """Yield the invoice items that no invoice has taken yet."""
+        return _lazily(lambda: self.gateway.list_invoice_items(pending=True))
+
     def retrieve_customer(self, customer_id: str) -> Document | None:
         """Return a customer, as deleted where it was."""
         return self._one(Operation.CUSTOMERS_RETRIEVE, customer_id)

@@ -14,13 +14,14 @@ from psycopg.rows import class_row, dict_row
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.stripe_events.envelope import ObjectKind
-from billing_pipeline.stripe_events.objects import InvoiceStatus, StripeInvoice, read_invoice
+from billing_pipeline.stripe_events.objects import StripeInvoice
 from resources.database import Database
 from resources.stripe_mirror import rows
 from resources.stripe_mirror.apply import write_fetched
-from resources.stripe_mirror.fetching import fetch_object, whole_invoice, whole_subscription
+from resources.stripe_mirror.fetching import fetch_object, whole_subscription
 from resources.stripe_mirror.inbox import StripeObject
-from resources.stripe_mirror.reads import Document, StripeReads
+from resources.stripe_mirror.reads import StripeReads
+from resources.stripe_mirror.refresh import refresh_invoices
 from resources.stripe_mirror.rows import Fetch
 from resources.stripe_mirror.settle import invoice_of
 
@@ -175,7 +176,8 @@ class StripeMirror:
                     listed = reads.list_subscriptions(customer=customer_id)
                     write_fetched(self.database, [whole_subscription(reads, one) for one in listed], fetch)
                 case _:
-                    refresh_invoices(self.database, reads, fetch, customer_id)
+                    listed = reads.list_invoices(customer=customer_id)
+                    refresh_invoices(self.database, reads, fetch, listed, of_customer=customer_id)
         except BillingError as error:
             _write_refresh(connection, customer_id, kind, None, failed_at=self.clock(), problem=error.what)
         else:
@@ -183,58 +185,6 @@ class StripeMirror:
 
 
 _KINDS = (ObjectKind.CUSTOMER, ObjectKind.SUBSCRIPTION, ObjectKind.INVOICE)
-
-
-def refresh_invoices(database: Database, reads: StripeReads, fetch: Fetch, customer_id: str) -> None:
-    """Bring a customer's invoices up to date by one list; lines are asked for where there are more than ten and they may differ.
-
-    A draft that the list does not show is asked for by itself: it was deleted.
-    """
-    with database.reading() as connection:
-        known = {one.invoice.invoice_id: one.invoice for one in _invoices(connection, customer_id)}
-    shown, changed, same = set[str](), list[Document](), list[str]()
-    for document in reads.list_invoices(customer=customer_id):
-        invoice = read_invoice(document)
-        shown.add(invoice.invoice_id)
-        # Lines of what is final do not change.
-        if invoice.status is not InvoiceStatus.DRAFT and known.get(invoice.invoice_id) == invoice:
-            same.append(invoice.invoice_id)
-        else:
-            changed.append(document)
-    write_fetched(database, [whole_invoice(reads, document) for document in changed], fetch)
-    _touch(database, same, fetch)
-    for invoice_id, invoice in known.items():
-        if invoice_id not in shown and invoice.status is InvoiceStatus.DRAFT:
-            subject = StripeObject(ObjectKind.INVOICE, invoice_id)
-            own_fetch = rows.begin_fetch(database, now=fetch.at)
-            found = fetch_object(reads, subject)
-            write_fetched(database, [found] if found else [], own_fetch, deleted=[] if found else [subject])
-
-
-def _touch(database: Database, invoice_ids: Sequence[str], fetch: Fetch) -> None:
-    """Say that invoices were seen again as they are; what was settled of them stays settled."""
-    with database.transaction() as connection:
-        connection.execute(
-            """
-            with
-            touched as (
-                select invoice_id, fetch_number
-                from stripe.invoice
-                where invoice_id = any(%(ids)s) and fetch_number < %(number)s
-                order by invoice_id
-                for update
-            ),
-            settled as (
-                update stripe.settlement set fetch_number = %(number)s
-                from touched
-                where settlement.invoice_id = touched.invoice_id and settlement.fetch_number = touched.fetch_number
-            )
-            update stripe.invoice set fetch_number = %(number)s, fetched_at = %(at)s
-            from touched
-            where invoice.invoice_id = touched.invoice_id
-            """,
-            {"ids": list(invoice_ids), "number": fetch.number, "at": fetch.at},
-        )
 
 
 def _has_event_since(connection: psycopg.Connection, customer_id: str, kind: ObjectKind, since: datetime) -> bool:

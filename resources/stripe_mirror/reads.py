@@ -56,6 +56,9 @@ class StripeReads(Protocol):
     def list_invoice_payments(self, invoice_id: str) -> Iterator[Document]:
         """Yield the payments of an invoice."""
 
+    def list_pending_items(self) -> Iterator[Document]:
+        """Yield the invoice items that no invoice has taken yet, of all customers."""
+
     def retrieve_customer(self, customer_id: str) -> Document | None:
         """Return a customer, as deleted where it was."""
 
