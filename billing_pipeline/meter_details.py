@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from billing_pipeline.amounts import Exact, exact_product, exact_sum
-from billing_pipeline.levels import Change, level_state
+from billing_pipeline.levels import Change, LevelState, level_state
 from billing_pipeline.meters import (
     EPOCH,
     HOUR_SECONDS,
@@ -103,11 +103,15 @@ def level_changes(meter: Meter, rows: Iterable[UsageState]) -> tuple[Change, ...
 
 
 def level_quantity(meter: Meter, changes: Sequence[Change], *, opening: Exact, period: Window, whole: Window) -> Exact:
-    """Return what a level comes to in `period`, a part of the billing period `whole`, which it enters at `opening`.
+    """Return what a level comes to in `period`, a part of the billing period `whole`, which it enters at `opening`."""
+    return level_worth(meter, level_state(changes, period), opening=opening, whole=whole)
+
+
+def level_worth(meter: Meter, state: LevelState, *, opening: Exact, whole: Window) -> Exact:
+    """Return what a level comes to in the window of `state`, a part of the billing period `whole`.
 
     A mean is over the whole period: what is held in half of it counts half. A level below 0 comes to 0.
     """
-    state = level_state(changes, period)
     match meter.level:
         case LevelFold.MEAN:
             found = exact_product(state.value_seconds(opening), times=Decimal(1), over=Decimal(whole.seconds))

@@ -13,7 +13,7 @@ from billing_pipeline.amounts import Exact, exact_product, exact_sum
 from billing_pipeline.billing_schedule import ScheduledCharge
 from billing_pipeline.catalog import Dimension, Matrix, Meter, Percentage, PriceVersion, UsageShape
 from billing_pipeline.charges import group_key
-from billing_pipeline.meter_details import level_changes, level_quantity, level_steps, transactions, window_quantities
+from billing_pipeline.meter_details import level_changes, level_steps, level_worth, transactions, window_quantities
 from billing_pipeline.meters import Aggregation, UsageState, merge
 from billing_pipeline.period_charges import PeriodUsage
 from billing_pipeline.periods import Window
@@ -27,7 +27,7 @@ from billing_pipeline.rating import (
     Windows,
     windows_in,
 )
-from billing_pipeline.usage_states import is_combinable
+from billing_pipeline.usage_states import is_combinable, level_state_of
 
 DIMENSIONS = tuple(Dimension)
 _ZERO, _ONE = Decimal(0), Decimal(1)
@@ -147,18 +147,19 @@ class UsageRow:
     state: UsageState
 
 
-def unchanged_levels(slot: Slot, openings: Mapping[Group, Decimal]) -> dict[str, tuple[VersionUsage, ...]]:
+def unchanged_levels(slot: Slot, openings: Mapping[Group, Exact]) -> dict[str, tuple[VersionUsage, ...]]:
     """Return the usage of levels that go on without a change."""
     return {key_of_group(slot, group): tuple(usage_of_rows(slot, (), opening)) for group, opening in openings.items()}
 
 
-def _usage_of_level(slot: Slot, meter: Meter, rows: Sequence[UsageRow], opening: Decimal) -> Iterator[VersionUsage]:
-    changes = level_changes(meter, (row.state for row in rows))
+def _usage_of_level(slot: Slot, meter: Meter, rows: Sequence[UsageRow], opening: Exact) -> Iterator[VersionUsage]:
     whole = slot.scheduled.period.whole
     if slot.versions[0][0].shape is not UsageShape.LEVELS:
-        quantity = level_quantity(meter, changes, opening=opening, period=slot.window, whole=whole)
+        state = level_state_of(meter, (row.state for row in rows), slot.window)
+        quantity = level_worth(meter, state, opening=opening, whole=whole)
         yield VersionUsage(version=slot.versions[0][0], quantity=quantity, share=exact_sum(slot.shares))
         return
+    changes = level_changes(meter, (row.state for row in rows))
     level: Exact = opening
     for (version, part), share in zip(slot.versions, slot.shares, strict=True):
         steps = level_steps(changes, opening=level, period=part, whole=whole)
@@ -171,7 +172,7 @@ def _usage_of_level(slot: Slot, meter: Meter, rows: Sequence[UsageRow], opening:
         )
 
 
-def usage_of_rows(slot: Slot, rows: Sequence[UsageRow], opening: Decimal = _ZERO) -> Iterator[VersionUsage]:
+def usage_of_rows(slot: Slot, rows: Sequence[UsageRow], opening: Exact = _ZERO) -> Iterator[VersionUsage]:
     """Yield the usage of each version. What cannot be split at a change of price is rated by the version at its start."""
     meter, shape = slot.meter, slot.versions[0][0].shape
     if meter is None:

@@ -8,10 +8,12 @@ that changes concerns one block of each size, whatever periods there are. Not he
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from billing_pipeline.amounts import exact_product, to_scale
+from billing_pipeline.amounts import exact_product, exact_text, to_scale
+from billing_pipeline.levels import LevelState, combined, level_state
+from billing_pipeline.meter_details import level_changes
 from billing_pipeline.meters import (
     Aggregation,
     Meter,
@@ -22,8 +24,9 @@ from billing_pipeline.meters import (
     state_items,
     state_pairs,
 )
+from billing_pipeline.periods import Window
 
-# Half a year: what a yearly period needs of them stays few.
+# Four months: a yearly period, and all the days before a level's period, take few.
 LARGEST_BLOCK_DAYS = 128
 _ROW_PLACES = 9
 
@@ -62,11 +65,14 @@ def is_combinable(meter: Meter) -> bool:
         Aggregation.UNIQUE,
         Aggregation.LATEST,
         Aggregation.PERCENTILE,
+        Aggregation.LEVEL,
     )
 
 
-def combine(meter: Meter, rows: Iterable[UsageState]) -> UsageState:
+def combine(meter: Meter, rows: Iterable[UsageState], window: Window) -> UsageState:
     """Return one state that is worth as much as all of `rows`, of which there is one at least; in canonical order.
+
+    `window` is what they are all that there is of: a level goes on where nothing changes it.
 
     Raises:
         UsageStateInvalidError: a state that the meter cannot read.
@@ -84,8 +90,58 @@ def combine(meter: Meter, rows: Iterable[UsageState]) -> UsageState:
             return latest_of(meter, rows)
         case Aggregation.PERCENTILE:
             return _pairs(meter, rows, "counts" if meter.bucket_seconds is None else "buckets")
+        case Aggregation.LEVEL:
+            return _of_level(level_state_of(meter, rows, window))
         case _:
             raise invalid_state(meter, f"{meter.aggregation} is not merged from states")
+
+
+def level_state_of(meter: Meter, rows: Iterable[UsageState], window: Window) -> LevelState:
+    """Return what rows of a level, or combined states of parts of `window`, do to the level in it.
+
+    Raises:
+        UsageStateInvalidError: a state that the meter cannot read.
+    """
+    found = tuple(rows)
+    parts = [_level_of(meter, row.state["level"]) for row in found if row.state and "level" in row.state]
+    if not parts:
+        return level_state(level_changes(meter, found), window)
+    if len(parts) != len(found):
+        raise invalid_state(meter, "changes and combined states of a level are mixed")
+    return combined(parts, window)
+
+
+def _of_level(found: LevelState) -> UsageState:
+    """Return the state as it is kept: [start, end, keeps, change, opening seconds, area, rise, peak], numbers as text."""
+    bounds = [instant.isoformat() for instant in (found.window.start, found.window.end)]
+    numbers = [found.change, found.opening_seconds, found.area, found.rise, found.peak]
+    kept = [*bounds, found.keeps, *(None if number is None else exact_text(number) for number in numbers)]
+    return UsageState(quantity=Decimal(0), state={"level": kept})
+
+
+def _level_of(meter: Meter, kept: object) -> LevelState:
+    match kept:
+        case [
+            str() as start,
+            str() as end,
+            bool() as keeps,
+            str() as change,
+            str() as seconds,
+            str() as area,
+            (str() | None) as rise,
+            (str() | None) as peak,
+        ]:
+            return LevelState(
+                window=Window(datetime.fromisoformat(start), datetime.fromisoformat(end)),
+                keeps=keeps,
+                change=Decimal(change),
+                opening_seconds=Decimal(seconds),
+                area=Decimal(area),
+                rise=None if rise is None else Decimal(rise),
+                peak=None if peak is None else Decimal(peak),
+            )
+        case _:
+            raise invalid_state(meter, f"{kept!r} is not the state of a level")
 
 
 def _mean(meter: Meter, rows: Iterable[UsageState]) -> UsageState:

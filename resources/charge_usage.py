@@ -37,6 +37,7 @@ from billing_pipeline.usage_slots import (
     usage_of_rows,
     usage_of_sums,
 )
+from billing_pipeline.usage_states import level_state_of
 from resources.booking_scope import BookingScope
 from resources.merged_usage import MergedUsage, WantedUsage
 
@@ -157,7 +158,7 @@ class _UsageReader:
         """Yield the usage of slots that need the rows of it, group by group."""
         if not any(slot.needs_rows and not slot.is_merged for slot in self._slots):
             return
-        openings = self._openings()
+        openings = self._openings
         with self._connection.cursor(name="usage_states") as cursor:
             cursor.itersize = _STATE_ROWS_PER_FETCH
             cursor.execute(_STATES.encode())
@@ -176,39 +177,45 @@ class _UsageReader:
 
     def _from_days(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
         """Yield the usage of slots whose meters merge by whole days."""
-        wanted = [
-            WantedUsage(
-                number=number,
-                account_id=slot.scheduled.subscription.account_id,
-                meter=slot.meter,
-                dimensions=tuple(name for name in DIMENSIONS if name in slot.dimensions),
-                window=slot.window,
-            )
-            for number, slot in enumerate(self._slots)
-            if slot.meter is not None and slot.is_merged
-        ]
+        wanted = [_wanted(number, slot, slot.window) for number, slot in enumerate(self._slots) if slot.is_merged]
+        openings = self._openings
         for number, rows in self._merged.read(wanted):
             slot = self._slots[number]
-            names = [name for name in DIMENSIONS if name in slot.dimensions]
             by_group: dict[Group, list[UsageRow]] = defaultdict(list)
             for row in rows:
-                values = dict(zip(names, row.group, strict=True))
-                group = tuple(values.get(name, "") for name in DIMENSIONS)
-                by_group[group].append(UsageRow(slot.window.start, slot.window.end, row.records, row.state))
-            yield (
-                number,
-                {key_of_group(slot, group): tuple(usage_of_rows(slot, found)) for group, found in by_group.items()},
-            )
+                used = UsageRow(slot.window.start, slot.window.end, row.records, row.state)
+                by_group[_group(slot, row.group)].append(used)
+            begins = openings.get(number, {})
+            groups = {
+                key_of_group(slot, group): tuple(usage_of_rows(slot, found, begins.pop(group, _ZERO)))
+                for group, found in by_group.items()
+            }
+            yield number, groups | unchanged_levels(slot, openings.pop(number, {}))
+        for number in [number for number in openings if self._slots[number].is_merged]:
+            yield number, unchanged_levels(self._slots[number], openings.pop(number))
 
-    def _openings(self) -> dict[int, dict[Group, Decimal]]:
-        """Return the levels with which periods begin, by slot and group."""
-        kinds = {slot.meter.is_set for slot in self._slots if slot.meter and slot.is_level}
-        found: dict[int, dict[Group, Decimal]] = {}
-        for is_set in kinds:
-            query = _LEVELS_LEFT if is_set else _LEVELS_ADDED_UP
-            for number, *group, quantity in self._connection.execute(query.encode()):
-                if quantity:
-                    found.setdefault(number, {})[tuple(group)] = quantity
+    @cached_property
+    def _openings(self) -> dict[int, dict[Group, Exact]]:
+        """Return the levels with which periods begin, by slot and group: what everything before has made of them."""
+        levels = [(number, slot) for number, slot in enumerate(self._slots) if slot.is_level]
+        begins = self._merged.begins() if levels else None
+        if begins is None:
+            return {}
+        before = {
+            number: _wanted(number, slot, Window(begins, slot.window.start))
+            for number, slot in levels
+            if begins < slot.window.start
+        }
+        found: dict[int, dict[Group, Exact]] = {}
+        for number, rows in self._merged.read(list(before.values())):
+            slot, of_it = self._slots[number], before[number]
+            by_group: dict[Group, list[UsageState]] = defaultdict(list)
+            for row in rows:
+                by_group[_group(slot, row.group)].append(row.state)
+            for group, states in by_group.items():
+                level = level_state_of(of_it.meter, states, of_it.window).closing(_ZERO)
+                if level:
+                    found.setdefault(number, {})[group] = level
         return found
 
     @staticmethod
@@ -224,6 +231,24 @@ class _UsageReader:
         uncut = sum(row.end > part.end for part, _ in ends for row in rows if row.start in part)
         if uncut:
             self.uncut_rows[slot.window] += uncut
+
+
+def _wanted(number: int, slot: Slot, window: Window) -> WantedUsage:
+    if slot.meter is None:
+        raise AssertionError("a slot without a meter has no usage")  # pragma: no cover
+    return WantedUsage(
+        number=number,
+        account_id=slot.scheduled.subscription.account_id,
+        meter=slot.meter,
+        dimensions=tuple(name for name in DIMENSIONS if name in slot.dimensions),
+        window=window,
+    )
+
+
+def _group(slot: Slot, values: Sequence[str]) -> Group:
+    """Return a group by all dimensions from one by those of the slot."""
+    of_slot = dict(zip((name for name in DIMENSIONS if name in slot.dimensions), values, strict=True))
+    return tuple(of_slot.get(name, "") for name in DIMENSIONS)
 
 
 def _usage_row(row: Sequence[object]) -> UsageRow:
@@ -323,29 +348,4 @@ _STATES = f"""
         and metered.period_start < rated_slot.period_end
     where needs_rows
     order by slot, {", ".join(str(1 + place + 1) for place in range(len(DIMENSIONS)))}
-"""
-
-_BEFORE = """
-    from rated_slot
-    join usage.metered as metered
-        on metered.account_id = rated_slot.account_id
-        and metered.meter_id = rated_slot.meter_id
-        and metered.period_start < rated_slot.period_start
-"""
-_LEVEL_KEY = ", ".join(str(place + 1) for place in range(1 + len(DIMENSIONS)))
-
-# What all records before the period have added to a level.
-_LEVELS_ADDED_UP = f"""
-    select slot, {_GROUP_COLUMNS}, sum(quantity)
-    {_BEFORE}
-    where is_level and not is_set
-    group by {_LEVEL_KEY}
-"""
-
-# What the newest record before the period has set a level to.
-_LEVELS_LEFT = f"""
-    select distinct on ({_LEVEL_KEY}) slot, {_GROUP_COLUMNS}, quantity
-    {_BEFORE}
-    where is_level and is_set
-    order by {_LEVEL_KEY}, metered.period_start desc, (state #>> '{{changes,-1,0}}')::bigint desc, quantity desc
 """

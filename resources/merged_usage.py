@@ -18,7 +18,7 @@ import psycopg
 
 from billing_pipeline.amounts import exact_text
 from billing_pipeline.catalog import Dimension
-from billing_pipeline.meters import Meter, UsageState
+from billing_pipeline.meters import Aggregation, Meter, UsageState
 from billing_pipeline.periods import Window
 from billing_pipeline.usage_states import DayBlock, blocks_of, combine
 
@@ -81,9 +81,14 @@ class MergedUsage:
         """Yield (number, merged rows) of each wanted usage that has any; of a group there may be several rows."""
         if not wanted:
             return
-        self._built = self._builds(wanted)
+        self._built, self._digests = self._builds(wanted), {}
         for start in range(0, len(wanted), _TOGETHER):
             yield from self._read_together(wanted[start : start + _TOGETHER])
+
+    def begins(self) -> datetime | None:
+        """Return the first instant of the first day with usage, None where there is none."""
+        row = self._connection.execute("select min(event_day) from usage.api_requests").fetchone()
+        return None if row is None or row[0] is None else _midnight(row[0])
 
     def _builds(self, wanted: Sequence[WantedUsage]) -> dict[date, str]:
         """Return when each day was built, of the days that are built. Read before any usage: a build in between shows."""
@@ -129,7 +134,8 @@ class MergedUsage:
         made = {place: groups for (place, _), groups in zip(days, self._hours(hours), strict=True)}
         for (key, block), one in by_size[len(days) :]:
             halves_of = (made[key, half] if (key, half) in made else found[key, half] for half in block.halves)
-            made[key, block] = _combined(one.meter, (row for half in halves_of for row in half.values()))
+            rows = (row for half in halves_of for row in half.values())
+            made[key, block] = _combined(one.meter, rows, _window_of(block))
         if self._keeps and made:
             self._keep(made)
         return found | made
@@ -189,7 +195,7 @@ class MergedUsage:
             for number, rows in groupby(cursor, key=lambda row: int(row[0])):
                 yield from ({} for _ in range(number - position))
                 position = number + 1
-                yield _merged_hours(wanted[number].wanted, rows)
+                yield _merged_hours(wanted[number], rows)
         yield from ({} for _ in range(len(wanted) - position))
 
     def _keep(self, made: Mapping[tuple[_Key, DayBlock], _Groups]) -> None:
@@ -240,8 +246,8 @@ def _parts(window: Window, built: Mapping[date, str]) -> tuple[list[DayBlock], l
     return blocks, rest
 
 
-def _merged_hours(wanted: WantedUsage, rows: Iterable[Sequence[object]]) -> _Groups:
-    places = [1 + _REQUEST_DIMENSIONS.index(name) for name in wanted.dimensions]
+def _merged_hours(hours: _Hours, rows: Iterable[Sequence[object]]) -> _Groups:
+    places = [1 + _REQUEST_DIMENSIONS.index(name) for name in hours.wanted.dimensions]
     states: dict[Group, list[MergedRow]] = defaultdict(list)
     for row in rows:
         *_, records, quantity, state = row
@@ -251,17 +257,17 @@ def _merged_hours(wanted: WantedUsage, rows: Iterable[Sequence[object]]) -> _Gro
             raise AssertionError("jsonb of a state comes as a dict")  # pragma: no cover
         group = tuple(str(row[place]) for place in places)
         states[group].append(MergedRow(group, records, UsageState(quantity=quantity, state=state)))
-    return _combined(wanted.meter, (row for found in states.values() for row in found))
+    return _combined(hours.wanted.meter, (row for found in states.values() for row in found), hours.window)
 
 
-def _combined(meter: Meter, rows: Iterable[MergedRow]) -> _Groups:
+def _combined(meter: Meter, rows: Iterable[MergedRow], window: Window) -> _Groups:
     by_group: dict[Group, list[MergedRow]] = defaultdict(list)
     for row in rows:
         by_group[row.group].append(row)
     return {
         group: found[0]
-        if len(found) == 1
-        else MergedRow(group, sum(row.records for row in found), combine(meter, [row.state for row in found]))
+        if len(found) == 1 and meter.aggregation is not Aggregation.LEVEL
+        else MergedRow(group, sum(row.records for row in found), combine(meter, [row.state for row in found], window))
         for group, found in by_group.items()
     }
 

@@ -1,19 +1,23 @@
 """States that combine: any grouping and order of them is worth what all of them are."""
 
 import json
+import random
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing_pipeline.meters import Aggregation, Meter, Missing, UsageState, UsageStateInvalidError, merge
-from billing_pipeline.usage_states import LARGEST_BLOCK_DAYS, blocks_of, combine, is_combinable
+from billing_pipeline.meters import Aggregation, LevelFold, Meter, Missing, UsageState, UsageStateInvalidError, merge
+from billing_pipeline.periods import Window
+from billing_pipeline.usage_states import LARGEST_BLOCK_DAYS, blocks_of, combine, is_combinable, level_state_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(hours=2)
+WINDOW = Window(START, END)
 
 
 def meter(aggregation: Aggregation, **fields: object) -> Meter:
@@ -69,11 +73,11 @@ class TestCombine:
         shuffled = data.draw(st.permutations(rows))
         while len(shuffled) > 1:
             size = data.draw(st.integers(2, len(shuffled)))
-            shuffled = [combine(of, shuffled[:size]), *shuffled[size:]]
+            shuffled = [combine(of, shuffled[:size], WINDOW), *shuffled[size:]]
             assert merge(of, shuffled, period_start=START, period_end=END) == whole
-        one = combine(of, rows)
+        one = combine(of, rows, WINDOW)
         # A state is the same however it came about, also by way of JSON; of the latest row it is the row's own.
-        assert of.aggregation is Aggregation.LATEST or one == combine(of, list(reversed(rows)))
+        assert of.aggregation is Aggregation.LATEST or one == combine(of, list(reversed(rows)), WINDOW)
         kept = UsageState(quantity=one.quantity, state=json.loads(json.dumps(one.state)))
         assert merge(of, [kept], period_start=START, period_end=END) == whole
 
@@ -81,11 +85,60 @@ class TestCombine:
         assert not is_combinable(meter(Aggregation.SUM))
         assert all(is_combinable(one) for one in METERS)
         with pytest.raises(UsageStateInvalidError, match="sum is not merged from states"):
-            combine(meter(Aggregation.SUM), [UsageState(quantity=Decimal(1))])
+            combine(meter(Aggregation.SUM), [UsageState(quantity=Decimal(1))], WINDOW)
 
     def test_a_state_of_another_kind_is_refused(self) -> None:
         with pytest.raises(UsageStateInvalidError, match="no 'sum' and 'count'"):
-            combine(meter(Aggregation.MEAN), [UsageState(quantity=Decimal(1), state={"values": []})])
+            combine(meter(Aggregation.MEAN), [UsageState(quantity=Decimal(1), state={"values": []})], WINDOW)
+
+
+LEVELS = (
+    Meter(meter_id="m", version=1, aggregation=Aggregation.LEVEL, unit="u", level=LevelFold.MEAN),
+    Meter(
+        meter_id="m", version=1, aggregation=Aggregation.LEVEL, unit="u", level=LevelFold.HIGHEST, is_set=True,
+        field="response_bytes",
+    ),
+)  # fmt: skip
+
+
+class TestLevels:
+    @pytest.mark.parametrize("of", LEVELS, ids=["added", "set"])
+    @given(
+        found=st.lists(st.tuples(st.integers(0, 7199), st.integers(-9, 9)), max_size=10),
+        cuts=st.sets(st.integers(1, 7199), max_size=4),
+        opening=st.integers(-9, 9),
+        seed=st.randoms(use_true_random=False),
+    )
+    def test_of_parts_and_of_all_the_time_they_are_in_are_worth_the_same(
+        self, of: Meter, found: list[tuple[int, int]], cuts: set[int], opening: int, seed: random.Random
+    ) -> None:
+        changes = [[(int(START.timestamp()) + second) * 1_000_000, value] for second, value in found]
+        raw = [UsageState(quantity=Decimal(0), state={"changes": [one]}) for one in changes]
+        whole = level_state_of(of, raw, WINDOW)
+        marks = [START, *(START + timedelta(seconds=cut) for cut in sorted(cuts)), END]
+        parts = []
+        for start, end in pairwise(marks):
+            inside = [
+                one
+                for one, (second, _) in zip(raw, found, strict=True)
+                if start <= START + timedelta(seconds=second) < end
+            ]
+            # A part in which nothing changes has no state.
+            if inside:
+                parts.append(combine(of, inside, Window(start, end)))
+        seed.shuffle(parts)
+        if parts:
+            assert (
+                level_state_of(of, [combine(of, parts, WINDOW)], WINDOW) == level_state_of(of, parts, WINDOW) == whole
+            )
+            assert whole.closing(Decimal(opening)) == level_state_of(of, parts, WINDOW).closing(Decimal(opening))
+
+    def test_a_state_that_is_none_is_refused(self) -> None:
+        with pytest.raises(UsageStateInvalidError, match="is not the state of a level"):
+            level_state_of(LEVELS[0], [UsageState(quantity=Decimal(0), state={"level": ["x"]})], WINDOW)
+        mixed = [UsageState(quantity=Decimal(0), state={"changes": []}), combine(LEVELS[0], [], WINDOW)]
+        with pytest.raises(UsageStateInvalidError, match="mixed"):
+            level_state_of(LEVELS[0], mixed, WINDOW)
 
 
 class TestBlocksOf:
