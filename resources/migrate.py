@@ -51,7 +51,6 @@ APPEND_ONLY_TABLES = (
     "billing.credit_revocation",
     "billing.credit_entry",
     "stripe.event",
-    "stripe.deleted_object",
     "stripe.meter_error",
     "stripe.intent",
     "stripe.intent_state",

@@ -341,6 +341,18 @@ class TestStale:
         assert not self.write(mirror, draft, slow)
         assert mirror.rows("select * from stripe.invoice") == []
 
+    def test_of_another_account_does_no_lasting_harm(self, mirror: Mirror) -> None:
+        """A key of another Stripe account knows none of our objects."""
+        mirror.stripe.invoice(mirror.stripe.customer("acme"))
+        mirror.follow()
+        ours, mirror.stripe.objects = mirror.stripe.objects, {}
+        mirror.relist()
+        assert mirror.one("select status from stripe.invoice") == "deleted"
+        mirror.stripe.objects = ours
+        mirror.relist()
+        assert mirror.one("select status from stripe.invoice") == "draft"
+        assert mirror.one("select state from stripe.trueup_queue") == "waiting"
+
     def test_rule_of_states_is_the_same_in_sql(self, mirror: Mirror) -> None:
         for standing, fetched in product(InvoiceStatus, repeat=2):
             if fetched is InvoiceStatus.DELETED:
@@ -352,8 +364,9 @@ class TestStale:
                 fetch = rows.begin_fetch(mirror.database, now=mirror.now)
                 written = self.write(mirror, self.fetched(mirror, invoice), fetch)
                 if status is InvoiceStatus.DELETED:
+                    later = rows.begin_fetch(mirror.database, now=mirror.now)
                     with mirror.database.transaction() as connection:
-                        rows.write_deleted(connection, StripeObject(ObjectKind.INVOICE, invoice), fetch)
+                        rows.write_deleted(connection, StripeObject(ObjectKind.INVOICE, invoice), later)
             assert written == may_follow(standing, fetched), (standing, fetched)
 
 

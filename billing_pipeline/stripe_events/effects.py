@@ -61,12 +61,12 @@ def true_up_state(
 
     What is done stays done. An invoice that was seen as a draft never waits again once it is none.
     """
-    if standing not in (None, TrueUpState.WAITING):
+    if standing in (TrueUpState.DONE, TrueUpState.MISSED):
         return standing
     if invoice.status is InvoiceStatus.DRAFT:
         return TrueUpState.WAITING if is_renewal(invoice, reasons) else None
     if invoice.status is InvoiceStatus.DELETED:
-        return TrueUpState.GONE if standing is TrueUpState.WAITING else None
+        return None if standing is None else TrueUpState.GONE
     # A renewal that was final before anybody saw its draft was missed as well.
     return TrueUpState.MISSED if is_renewal(invoice, reasons) else None
 
@@ -147,7 +147,8 @@ def unseen_failure(invoice: StripeInvoice, failures: Sequence[Failure], *, feed_
 
 
 def may_follow(standing: InvoiceStatus, fetched: InvoiceStatus) -> bool:
-    """Return whether an invoice that was `standing` can be `fetched` by now: nothing becomes a draft again, nor undeleted."""
-    if standing is InvoiceStatus.DELETED:
-        return fetched is InvoiceStatus.DELETED
-    return fetched is not InvoiceStatus.DRAFT or standing is InvoiceStatus.DRAFT
+    """Return whether an invoice that was `standing` can be `fetched` by a later fetch: nothing final becomes a draft again.
+
+    One that was answered as gone may be there after all: the key was of another account.
+    """
+    return fetched is not InvoiceStatus.DRAFT or standing in (InvoiceStatus.DRAFT, InvoiceStatus.DELETED)

@@ -48,10 +48,8 @@ class FetchedInvoice:
 Fetched = StripeCustomer | StripeSubscription | FetchedInvoice | StripeCreditNote
 
 _DELETABLE = (ObjectKind.INVOICE, ObjectKind.SUBSCRIPTION, ObjectKind.CREDIT_NOTE)
-# A draft cannot be what an invoice becomes, and a deleted one cannot come back: effects.may_follow, in SQL.
-_MAY_FOLLOW = """
-    invoice.status <> 'deleted' and (excluded.status <> 'draft' or invoice.status = 'draft')
-"""
+# A draft cannot be what an invoice becomes: effects.may_follow, in SQL.
+_MAY_FOLLOW = "excluded.status <> 'draft' or invoice.status in ('draft', 'deleted')"
 
 
 def begin_fetch(database: Database, *, now: datetime) -> Fetch:
@@ -87,7 +85,7 @@ def subject_of(fetched: Fetched) -> StripeObject:
 
 def write(connection: psycopg.Connection, fetched: Fetched, fetch: Fetch) -> bool:
     """Write an object, unless what is known of it was asked for later. Returns whether it was written."""
-    if _is_deleted(connection, subject_of(fetched)):
+    if _is_deleted(connection, subject_of(fetched), fetch):
         return False
     match fetched:
         case StripeCustomer():
@@ -105,18 +103,23 @@ def write_deleted(connection: psycopg.Connection, subject: StripeObject, fetch: 
     if subject.kind not in _DELETABLE:
         return
     connection.execute(
-        "insert into stripe.deleted_object (object_kind, object_id, seen_at) values (%s, %s, %s) on conflict do nothing",
-        [subject.kind.value, subject.object_id, fetch.at],
+        """
+        insert into stripe.deleted_object (object_kind, object_id, seen_at, fetch_number) values (%s, %s, %s, %s)
+        on conflict (object_kind, object_id) do update set
+            seen_at = excluded.seen_at, fetch_number = excluded.fetch_number
+        where deleted_object.fetch_number < excluded.fetch_number
+        """,
+        [subject.kind.value, subject.object_id, fetch.at, fetch.number],
     )
     statements = {
         ObjectKind.INVOICE: "update stripe.invoice set status = 'deleted', fetched_at = %s, fetch_number = %s"
-        " where invoice_id = %s and status <> 'deleted'",
+        " where invoice_id = %s and status <> 'deleted' and fetch_number < %s",
         ObjectKind.SUBSCRIPTION: "update stripe.subscription set status = 'deleted', fetched_at = %s, fetch_number = %s"
-        " where subscription_id = %s and status <> 'deleted'",
+        " where subscription_id = %s and status <> 'deleted' and fetch_number < %s",
         ObjectKind.CREDIT_NOTE: "update stripe.credit_note set status = 'deleted', fetched_at = %s, fetch_number = %s"
-        " where credit_note_id = %s and status <> 'deleted'",
+        " where credit_note_id = %s and status <> 'deleted' and fetch_number < %s",
     }
-    connection.execute(statements[subject.kind], [fetch.at, fetch.number, subject.object_id])
+    connection.execute(statements[subject.kind], [fetch.at, fetch.number, subject.object_id, fetch.number])
 
 
 def write_meter_report(connection: psycopg.Connection, report: MeterReport, *, reported_at: datetime) -> None:
@@ -147,10 +150,11 @@ def write_meter_report(connection: psycopg.Connection, report: MeterReport, *, r
         )
 
 
-def _is_deleted(connection: psycopg.Connection, subject: StripeObject) -> bool:
+def _is_deleted(connection: psycopg.Connection, subject: StripeObject, fetch: Fetch) -> bool:
+    """Return whether a fetch that began after this one has found the object gone."""
     found = connection.execute(
-        "select from stripe.deleted_object where object_kind = %s and object_id = %s",
-        [subject.kind.value, subject.object_id],
+        "select from stripe.deleted_object where object_kind = %s and object_id = %s and fetch_number > %s",
+        [subject.kind.value, subject.object_id, fetch.number],
     )
     return found.fetchone() is not None
 

@@ -39,7 +39,7 @@ def put(
     boundary_at: datetime | None,
     now: datetime,
 ) -> None:
-    """Bring an invoice's place in the queue to `state`; a row that waits no more stays as it is."""
+    """Bring an invoice's place in the queue to `state`; what is done or missed stays as it is."""
     connection.execute(
         """
         insert into stripe.trueup_queue (
@@ -50,7 +50,7 @@ def put(
             state = excluded.state,
             boundary_at = coalesce(trueup_queue.boundary_at, excluded.boundary_at),
             changed_at = excluded.changed_at
-        where trueup_queue.state = 'waiting'
+        where trueup_queue.state in ('waiting', 'gone')
             and (trueup_queue.state, trueup_queue.boundary_at)
                 is distinct from (excluded.state, coalesce(trueup_queue.boundary_at, excluded.boundary_at))
         """,
