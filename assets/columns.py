@@ -96,6 +96,7 @@ OBJECT_EVENTS = _schema(
     ("event_id", "varchar", "CloudTrail's eventID."),
     ("shared_event_id", "varchar", "The same action as delivered to another account. Null: none."),
     ("event_at", "timestamp", "When it happened: UTC, seconds."),
+    ("bucket", "varchar", "Bucket in which it happened."),
     ("repository", "varchar", "Repository, as the profile reads it out of the key."),
     ("owner", "varchar", "Owner that the key names. Null: it does not."),
     ("object_id", "varchar", "Digest of bucket and key; the key itself is not kept."),

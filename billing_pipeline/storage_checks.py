@@ -3,7 +3,7 @@
 Bytes x microseconds are integers here, so that equal means equal. Not here: counting (sql/storage_facts), keeping verdicts.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -39,6 +39,15 @@ class Disagreement:
     at: datetime
     expected: str
     actual: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """A repository that is carried further than its snapshots may be. `source`: who gave the last of them; None: it has none."""
+
+    repository: str
+    source: str | None
+    snapshot_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,19 +169,21 @@ def visibility_agrees(
     )
 
 
-def snapshots_fresh(subject: Subject, max_age: timedelta, *, repositories: int, some: Sequence[str]) -> Verdict:
-    """Hold a day that carries repositories further than the oldest age that a snapshot may have."""
-    hours = max_age // timedelta(hours=1)
+def snapshots_fresh(
+    subject: Subject, ages: Mapping[str, timedelta], *, repositories: int, some: Sequence[Carried]
+) -> Verdict:
+    """Hold a day that carries repositories further than their sources allow. `ages`: how far the snapshots of each are carried."""
+    allowed = ", ".join(f"{source} {age // timedelta(hours=1)} hours" for source, age in sorted(ages.items()))
     return _verdict(
         subject,
         "snapshots_fresh",
         VerdictStatus.HELD if repositories else VerdictStatus.PASSED,
-        f"every repository has a snapshot of the last {hours} hours",
+        f"every repository has a snapshot that is no older than its source allows ({allowed or 'none is named'})",
         f"{repositories} repositories have none",
-        f"No repository is carried further than {hours} hours from its snapshot."
+        "No repository is carried further than the source of its snapshots allows."
         if not repositories
-        else f"The day is incomplete: {repositories} repositories have no snapshot of the last {hours} hours: "
-        f"{', '.join(some)}{_more(repositories, len(some))}. {KEEPS} "
+        else f"The day is incomplete: {repositories} repositories have no snapshot that is as young as its source wants "
+        f"({allowed or 'none is named'}): {', '.join(map(_carried, some))}{_more(repositories, len(some))}. {KEEPS} "
         "To fix: deliver the missing snapshot; or release the day, and they count as they last were.",
     )
 
@@ -241,6 +252,12 @@ def _listed(worst: Sequence[Disagreement]) -> str:
         f"{one.repository} at {one.at:%Y-%m-%d %H:%M:%S} (events {one.expected}, snapshot {one.actual})"
         for one in worst
     )
+
+
+def _carried(one: Carried) -> str:
+    if one.source is None or one.snapshot_at is None:
+        return f"{one.repository} (never had one)"
+    return f"{one.repository} (last one by {one.source} at {one.snapshot_at:%Y-%m-%d %H:%M:%S})"
 
 
 def _more(count: int, shown: int) -> str:

@@ -4,13 +4,14 @@ One repository; the reference that sql/storage_*.sql is held to. Byte-seconds ar
 
 R1 by time; at one instant events come before the snapshot, and among events the action id decides. R2 an event counts once, by
 shared event id or event id; a correction takes the place of all events of the action that it corrects; an id with two contents
-does not count. R3 a put adds
-its size less what the key held, a delete takes away what the key held, as the snapshot's object index or an event since has it.
-What has no size, or takes away what nobody has sized, changes nothing and is counted as unsized until the next snapshot. A
-completed upload has the size of its parts when all of 1..n are known. R4 a snapshot is the truth from its instant on, never before;
-what it says less what events gave is the drift. R5 before the first snapshot the state is carried back with the events undone, to
-the midnight before the first evidence; a visibility event undone is the other visibility, unless it is the first evidence; an
-ownership event undone is an unknown owner. R6 the last state reaches to the end that is asked for.
+does not count. R3 a put adds its size less what is counted of the key, a delete takes away what is counted of it: what the last
+snapshot that lists objects says of it, or a sized event since. What has no size, or takes away what nobody has sized, changes
+nothing and is unsized until the next snapshot. A completed upload has the size of its parts when all of 1..n are known. R4 a
+snapshot is the truth of its bucket from its instant on, never before; what it says less what events gave is the drift. A
+repository holds the sum of what its buckets hold; snapshots of one bucket take each other's place. R5 before its first snapshot a
+bucket is carried back with the events undone, to the midnight before its first evidence; a visibility event undone is the other
+visibility, unless it is the first evidence; an ownership event undone is an unknown owner. R6 the last state reaches to the end
+that is asked for.
 
 Not here: who pays (accounts by owner), GB-months (rating), finding the inputs (resources).
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from itertools import groupby, pairwise
+from itertools import groupby
 
 MICROSECOND = timedelta(microseconds=1)
 # Parts of an upload that nobody completed are forgotten: what completes it later is unsized.
@@ -32,7 +33,7 @@ OTHER_VISIBILITY = {"public": "private", "private": "public"}
 
 
 class Basis(StrEnum):
-    """Where a state comes from."""
+    """Where a state comes from. Where buckets differ, the last of these that is true of one."""
 
     SNAPSHOT = "snapshot"
     EVENTS = "events"
@@ -42,15 +43,16 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a repository holds at an instant. `objects`: object -> (bytes, current version), as far as the snapshot lists them.
-    `assumed_visibility` counts until anybody says one."""
+    """What a repository holds in a bucket at an instant. `objects`: object -> (bytes, current version); None: it lists none.
+    `assumed_visibility` counts until anybody says one. `bucket` is empty where all that is measured is one."""
 
     at: datetime
     size_bytes: int
+    bucket: str = ""
     visibility: str | None = None
     assumed_visibility: str | None = None
     owner: str | None = None
-    objects: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
+    objects: Mapping[str, tuple[int, str | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class ObjectEvent:
     part_number: int | None = None
     version_id: str | None = None
     owner: str | None = None
+    bucket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +111,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """A snapshot against what events gave before it; `derived_bytes` None: it is the first."""
+    """A snapshot of a bucket against what events gave there before it; `derived_bytes` None: it is the first."""
 
     at: datetime
+    bucket: str
     derived_bytes: int | None
     snapshot_bytes: int
     derived_visibility: str | None
@@ -158,17 +162,17 @@ def timeline(
     end: datetime,
 ) -> Timeline:
     """Return the states of one repository up to `end`, in order. Order and repetition of the inputs do not matter."""
-    by_instant: dict[datetime, Snapshot] = {}
+    taken: dict[str, dict[datetime, Snapshot]] = {}
     for snapshot in snapshots:
-        by_instant.setdefault(snapshot.at, snapshot)
-    facts = _changes([one for one in object_events if one.at < end], by_instant)
-    facts += _repository_facts(repository_events)
-    facts += [_Fact(at=at, snapshot=snapshot) for at, snapshot in by_instant.items()]
-    merged = [
-        _merged(list(same)) for _, same in groupby(sorted(facts, key=lambda fact: fact.order), lambda fact: fact.order)
+        taken.setdefault(snapshot.bucket, {}).setdefault(snapshot.at, snapshot)
+    facts = _changes([one for one in object_events if one.at < end], taken)
+    facts += [
+        _Fact(at=one.at, visibility=one.value) if one.kind == "visibility" else _Fact(at=one.at, owner=one.value)
+        for one in sorted(repository_events, key=lambda event: (event.at, event.event_id))
     ]
-    steps = [fact for fact in merged if fact.at < end]
-    return _assembled(steps, end) if steps else Timeline(segments=(), drifts=(), unsized_events=0)
+    facts += [_Fact(at=at, bucket=name, snapshot=one) for name in sorted(taken) for at, one in taken[name].items()]
+    known = sorted((fact for fact in facts if fact.at < end), key=lambda fact: fact.order)
+    return _assembled(known, end) if known else Timeline(segments=(), drifts=(), unsized_events=0)
 
 
 def counted_once(events: Iterable[ObjectEvent]) -> tuple[ObjectEvent, ...]:
@@ -198,9 +202,11 @@ def _actions(events: Sequence[ObjectEvent]) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fact:
-    """What is said about one instant: by events together, or by a snapshot."""
+    """What an event or a snapshot says about an instant. Repository events are facts of the bucket without a name."""
 
     at: datetime
+    bucket: str = ""
+    is_change: bool = False
     delta: int = 0
     unsized: int = 0
     visibility: str | None = None
@@ -213,40 +219,20 @@ class _Fact:
         return self.at, self.snapshot is not None
 
 
-def _merged(facts: Sequence[_Fact]) -> _Fact:
-    return _Fact(
-        at=facts[0].at,
-        delta=sum(fact.delta for fact in facts),
-        unsized=sum(fact.unsized for fact in facts),
-        visibility=next((fact.visibility for fact in reversed(facts) if fact.visibility), None),
-        owner=next((fact.owner for fact in reversed(facts) if fact.owner), None),
-        owner_hint=next((fact.owner_hint for fact in facts if fact.owner_hint), None),
-        snapshot=facts[0].snapshot,
-    )
-
-
-def _repository_facts(events: Iterable[RepositoryEvent]) -> list[_Fact]:
-    ordered = sorted(events, key=lambda event: (event.at, event.event_id))
-    return [
-        _Fact(at=event.at, visibility=event.value)
-        if event.kind == "visibility"
-        else _Fact(at=event.at, owner=event.value)
-        for event in ordered
-    ]
-
-
 @dataclass(slots=True)
 class _Key:
-    """What is known of one key. `size_bytes` None: it holds something, nobody knows how much; 0: it may be gone."""
+    """What is known of one key. `counted_bytes`: what the size of the repository has of it; None: nobody can tell."""
 
-    size_bytes: int | None
+    counted_bytes: int | None = None
     version_id: str | None = None
 
 
 @dataclass(slots=True)
 class _Objects:
-    """The object index of a repository while its events pass by. A key that is absent holds 0 bytes; one not in it is unseen."""
+    """The object index of a bucket while its events pass by, and the snapshots still to come that begin it anew."""
 
+    epochs: list[datetime]
+    is_listed: bool = False
     keys: dict[str, _Key] = field(default_factory=dict)
     parts: dict[str, dict[int, tuple[datetime, int | None]]] = field(default_factory=dict)
 
@@ -255,46 +241,49 @@ class _Objects:
         if event.upload_id is not None and event.part_number is not None:
             self.parts.setdefault(event.upload_id, {})[event.part_number] = (event.at, event.size_bytes)
 
+    def begin_epochs(self, before: datetime, snapshots: Mapping[datetime, Snapshot]) -> None:
+        """Take the index of the snapshots before an instant. One that lists no objects leaves an index that was listed."""
+        while self.epochs and self.epochs[0] < before:
+            listed = snapshots[self.epochs.pop(0)].objects
+            if listed is not None or not self.is_listed:
+                self.keys = {key: _Key(size, version) for key, (size, version) in (listed or {}).items()}
+                self.is_listed = listed is not None
 
-def _changes(events: Sequence[ObjectEvent], snapshots: Mapping[datetime, Snapshot]) -> list[_Fact]:
-    """Return what each action adds to the repository (R3)."""
-    epochs = sorted(snapshots)
-    objects, facts = _Objects(), []
+
+def _changes(events: Sequence[ObjectEvent], snapshots: Mapping[str, Mapping[datetime, Snapshot]]) -> list[_Fact]:
+    """Return what each action adds to its bucket (R3)."""
+    indexes: dict[str, _Objects] = {}
+    facts = []
     for event in counted_once(events):
+        taken = snapshots.get(event.bucket, {})
+        objects = indexes.setdefault(event.bucket, _Objects(epochs=sorted(taken)))
         if event.event_name in PARTS or event.action == MARKER:
             objects.keep_part(event)
             continue
-        while epochs and epochs[0] < event.at:
-            listed = snapshots[epochs.pop(0)].objects
-            objects.keys = {key: _Key(size, version) for key, (size, version) in listed.items()}
+        objects.begin_epochs(event.at, taken)
         delta = _delta(objects, event)
-        facts.append(_Fact(at=event.at, delta=delta or 0, unsized=int(delta is None), owner_hint=event.owner))
+        facts.append(_Fact(at=event.at, bucket=event.bucket, is_change=True, delta=delta or 0, unsized=int(delta is None),
+                           owner_hint=event.owner))  # fmt: skip
     return facts
 
 
 def _delta(objects: _Objects, event: ObjectEvent) -> int | None:
     """Return the bytes that an event adds, None where nobody can tell, and leave its mark in the index."""
-    before = objects.keys.get(event.object_id)
+    key = objects.keys.setdefault(event.object_id, _Key())
+    before = key.counted_bytes
     match event.action:
         case "delete_version":
-            version_id = before.version_id if before else None
-            if not _may_be(version_id, event):
-                return 0
-            objects.keys[event.object_id] = _Key(None, version_id)
-            return None
+            # the current version: an older one of unknown size is back
+            return None if key.version_id in (None, event.version_id) or event.version_id is None else 0
         case "delete":
             objects.keys[event.object_id] = _Key(0)
-            return None if before is None or before.size_bytes is None else -before.size_bytes
+            return None if before is None else -before
     after = _size(objects, event)
-    objects.keys[event.object_id] = _Key(after, event.version_id)
-    if after is None or before is None:
-        return after
-    return None if before.size_bytes is None else after - before.size_bytes
-
-
-def _may_be(current_version: str | None, event: ObjectEvent) -> bool:
-    """Tell whether the version that is deleted may be the current one: then an older one of unknown size is back."""
-    return current_version in (None, event.version_id) or event.version_id is None
+    key.version_id = event.version_id
+    if after is None:
+        return None
+    key.counted_bytes = after
+    return after - (before or 0)
 
 
 def _size(objects: _Objects, event: ObjectEvent) -> int | None:
@@ -309,92 +298,149 @@ def _size(objects: _Objects, event: ObjectEvent) -> int | None:
     return sum(size for size in sizes.values() if size is not None)
 
 
-@dataclass(slots=True)
-class _State:
-    """The state that the next fact changes; `raw_bytes` count from 0 until the first snapshot."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Level:
+    """What a bucket holds from an instant on; rank -1: from midnight, before its first evidence. `basis` None: of its bytes nobody
+    has said anything."""
 
-    raw_bytes: int = 0
-    is_anchored: bool = False
-    has_changed: bool = False
-    visibility: str | None = None
-    owner: str | None = None
-    unsized: int = 0
-
-
-def _assembled(facts: Sequence[_Fact], end: datetime) -> Timeline:
-    state, drifts = _State(), []
-    begins = datetime.combine(facts[0].at.date(), time(), facts[0].at.tzinfo)
-    shown = _Base.of(facts)
-    points = [(begins, shown.of_state(state))]
-    for fact in facts:
-        if fact.snapshot is not None:
-            drifts.append(_drift(state, fact.snapshot))
-            state = _State(raw_bytes=fact.snapshot.size_bytes, is_anchored=True,
-                           visibility=fact.snapshot.visibility or state.visibility or fact.snapshot.assumed_visibility,
-                           owner=fact.snapshot.owner or state.owner)  # fmt: skip
-        else:
-            state.raw_bytes += fact.delta
-            state.unsized += fact.unsized
-            state.has_changed = True
-            state.visibility = fact.visibility or state.visibility
-            state.owner = fact.owner or state.owner or fact.owner_hint
-        points.append((fact.at, shown.of_state(state)))
-    segments = [
-        Segment(start=start, end=until, size_bytes=size, visibility=visibility, owner=owner, basis=basis)
-        for (start, (size, visibility, owner, basis)), (until, _) in pairwise([*points, (end, points[-1][1])])
-        if start < until and (size or start >= facts[0].at)
-    ]
-    return Timeline(segments=_joined(segments), drifts=tuple(drifts), unsized_events=state.unsized)
-
-
-def _drift(state: _State, snapshot: Snapshot) -> Drift:
-    return Drift(
-        at=snapshot.at,
-        derived_bytes=max(0, state.raw_bytes) if state.is_anchored else None,
-        snapshot_bytes=snapshot.size_bytes,
-        derived_visibility=state.visibility,
-        snapshot_visibility=snapshot.visibility,
-        unsized_events=state.unsized,
-    )
+    at: datetime
+    rank: int
+    bucket: str
+    size_bytes: int
+    basis: Basis | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
-    """How a repository was before anything had said so (R5). `size_bytes` None: it has no snapshot."""
+class _Words:
+    """Visibility and owner, as far as anybody has said."""
 
-    size_bytes: int | None
-    visibility: str | None
-    owner: str | None
+    visibility: str | None = None
+    owner: str | None = None
 
-    @classmethod
-    def of(cls, facts: Sequence[_Fact]) -> "_Base":
-        size = visibility = owner = None
-        anchor = next((number for number, fact in enumerate(facts) if fact.snapshot), None)
-        if anchor is not None and (snapshot := facts[anchor].snapshot):
-            size = snapshot.size_bytes - sum(fact.delta for fact in facts[:anchor])
-        for fact in facts:
-            if fact.visibility:
-                visibility = OTHER_VISIBILITY[fact.visibility] if fact.at > facts[0].at else None
-                break
-            if fact.snapshot and (said := fact.snapshot.visibility or fact.snapshot.assumed_visibility):
-                visibility = said
-                break
-        for fact in facts:
-            said = fact.snapshot.owner if fact.snapshot else fact.owner_hint
-            if fact.owner or said:
-                owner = None if fact.owner else said
-                break
-        return cls(size_bytes=size, visibility=visibility, owner=owner)
 
-    def of_state(self, state: _State) -> tuple[int, str | None, str | None, Basis]:
-        """Return what is shown of a state: bytes (never below 0), visibility, owner, basis."""
-        if state.is_anchored:
-            size, basis = state.raw_bytes, Basis.EVENTS if state.has_changed else Basis.SNAPSHOT
-        elif self.size_bytes is None:
-            size, basis = state.raw_bytes, Basis.NO_SNAPSHOT
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What had been said before the events, or the snapshots, of an instant, and what is said after them."""
+
+    before: _Words
+    after: _Words
+
+
+def _assembled(facts: Sequence[_Fact], end: datetime) -> Timeline:
+    said = _said(facts)
+    levels: list[_Level] = []
+    drifts: list[Drift] = []
+    unsized = 0
+    for bucket in sorted({fact.bucket for fact in facts}):
+        levels_there, drifts_there, unsized_there = _levels([fact for fact in facts if fact.bucket == bucket], said)
+        levels += levels_there
+        drifts += drifts_there
+        unsized += unsized_there
+    base = _base(facts)
+    now: dict[str, _Level] = {}
+    after = _Words()
+    shown: dict[datetime, tuple[int, str | None, str | None, Basis]] = {}
+    for (at, rank), same in groupby(sorted(levels, key=lambda one: (one.at, one.rank)), lambda one: (one.at, one.rank)):
+        now |= {one.bucket: one for one in same}
+        after = said[at, rank == 1].after if rank >= 0 else after
+        shown[at] = (
+            sum(one.size_bytes for one in now.values()),
+            after.visibility or base.visibility,
+            after.owner or base.owner,
+            max((one.basis for one in now.values() if one.basis), key=list(Basis).index, default=Basis.NO_SNAPSHOT),
+        )
+    segments = [
+        Segment(start=start, end=until, size_bytes=size, visibility=visibility, owner=owner, basis=basis)
+        for (start, (size, visibility, owner, basis)), until in zip(shown.items(), [*list(shown)[1:], end], strict=True)
+    ]
+    in_order = sorted(drifts, key=lambda one: (one.at, one.bucket))
+    return Timeline(segments=_joined(segments), drifts=tuple(in_order), unsized_events=unsized)
+
+
+def _levels(
+    facts: Sequence[_Fact], said: Mapping[tuple[datetime, bool], _Said]
+) -> tuple[list[_Level], list[Drift], int]:
+    """Return what the facts of one bucket come to (R4, R5)."""
+    first = next((number for number, fact in enumerate(facts) if fact.snapshot), None)
+    anchor = facts[first].snapshot if first is not None else None
+    base = anchor.size_bytes - sum(fact.delta for fact in facts[:first]) if anchor else None
+    bucket, midnight = facts[0].bucket, datetime.combine(facts[0].at.date(), time(), facts[0].at.tzinfo)
+    levels = []
+    if base is not None and base > 0:
+        levels.append(_Level(at=midnight, rank=-1, bucket=bucket, size_bytes=base, basis=Basis.CARRIED_BACK))
+    drifts: list[Drift] = []
+    raw = unsized = 0
+    basis = None if base is None else Basis.CARRIED_BACK
+    for (at, is_snapshot), same in groupby(facts, lambda fact: fact.order):
+        together = list(same)
+        snapshot = together[0].snapshot
+        if snapshot is not None:
+            drifts.append(Drift(at=at, bucket=bucket, derived_bytes=max(0, raw) if _is_anchored(basis) else None,
+                                snapshot_bytes=snapshot.size_bytes, derived_visibility=said[at, True].before.visibility,
+                                snapshot_visibility=snapshot.visibility, unsized_events=unsized))  # fmt: skip
+            raw, unsized, basis = snapshot.size_bytes, 0, Basis.SNAPSHOT
         else:
-            size, basis = state.raw_bytes + self.size_bytes, Basis.CARRIED_BACK
-        return max(0, size), state.visibility or self.visibility, state.owner or self.owner, basis
+            raw += sum(fact.delta for fact in together)
+            unsized += sum(fact.unsized for fact in together)
+            if _is_anchored(basis):
+                basis = Basis.EVENTS
+            elif basis is None and any(fact.is_change for fact in together):
+                basis = Basis.NO_SNAPSHOT
+        size = raw if _is_anchored(basis) else raw + (base or 0)
+        levels.append(_Level(at=at, rank=int(is_snapshot), bucket=bucket, size_bytes=max(0, size), basis=basis))
+    return levels, drifts, unsized
+
+
+def _is_anchored(basis: Basis | None) -> bool:
+    return basis in (Basis.SNAPSHOT, Basis.EVENTS)
+
+
+def _said(facts: Sequence[_Fact]) -> Mapping[tuple[datetime, bool], _Said]:
+    """Return what is said around each step of a repository; among snapshots of an instant the first bucket that says it counts."""
+    said, now = {}, _Words()
+    for order, same in groupby(facts, lambda fact: fact.order):
+        together = list(same)
+        snapshots = [fact.snapshot for fact in together if fact.snapshot]
+        visibility = _last(fact.visibility for fact in together) or _first(one.visibility for one in snapshots)
+        owner = _last(fact.owner for fact in together) or _first(one.owner for one in snapshots)
+        after = _Words(
+            visibility=visibility or now.visibility or _first(one.assumed_visibility for one in snapshots),
+            owner=owner or now.owner or _first(fact.owner_hint for fact in together),
+        )
+        said[order] = _Said(before=now, after=after)
+        now = after
+    return said
+
+
+def _base(facts: Sequence[_Fact]) -> _Words:
+    """Return how visibility and owner were before anything had said so (R5)."""
+    visibility = owner = None
+    for _, same in groupby(facts, lambda fact: fact.order):
+        together = list(same)
+        turned = _last(fact.visibility for fact in together)
+        if turned:
+            visibility = OTHER_VISIBILITY[turned] if together[0].at > facts[0].at else None
+            break
+        snapshots = [fact.snapshot for fact in together if fact.snapshot]
+        visibility = _first(one.visibility for one in snapshots) or _first(one.assumed_visibility for one in snapshots)
+        if visibility:
+            break
+    for _, same in groupby(facts, lambda fact: fact.order):
+        together = list(same)
+        if _last(fact.owner for fact in together):
+            break
+        owner = _first(fact.snapshot.owner if fact.snapshot else fact.owner_hint for fact in together)
+        if owner:
+            break
+    return _Words(visibility=visibility, owner=owner)
+
+
+def _first(said: Iterable[str | None]) -> str | None:
+    return next((one for one in said if one), None)
+
+
+def _last(said: Iterable[str | None]) -> str | None:
+    return _first(reversed(list(said)))
 
 
 def _joined(segments: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -16,6 +16,7 @@ from console.screen import count
 from resources.charge_reader import BookedCharge
 from resources.lake import Lake
 from resources.runtime import Runtime
+from resources.storage_config import load_storage_policy, load_storage_sources
 from resources.storage_evidence import StorageFact, read_evidence
 from resources.storage_lineage import (
     StorageSegment,
@@ -24,6 +25,7 @@ from resources.storage_lineage import (
     read_segments,
     read_storage_rows,
 )
+from resources.storage_policy import storage_policy
 
 _BASES = {
     "snapshot": "by a snapshot",
@@ -87,7 +89,8 @@ def _print_segment(console: Console, runtime: Runtime, segment: StorageSegment, 
         return
     settings = runtime.settings
     lake = Lake(settings.lake_url, settings.scratch_dir)
-    evidence = read_evidence(runtime.database, lake, settings.scratch_dir, segment, limit=lines)
+    policy = storage_policy(load_storage_sources(settings.catalog_dir), load_storage_policy(settings.catalog_dir))
+    evidence = read_evidence(runtime.database, lake, settings.scratch_dir, segment, limit=lines, policy=policy)
     actions: set[str] = set()
     for fact in evidence.first:
         again = fact.kind == "object" and fact.action_id in actions

@@ -20,7 +20,7 @@ from billing_pipeline.sources.s3_inventory import CHECKSUM_NAME, MANIFEST_NAME, 
 from resources.disk import disk_failures_explained
 from resources.landing import Landing, LandingNotFoundError
 from resources.object_store import Bucket, is_s3_url
-from resources.storage_config import StorageSource
+from resources.storage_config import StorageSource, listed_bucket
 
 BATCH_ROWS = 65_536
 _SCHEMA = pa.schema(
@@ -84,7 +84,7 @@ def _has_listing(landing: Landing, source: StorageSource, day: str) -> bool:
 
 def _write_rows(source: StorageSource, path: Path) -> tuple[int, int]:
     objects = total_bytes = 0
-    bucket = _bucket_name(source)
+    bucket = listed_bucket(source)
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         batch: list[dict[str, object]] = []
         for key, size_bytes, modified_at in _objects(source.place):
@@ -122,17 +122,11 @@ def _files(root: Path) -> Iterator[tuple[str, int, datetime]]:
                 yield path.relative_to(root).as_posix(), stat.st_size, modified_at
 
 
-def _bucket_name(source: StorageSource) -> str:
-    if source.bucket:
-        return source.bucket
-    return source.place.removeprefix("s3://").partition("/")[0] if is_s3_url(source.place) else source.name
-
-
 def _manifest(source: StorageSource, data: Path, data_key: str, now: datetime) -> dict[str, object]:
     with data.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return {
-        "sourceBucket": _bucket_name(source),
+        "sourceBucket": listed_bucket(source),
         "destinationBucket": "",
         "version": VERSION,
         "creationTimestamp": str(int(now.timestamp() * 1_000_000) // 1_000),

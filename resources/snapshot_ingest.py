@@ -180,6 +180,12 @@ class SnapshotIngest:
                     detail=f"a snapshot of {snapshot.bucket} after those of {bucket}: it would say that all of them is gone; "
                     "each bucket is a source of its own",
                 )
+            named = self._sources[file.source].bucket
+            if snapshot.bucket is not None and named not in ("", snapshot.bucket):
+                return FileRefusal(
+                    reason=StorageReason.OTHER_BUCKET,
+                    detail=f"a snapshot of {snapshot.bucket}, and storage.toml says that the source measures {named}",
+                )
             before = totals[-1][1] if totals else last
             bounds = self._sources[file.source].profile.bounds
             if before is not None and not bounds.allows(before=before, now=snapshot.total_bytes):

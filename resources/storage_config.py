@@ -5,6 +5,7 @@ No file: no sources. Not here: what a profile says (billing_pipeline/sources/sto
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -19,6 +20,7 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.sources.storage_profile import StorageProfile, load_storage_profile
 from billing_pipeline.storage_policy import OnFailure, StoragePolicy
 from resources.landing import LandingFile
+from resources.object_store import is_s3_url
 from resources.source_config import SOURCES_FILE
 
 STORAGE_FILE = "storage.toml"
@@ -58,9 +60,9 @@ DATASET_OF = {
 class StorageSource:
     """One source. `landing`: folder below the landing URL. `place`: what a listing lists, a folder or `s3://bucket/prefix`.
 
-    `bucket`: the name under which a listed place's objects are kept, so that CloudTrail's events of it join. `buckets`: those whose
-    events count, all when empty. `objects`: keep an index of each snapshot's objects. `public_keys`: file with the answer of
-    `aws cloudtrail list-public-keys`.
+    `bucket`: which bucket snapshots measure, where they do not say it themselves: a table's, or the name of a listed place in
+    CloudTrail; an inventory of another one is held. `buckets`: those whose events count, all when empty. `objects`: keep an index
+    of each snapshot's objects. `public_keys`: file with the answer of `aws cloudtrail list-public-keys`.
     """
 
     name: str
@@ -82,6 +84,25 @@ class StorageSource:
     def owns(self, file: LandingFile) -> bool:
         """Return whether `file` lies in this source's folder, or is the one file that it names."""
         return file.key == self.landing or file.key.startswith(f"{self.landing}/")
+
+
+def measured_buckets(sources: Sequence[StorageSource]) -> frozenset[str]:
+    """Return the buckets that snapshots measure; an inventory that is not said to be of one is of one of its own.
+
+    With one, or none, every snapshot and event is of the same: tables need not say it.
+    """
+    return frozenset(
+        source.bucket or (listed_bucket(source) if source.kind is Kind.LISTING else f"source {source.name}")
+        for source in sources
+        if source.kind in (Kind.INVENTORY, Kind.LISTING) or (source.kind is Kind.TABLE and source.bucket)
+    )
+
+
+def listed_bucket(source: StorageSource) -> str:
+    """Return the name under which objects of a listed place are kept."""
+    if source.bucket:
+        return source.bucket
+    return source.place.removeprefix("s3://").partition("/")[0] if is_s3_url(source.place) else source.name
 
 
 def delivery_day_of(file: LandingFile) -> date:
@@ -110,6 +131,10 @@ class _Entry(BaseModel):
     def _fields_fit_the_kind(self) -> "_Entry":
         if (self.kind is Kind.LISTING) != bool(self.place):
             raise ValueError(f"source {self.name}: a listing has a `place`, and nothing else has")
+        if self.bucket and self.kind in (Kind.CLOUDTRAIL, Kind.VISIBILITY):
+            raise ValueError(
+                f"source {self.name}: `bucket` says what snapshots measure; {self.kind} names `buckets`, or none"
+            )
         if self.kind is Kind.CLOUDTRAIL and self.digests == "required" and not self.public_keys:
             raise ValueError(f"source {self.name}: required digests cannot be verified without `public_keys`")
         if not self.landing.strip("/"):

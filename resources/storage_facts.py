@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import duckdb
 
+from billing_pipeline.storage_checks import Carried
 from resources import duck
 
 LISTED = 10
@@ -65,7 +66,7 @@ class StorageFacts:
     drift_failures: int
     mismatches: tuple[DriftFailure, ...]
     mismatch_failures: int
-    carried_too_far: tuple[str, ...]
+    carried_too_far: tuple[Carried, ...]
     repositories_carried_too_far: int
     beyond_int64: tuple[tuple[str, str, int], ...]
     repositories_beyond_int64: int
@@ -94,20 +95,20 @@ def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
     mismatches, mismatch_failures = _failures(connection, "visibility_mismatch")
     too_far = connection.execute(
         """
-        select distinct repository
-        from tail_repositories as tail
-        semi join storage_states as states using (repository)
-        where
-            raw_bytes > 0
-            and epoch_us(getvariable('day_end')) - epoch_us(coalesce(snapshot_at, began_on::timestamp))
-                > getvariable('max_age_us')
-        order by repository
+        select places.repository, any_value(tail_places.snapshot_source), any_value(tail_places.snapshot_at)
+        from tail_places
+        join places using (place_id)
+        semi join storage_states as states on tail_places.repository_id = states.repository_id
+        where tail_places.raw_bytes > 0 and tail_places.fresh_until < getvariable('day_end')
+        group by places.repository
+        order by places.repository
         """
     ).fetchall()
     beyond = connection.execute(
         f"""
         select repository, event_id, event_bytes, count(*) over () as repositories
         from storage_beyond
+        join places using (place_id)
         order by event_bytes desc, repository
         limit {LISTED}
         """
@@ -144,7 +145,10 @@ def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
         drift_failures=drift_failures,
         mismatches=mismatches,
         mismatch_failures=mismatch_failures,
-        carried_too_far=tuple(repository for (repository,) in too_far[:LISTED]),
+        carried_too_far=tuple(
+            Carried(repository=repository, source=source, snapshot_at=None if at is None else at.replace(tzinfo=UTC))
+            for repository, source, at in too_far[:LISTED]
+        ),
         repositories_carried_too_far=len(too_far),
         beyond_int64=tuple((repository, event_id, int(size)) for repository, event_id, size, _ in beyond),
         repositories_beyond_int64=beyond[0][-1] if beyond else 0,
@@ -162,6 +166,7 @@ def _failures(connection: duckdb.DuckDBPyConnection, condition: str) -> tuple[tu
             repository, snapshot_at, derived_bytes, snapshot_bytes, drift_bytes, derived_visibility, snapshot_visibility,
             count(*) over () as failures,
         from storage_drifts
+        join places using (place_id)
         where {condition}
         order by abs(drift_bytes) desc, repository, snapshot_at
         limit {LISTED}

@@ -55,6 +55,7 @@ OBJECT_EVENT_SCHEMA = pa.schema(
         ("event_id", pa.string()),
         ("shared_event_id", pa.string()),
         ("event_at", _INSTANT),
+        ("bucket", pa.string()),
         ("repository", pa.string()),
         ("owner", pa.string()),
         ("object_id", pa.string()),

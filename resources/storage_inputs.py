@@ -35,11 +35,12 @@ class Tail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenSnapshot:
-    """A snapshot that counts, whatever it lists. `snapshot_at` is UTC without its zone, as in the lake."""
+    """A snapshot that counts, whatever it lists. `snapshot_at` is UTC without its zone, as in the lake. `bucket` None: a table."""
 
     source: str
     snapshot_id: str
     snapshot_at: datetime
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,10 @@ class StorageDay:
     def taken_snapshots(self) -> tuple[TakenSnapshot, ...]:
         """Return the snapshots that count on the day."""
         return tuple(
-            TakenSnapshot(source=source, snapshot_id=snapshot_id, snapshot_at=datetime.fromisoformat(instant))
-            for source, snapshot_id, instant in self.snapshots
+            TakenSnapshot(
+                source=source, snapshot_id=snapshot_id, snapshot_at=datetime.fromisoformat(instant), bucket=bucket
+            )
+            for source, snapshot_id, instant, bucket in self.snapshots
         )
 
     def uris(self, dataset: str) -> tuple[str, ...]:
@@ -134,9 +137,10 @@ class StorageInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """How a repository was before anything had said so, as builds of later days have found it."""
+    """How a repository was before anything had said so, as builds of later days have found it; `base_bytes` in one bucket."""
 
     repository: str
+    bucket: str = ""
     base_bytes: int | None
     base_visibility: str | None
     base_owner: str | None
@@ -171,13 +175,14 @@ def read_later_bases(connection: psycopg.Connection, day: date) -> tuple[Base, .
                 """
                 select
                     repository,
+                    bucket,
                     (array_agg(base_bytes order by event_day) filter (where base_bytes is not null))[1] as base_bytes,
                     (array_agg(base_visibility order by event_day) filter (where base_visibility is not null))[1]
                         as base_visibility,
                     (array_agg(base_owner order by event_day) filter (where base_owner is not null))[1] as base_owner
                 from usage.storage_base
                 where began_on <= %(day)s and event_day > %(day)s
-                group by repository
+                group by repository, bucket
                 """,
                 {"day": day},
             ).fetchall()

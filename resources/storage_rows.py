@@ -35,13 +35,13 @@ USAGE = StorageTable(
 )
 DRIFTS = StorageTable(
     name="usage.storage_drift",
-    key=("event_day", "repository", "snapshot_at"),
+    key=("event_day", "repository", "bucket", "snapshot_at"),
     values=("derived_bytes", "snapshot_bytes", "drift_bytes", "derived_visibility", "snapshot_visibility",
             "visibility_mismatch", "unsized_events", "is_missing"),
 )  # fmt: skip
 BASES = StorageTable(
     name="usage.storage_base",
-    key=("event_day", "repository"),
+    key=("event_day", "repository", "bucket"),
     values=("began_on", "base_bytes", "base_visibility", "base_owner"),
 )
 

@@ -7,13 +7,15 @@ repositories and events; what does not fit is spilled. Not here: PostgreSQL (sto
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 
+from billing_pipeline.errors import BillingError
 from billing_pipeline.storage_policy import StoragePolicy
-from billing_pipeline.timelines import UPLOAD_DAYS
+from billing_pipeline.timelines import MICROSECOND, UPLOAD_DAYS
 from resources import duck
 from resources.storage_facts import SECONDS, StorageFacts, day_facts
 from resources.storage_inputs import Base, TakenSnapshot
@@ -40,18 +42,55 @@ SCHEMAS = {
         [("event_id", _TEXT), ("event_at", _INSTANT), ("repository", _TEXT), ("kind", _TEXT), ("value", _TEXT)]
     ),
 }  # fmt: skip
+_TAIL_COLUMNS = {
+    "kind": "varchar",
+    "repository": "varchar",
+    "bucket": "varchar",
+    "bytes": "bigint",
+    "is_anchored": "boolean",
+    "has_changed": "boolean",
+    "unsized": "bigint",
+    "visibility": "varchar",
+    "owner": "varchar",
+    "began_on": "date",
+    "repository_began_on": "date",
+    "fresh_until": "timestamp",
+    "snapshot_at": "timestamp",
+    "snapshot_source": "varchar",
+    "listed_by": "varchar",
+    "index_at": "timestamp",
+    "index_source": "varchar",
+    "index_id": "varchar",
+    "index_is_listed": "boolean",
+    "item_id": "varchar",
+    "version_id": "varchar",
+    "part_number": "bigint",
+}
 _TAIL_TABLES = """
-    create or replace temp table tail_repositories as
+    create or replace temp table places (place_id integer, repository_id integer, repository varchar, bucket varchar);
+    insert into places
+    select place_id::integer, (min(place_id) over (partition by repository))::integer, repository, bucket
+    from (
+        select repository, bucket, row_number() over (order by repository, bucket) as place_id
+        from (select distinct repository, bucket from tail_rows)
+    );
+    create or replace temp table tail_places as
     select
-        repository, bytes as raw_bytes, is_anchored, has_changed, visibility, owner, unsized, began_on, step_at as snapshot_at,
-        snapshot_source, snapshot_id,
+        place_id, repository_id, bytes as raw_bytes, is_anchored, has_changed, unsized, visibility, owner, began_on,
+        repository_began_on, fresh_until, snapshot_at, snapshot_source, listed_by, index_at, index_source, index_id,
+        index_is_listed,
     from tail_rows
-    where kind = 'repository';
+    join places using (repository, bucket)
+    where kind = 'place';
     create or replace temp table tail_objects as
-    select repository, step_at as epoch_at, item_id as object_id, bytes, version_id from tail_rows where kind = 'object';
-    create or replace temp table tail_parts as
-    select repository, item_id as upload_id, part_number, step_at as event_at, version_id as action_id, bytes
+    select place_id, index_at as epoch_at, item_id as object_id, bytes, version_id
     from tail_rows
+    join places using (repository, bucket)
+    where kind = 'object';
+    create or replace temp table tail_parts as
+    select place_id, item_id as upload_id, part_number, snapshot_at as event_at, version_id as action_id, bytes
+    from tail_rows
+    join places using (repository, bucket)
     where kind = 'part'
 """
 _RESULTS = {
@@ -59,15 +98,23 @@ _RESULTS = {
     "visibility varchar, owner varchar, account_id varchar, byte_seconds decimal(38, 6), basis varchar",
     "usage": "event_day date, account_id varchar, meter_id varchar, period_start timestamp, period_end timestamp, "
     "quantity decimal(38, 9), unit varchar, repository_count bigint",
-    "drifts": "event_day date, repository varchar, snapshot_at timestamp, derived_bytes bigint, snapshot_bytes bigint, "
-    "drift_bytes bigint, derived_visibility varchar, snapshot_visibility varchar, visibility_mismatch boolean, "
-    "unsized_events bigint, is_missing boolean",
-    "bases": "event_day date, repository varchar, began_on date, base_bytes bigint, base_visibility varchar, "
+    "drifts": "event_day date, repository varchar, bucket varchar, snapshot_at timestamp, derived_bytes bigint, "
+    "snapshot_bytes bigint, drift_bytes bigint, derived_visibility varchar, snapshot_visibility varchar, "
+    "visibility_mismatch boolean, unsized_events bigint, is_missing boolean",
+    "bases": "event_day date, repository varchar, bucket varchar, began_on date, base_bytes bigint, base_visibility varchar, "
     "base_owner varchar",
 }
-_STEPS = (
-    "snapshots", "owners", "actions", "uploads", "held", "deltas", "steps", "bases", "segments", "hours", "drifts",
-)  # fmt: skip
+_BEFORE_SUMS = ("places", "events", "snapshots", "owners", "actions", "uploads", "deltas", "levels")
+_AFTER_SUMS = ("words", "segments", "hours", "drifts")
+# Where all that is measured is one, a repository is its only place.
+_ONE_PLACE = """
+    create or replace temp table storage_levels as
+    select place_id as repository_id, step_at, rank, bytes, basis from storage_steps
+"""
+
+
+class LakeRowsOutdatedError(BillingError):
+    """A lake file lacks what its rows must say now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +174,10 @@ class StorageScan:
     def scan(self, sources: DaySources) -> StorageFacts:
         """Work out the day that follows the one before, and keep its rows until `forget_results`."""
         self._bind_day(sources)
-        for name in _STEPS:
+        for name in _BEFORE_SUMS:
+            self._connection.execute(duck.sql(f"storage_{name}"))
+        self._connection.execute(duck.sql("storage_sums") if self._policy.is_divided else _ONE_PLACE)
+        for name in _AFTER_SUMS:
             self._connection.execute(duck.sql(f"storage_{name}"))
         self._keep_results(sources.day)
         self._connection.execute(duck.sql("storage_tails"))
@@ -136,26 +186,26 @@ class StorageScan:
     def write_tail(self, path: Path) -> TailContent:
         """Write what the last day leaves as a Parquet file, and return what is in it."""
         rows = duck.sql("storage_tail_rows")
-        ((digest, count, repositories),) = self._connection.execute(
+        columns = ", ".join(_TAIL_COLUMNS)
+        ((digest, other, count, places),) = self._connection.execute(
             f"""
             select
-                sum(md5_number_lower(to_json(tail_row)::varchar)::hugeint)::varchar,
+                sum(hash({columns})::hugeint)::varchar,
+                sum(hash({columns}, 'again')::hugeint)::varchar,
                 count(*),
-                count(*) filter (where kind = 'repository'),
-            from (select tail_row, tail_row.kind as kind from ({rows}) as tail_row)
+                count(*) filter (where kind = 'place'),
+            from ({rows})
             """
         ).fetchall()
         days = self._connection.execute(
-            "select distinct snapshot_at::date from tail_repositories where snapshot_at is not null order by 1"
+            "select distinct index_at::date from tail_places where index_at is not null order by 1"
         ).fetchall()
-        self._connection.execute(
-            f"copy ({rows} order by kind, repository, item_id, part_number) to '{path}' (format parquet, compression zstd)"
-        )
+        self._connection.execute(f"copy ({rows}) to '{path}' (format parquet, compression zstd)")
         return TailContent(
-            digest=hashlib.sha256(f"{digest}|{count}".encode()).hexdigest(),
+            digest=hashlib.sha256(f"{digest}|{other}|{count}".encode()).hexdigest(),
             index_days=tuple(day for (day,) in days),
             rows=count,
-            repositories=repositories,
+            repositories=places,
         )
 
     def rows(self, name: str, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
@@ -187,34 +237,35 @@ class StorageScan:
             for account_id in accounts.get(window.client_id, ())
         }
         self._table("account_cuts", pa.schema([("account_id", _TEXT), ("step_at", _INSTANT)]), sorted(cuts))
-        self._table(
-            "complete_sources", pa.schema([("source", _TEXT)]), [(name,) for name in sorted(self._policy.complete)]
-        )
+        policy, name = self._policy, pa.schema([("source", _TEXT)])
+        self._table("complete_sources", name, [(one,) for one in sorted(policy.complete)])
+        self._table("indexed_sources", name, [(one,) for one in sorted(policy.indexed)])
         self._table(
             "assumed_visibilities",
             pa.schema([("source", _TEXT), ("visibility", _TEXT)]),
-            sorted(self._policy.assumed_visibility.items()),
+            sorted(policy.assumed_visibility.items()),
         )
+        self._table(
+            "snapshot_ages",
+            pa.schema([("source", _TEXT), ("age_us", _BIG)]),
+            [(source, age // MICROSECOND) for source, age in sorted(policy.snapshot_ages.items())],
+        )
+        self._table("source_buckets", pa.schema([("source", _TEXT), ("bucket", _TEXT)]), sorted(policy.buckets.items()))
+        self._set("is_divided", policy.is_divided)
         self._set("upload_days", UPLOAD_DAYS)
-        self._set("drift_millionths", int(self._policy.drift_percent * 10_000))
-        self._set("max_age_us", self._policy.max_snapshot_age // timedelta(microseconds=1))
+        self._set("drift_millionths", int(policy.drift_percent * 10_000))
+        self._set("default_age_us", policy.max_snapshot_age // MICROSECOND)
 
     def _open(self, opening: Path | None) -> None:
         if opening is None:
-            self._connection.execute(
-                """
-                create or replace temp table tail_rows (
-                    kind varchar, repository varchar, bytes bigint, is_anchored boolean, has_changed boolean, visibility varchar,
-                    owner varchar, unsized bigint, began_on date, step_at timestamp, snapshot_source varchar, snapshot_id varchar,
-                    item_id varchar, version_id varchar, part_number bigint
-                )
-                """
-            )
+            columns = ", ".join(f"{name} {kind}" for name, kind in _TAIL_COLUMNS.items())
+            self._connection.execute(f"create or replace temp table tail_rows ({columns})")
         else:
             self._connection.execute(
                 f"create or replace temp view tail_rows as from read_parquet('{opening}', hive_partitioning = false)"
             )
-        self._connection.execute(_TAIL_TABLES)
+        for statement in _TAIL_TABLES.split(";"):
+            self._connection.execute(statement)
 
     def _bind_day(self, sources: DaySources) -> None:
         self._set("day_start", datetime(sources.day.year, sources.day.month, sources.day.day))  # noqa: DTZ001 - the lake's UTC
@@ -225,29 +276,69 @@ class StorageScan:
             "object_events": sources.object_events,
             "visibility_events": sources.repository_events,
         }
+        self._table(
+            "taken_snapshots",
+            pa.schema([("source", _TEXT), ("snapshot_id", _TEXT), ("snapshot_at", _INSTANT), ("bucket", _TEXT)]),
+            [(one.source, one.snapshot_id, one.snapshot_at, self._bucket(one)) for one in sources.taken_snapshots],
+        )
         for name, paths in files.items():
             self._lake_view(name, paths)
         self._table(
             "later_bases",
-            pa.schema([("repository", _TEXT), ("base_bytes", _BIG), ("base_visibility", _TEXT), ("base_owner", _TEXT)]),
-            [(one.repository, one.base_bytes, one.base_visibility, one.base_owner) for one in sources.later_bases],
+            pa.schema(
+                [
+                    ("repository", _TEXT),
+                    ("bucket", _TEXT),
+                    ("base_bytes", _BIG),
+                    ("base_visibility", _TEXT),
+                    ("base_owner", _TEXT),
+                ]
+            ),
+            [
+                (one.repository, one.bucket, one.base_bytes, one.base_visibility, one.base_owner)
+                for one in sources.later_bases
+            ],
         )
 
-        self._table(
-            "taken_snapshots",
-            pa.schema([("source", _TEXT), ("snapshot_id", _TEXT), ("snapshot_at", _INSTANT)]),
-            [(one.source, one.snapshot_id, one.snapshot_at) for one in sources.taken_snapshots],
-        )
+    def _bucket(self, snapshot: TakenSnapshot) -> str:
+        """Return what a snapshot measures; where all that is measured is one, it has no name."""
+        if not self._policy.is_divided:
+            return ""
+        return self._policy.buckets.get(snapshot.source) or snapshot.bucket or ""
 
     def _lake_view(self, name: str, paths: Sequence[Path]) -> None:
         schema = SCHEMAS[name]
-        if not paths:
-            self._table(f"{name}_table", schema, [])
-            query = f"from {name}_table"
-        else:
+        if paths:
             listed = ", ".join(f"'{path}'" for path in paths)
-            query = f"select {', '.join(schema.names)} from read_parquet([{listed}], hive_partitioning = false)"
+            rows = f"read_parquet([{listed}], hive_partitioning = false)"
+        else:
+            self._table(f"{name}_table", schema, [])
+            rows = f"{name}_table"
+        columns = ", ".join(f"said.{column}" for column in schema.names)
+        query = f"select {columns} {self._bucket_of(name, paths)} from {rows} as said {self._bucket_tables(name)}"
         self._connection.execute(f"create or replace temp view {name} as {query}")
+
+    def _bucket_of(self, name: str, paths: Sequence[Path]) -> str:
+        """Return the column that says which bucket a row is of."""
+        if name not in ("snapshots", "object_events"):
+            return ""
+        if not self._policy.is_divided:
+            return ", '' as bucket"
+        if name == "snapshots":
+            return ", coalesce(taken.bucket, named.bucket, '') as bucket"
+        for path in paths:
+            if "bucket" not in pyarrow.parquet.read_schema(path).names:
+                raise _outdated(path)
+        return ", coalesce(said.bucket, '') as bucket" if paths else ", '' as bucket"
+
+    def _bucket_tables(self, name: str) -> str:
+        if name != "snapshots" or not self._policy.is_divided:
+            return ""
+        return """
+            left join (select distinct source, snapshot_id, bucket from taken_snapshots) as taken
+                on said.source = taken.source and said.snapshot_id = taken.snapshot_id
+            left join source_buckets as named on said.source = named.source
+        """
 
     def _keep_results(self, day: date) -> None:
         parameters = {"day": day}
@@ -255,9 +346,11 @@ class StorageScan:
             f"""
             insert into result_states by name
             select
-                $day as event_day, repository, segment_start, segment_end, bytes, visibility, owner, account_id, basis,
+                $day as event_day, names.repository, segment_start, segment_end, bytes, visibility, owner, account_id, basis,
                 {SECONDS.format("byte_microseconds", 6)} as byte_seconds,
             from storage_segments
+            join (select repository_id, any_value(repository) as repository from places group by repository_id) as names
+                using (repository_id)
             """,
             parameters,
         )
@@ -277,18 +370,37 @@ class StorageScan:
                 parameters | {"meter": meter.meter_id, "unit": UNIT},
             )
         self._connection.execute(
-            "insert into result_drifts by name select $day as event_day, * exclude (is_failure) from storage_drifts",
+            """
+            insert into result_drifts by name
+            select $day as event_day, repository, bucket, drifts.* exclude (place_id, is_failure)
+            from storage_drifts as drifts
+            join places using (place_id)
+            """,
             parameters,
         )
         self._connection.execute(
             """
             insert into result_bases by name
             select
-                $day as event_day, repository, tail.began_on, found_bytes as base_bytes, found_visibility as base_visibility,
-                found_owner as base_owner,
-            from storage_bases
-            join tail_repositories as tail using (repository)
-            where coalesce(found_bytes::varchar, found_visibility, found_owner) is not null and tail.began_on < $day
+                $day as event_day, repository, bucket, min(began_on) as began_on, max(base_bytes) as base_bytes,
+                max(base_visibility) as base_visibility, max(base_owner) as base_owner,
+            from (
+                select places.repository, places.bucket, tail_places.began_on, place_bases.found_bytes as base_bytes
+                from place_bases
+                join tail_places using (place_id)
+                join places using (place_id)
+                where place_bases.found_bytes is not null
+                union all by name
+                select
+                    places.repository, '' as bucket, tail_words.began_on, found_visibility as base_visibility,
+                    found_owner as base_owner
+                from word_bases
+                join tail_words using (repository_id)
+                join places on word_bases.repository_id = places.place_id
+                where coalesce(found_visibility, found_owner) is not null
+            )
+            where began_on < $day
+            group by repository, bucket
             """,
             parameters,
         )
@@ -302,6 +414,14 @@ class StorageScan:
         self._connection.register("bound_table", pa.Table.from_arrays(arrays, schema=schema))
         self._connection.execute(f"create or replace temp table {name} as select * from bound_table")
         self._connection.unregister("bound_table")
+
+
+def _outdated(path: Path) -> "LakeRowsOutdatedError":
+    return LakeRowsOutdatedError(
+        f"{path.name} of core/object_events says of no event in which bucket it was; it was read before several were measured",
+        bill="Nothing of the days that it belongs to was built; their last good usage stays.",
+        fix="Materialize core/object_events for the delivery days of storage's logs: they are read anew. Then build usage/storage.",
+    )
 
 
 def _naive(instant: datetime) -> datetime:

@@ -53,7 +53,7 @@ def judge(
         guards.visibility_agrees(subject, policy, failures=facts.mismatch_failures, worst=mismatches),
         guards.snapshots_fresh(
             subject,
-            policy.max_snapshot_age,
+            policy.snapshot_ages,
             repositories=facts.repositories_carried_too_far,
             some=facts.carried_too_far,
         ),

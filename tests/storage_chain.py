@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -28,8 +28,8 @@ SCHEMAS = {
          ("version_id", _TEXT), ("bytes", _BIG), ("is_current", pa.bool_()), ("file_id", _BIG)]
     ),
     "core/object_events": pa.schema(
-        [("source", _TEXT), ("event_id", _TEXT), ("shared_event_id", _TEXT), ("event_at", _INSTANT), ("repository", _TEXT),
-         ("owner", _TEXT), ("object_id", _TEXT), ("event_name", _TEXT), ("action", _TEXT), ("bytes", _BIG),
+        [("source", _TEXT), ("event_id", _TEXT), ("shared_event_id", _TEXT), ("event_at", _INSTANT), ("bucket", _TEXT),
+         ("repository", _TEXT), ("owner", _TEXT), ("object_id", _TEXT), ("event_name", _TEXT), ("action", _TEXT), ("bytes", _BIG),
          ("upload_id", _TEXT), ("part_number", _BIG), ("version_id", _TEXT), ("original_event_id", _TEXT), ("file_id", _BIG),
          ("line_number", _BIG)]
     ),
@@ -62,12 +62,13 @@ class Facts:
             repository_events=[*self.repository_events, *other.repository_events],
         )
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """Return lake rows by dataset, without files."""
+    def rows(self, source: Callable[[Snapshot], str] = lambda snapshot: "inventory") -> dict[str, list[dict[str, Any]]]:
+        """Return lake rows by dataset, without files. `source` names who gives a snapshot."""
         made: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
         for repository, snapshot in self.snapshots:
+            objects = snapshot.objects or {}
             head = {
-                "source": "inventory",
+                "source": source(snapshot),
                 "snapshot_id": snapshot.at.isoformat(),
                 "snapshot_at": naive(snapshot.at),
                 "repository": repository,
@@ -75,11 +76,11 @@ class Facts:
             made["core/storage_snapshots"].append(
                 head
                 | {"owner": snapshot.owner, "visibility": snapshot.visibility, "bytes": snapshot.size_bytes}
-                | {"object_count": len(snapshot.objects)}
+                | {"object_count": len(objects)}
             )
             made["core/storage_objects"] += [
                 head | {"object_id": object_id, "version_id": version_id, "bytes": size, "is_current": True}
-                for object_id, (size, version_id) in snapshot.objects.items()
+                for object_id, (size, version_id) in objects.items()
             ]
         for repository, event in self.object_events:
             row = asdict(event)

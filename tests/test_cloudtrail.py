@@ -55,6 +55,7 @@ class TestPut:
             event_id="00000000-0000-0000-0000-000000000001",
             shared_event_id=None,
             event_at=datetime(2026, 6, 1, 5, 0, tzinfo=UTC),
+            bucket=BUCKET,
             repository="acme/atlas",
             owner="acme",
             object_id=object_id(BUCKET, "acme/atlas/table"),

@@ -57,7 +57,7 @@ SNAPSHOTS = st.builds(
     size_bytes=SIZES,
     visibility=st.sampled_from([None, "public", "private"]),
     owner=OWNERS,
-    objects=st.dictionaries(OBJECTS, st.tuples(SIZES, VERSIONS), max_size=2),
+    objects=st.one_of(st.none(), st.dictionaries(OBJECTS, st.tuples(SIZES, VERSIONS), max_size=2)),
 )
 
 
@@ -137,6 +137,22 @@ def deliveries(draw: st.DrawFn) -> tuple[Any, Any, Any]:
 MANY = st.lists(deliveries(), min_size=20, max_size=20).map(
     lambda found: {f"r{number:02}": one for number, one in enumerate(found)}
 )
+Histories = dict[str, tuple[Any, Any, Any]]
+
+
+@st.composite
+def spread(draw: st.DrawFn) -> Histories:
+    """Return histories of repositories that are spread over buckets; all that is said of an event names the same one."""
+    places = st.sampled_from(["", "a", "b"])
+
+    def placed(events: Sequence[ObjectEvent]) -> list[ObjectEvent]:
+        buckets: dict[str, str] = {}
+        return [replace(one, bucket=buckets.setdefault(one.event_id, draw(places))) for one in events]
+
+    return {
+        name: ([replace(one, bucket=draw(places)) for one in snapshots], placed(events), changes)
+        for name, (snapshots, events, changes) in draw(MANY).items()
+    }
 
 
 def facts_of(histories: Mapping[str, tuple[Any, Any, Any]]) -> Facts:
@@ -147,18 +163,22 @@ def facts_of(histories: Mapping[str, tuple[Any, Any, Any]]) -> Facts:
     )
 
 
+def source_of(snapshot: Snapshot) -> str:
+    return f"{'table' if snapshot.objects is None else 'inventory'}{snapshot.bucket}"
+
+
 class Chain:
     """Runs days through scans, as the store does, without PostgreSQL. `scans`: days of one connection."""
 
     def __init__(self, folder: Path, facts: Facts, *, days_per_scan: int = 3, rules: UsageRules = NO_RULES) -> None:
         self.folder, self.facts, self.rules, self.days_per_scan = folder, facts, rules, days_per_scan
-        self.bases: dict[date, dict[str, Base]] = {}
+        self.bases: dict[date, dict[tuple[str, str], tuple[date, Base]]] = {}
         self.states: list[tuple[Any, ...]] = []
         self.results: dict[date, Any] = {}
         self.paths = {
             # a delivery holds other days too: the scan takes the day's
             dataset: [write_rows(folder / f"{dataset.replace('/', '-')}.parquet", dataset, rows)] if rows else []
-            for dataset, rows in facts.rows().items()
+            for dataset, rows in facts.rows(source_of).items()
         }
         self.drifts: list[tuple[Any, ...]] = []
         self.usage: list[tuple[Any, ...]] = []
@@ -172,7 +192,7 @@ class Chain:
         self.states, self.drifts, self.usage = [], [], []
         for start in range(0, len(DAYS), self.days_per_scan):
             (assumed,) = {one.assumed_visibility for _, one in self.facts.snapshots} or {None}
-            policy = StoragePolicy(assumed_visibility={"inventory": assumed} if assumed else {})
+            policy = self.policy(assumed)
             with StorageScan(self.rules, policy, opening=opening, scratch_dir=self.folder) as scan:
                 for day in DAYS[start : start + self.days_per_scan]:
                     self.results[day] = scan.scan(self.sources(day))
@@ -184,18 +204,28 @@ class Chain:
                 self.drifts += [tuple(row.values()) for batch in scan.rows("drifts", days) for row in batch.to_pylist()]
                 for batch in scan.rows("bases", days):
                     for row in batch.to_pylist():
-                        names = ("repository", "base_bytes", "base_visibility", "base_owner")
-                        found = Base(**{name: row[name] for name in names})
-                        self.bases.setdefault(row["event_day"], {})[row["repository"]] = found
+                        found = Base(**{name: row[name] for name in row if name not in ("event_day", "began_on")})
+                        places = self.bases.setdefault(row["event_day"], {})
+                        places[row["repository"], row["bucket"]] = row["began_on"], found
+
+    def policy(self, assumed: str | None) -> StoragePolicy:
+        """Return what an installation of these facts has decided: a source for each bucket with a list of objects or without."""
+        buckets = {one.bucket for _, one in self.facts.snapshots} | {one.bucket for _, one in self.facts.object_events}
+        named = {name: bucket for bucket in buckets for name in (f"inventory{bucket}", f"table{bucket}")}
+        return StoragePolicy(
+            assumed_visibility=dict.fromkeys(named, assumed) if assumed else {},
+            indexed=frozenset(name for name in named if name.startswith("inventory")),
+            is_divided=len(buckets) > 1,
+            buckets=named,
+        )
 
     def sources(self, day: date) -> DaySources:
-        later: dict[str, dict[str, Any]] = {}
-        began = self.began()
+        later: dict[tuple[str, str], dict[str, Any]] = {}
         for found_on in sorted(self.bases):
-            for repository, base in self.bases[found_on].items():
-                if began[repository] <= day < found_on:
+            for place, (began_on, base) in self.bases[found_on].items():
+                if began_on <= day < found_on:
                     for name in ("base_bytes", "base_visibility", "base_owner"):
-                        kept = later.setdefault(repository, {})
+                        kept = later.setdefault(place, {})
                         kept[name] = kept.get(name) if kept.get(name) is not None else getattr(base, name)
         return DaySources(
             day=day,
@@ -204,17 +234,8 @@ class Chain:
             listings=self.paths["core/storage_objects"],
             object_events=self.paths["core/object_events"],
             repository_events=self.paths["core/visibility_events"],
-            later_bases=[Base(repository=name, **base) for name, base in later.items()],
+            later_bases=[Base(repository=name, bucket=bucket, **base) for (name, bucket), base in later.items()],
         )
-
-    def began(self) -> dict[str, date]:
-        # parts alone are no evidence of a repository
-        known = [(name, one.at) for name, one in self.facts.snapshots]
-        known += [
-            (name, one.at) for name, one in self.facts.object_events if one.action not in ("part", "delete_marker")
-        ]
-        known += [(name, one.at) for name, one in self.facts.repository_events]
-        return {name: min(at.date() for other, at in known if other == name) for name, _ in known}
 
     def segments(self, repository: str) -> list[tuple[Any, ...]]:
         """Return (start, end, bytes, visibility, owner, basis, byte-seconds) of a repository."""
@@ -246,12 +267,13 @@ def assert_as_reference(chain: Chain, histories: Mapping[str, tuple[Any, Any, An
         expected = timeline(snapshots, events, changes, end=END)
         assert chain.segments(name) == by_day(expected.segments)
         drifts = [
-            (name, drift.at.replace(tzinfo=None), drift.derived_bytes, drift.snapshot_bytes, drift.drift_bytes,
+            (name, drift.bucket, drift.at.replace(tzinfo=None), drift.derived_bytes, drift.snapshot_bytes, drift.drift_bytes,
              drift.derived_visibility, drift.snapshot_visibility, drift.visibility_mismatch, drift.unsized_events)
             for drift in expected.drifts
             if drift.drift_bytes or drift.visibility_mismatch
         ]  # fmt: skip
-        assert [row[1:-1] for row in sorted(chain.drifts, key=lambda row: row[:3]) if row[1] == name] == drifts
+        found = sorted(chain.drifts, key=lambda row: (row[1], row[3], row[2]))
+        assert [row[1:-1] for row in found if row[1] == name] == drifts
     for facts in chain.results.values():
         assert facts.of_segments == facts.of_changes
 
@@ -280,6 +302,16 @@ def gone(when: datetime, key: str = "a") -> ObjectEvent:
     return ObjectEvent(event_id=f"gone {when}", at=when, object_id=key, action="delete", event_name="DeleteObject")
 
 
+def over_buckets() -> tuple[Any, Any, Any]:
+    """Return a repository in two buckets, one of which is measured later, emptied, and written to in between."""
+    listed = [Snapshot(at=hour(1), size_bytes=10, bucket="a", owner="ann", visibility="private", objects={"a": (4, None)}),
+              Snapshot(at=hour(25), size_bytes=7, bucket="b", owner="ann", objects={"b": (7, None)}),
+              Snapshot(at=hour(30), size_bytes=11, bucket="a", owner="ann", objects={"a": (5, None)}),
+              Snapshot(at=hour(49), size_bytes=0, bucket="b", owner="ann", objects={})]  # fmt: skip
+    events = [put(hour(2), 5, "a", bucket="a"), put(hour(24), 2, "b", bucket="b"), put(hour(50), 3, "b", bucket="b")]
+    return listed, events, [turned(hour(40), "public")]
+
+
 PART = ObjectEvent(event_id="part 1", at=hour(20), object_id="big", action="part", event_name="UploadPart", size_bytes=5,
                    upload_id="u", part_number=1)  # fmt: skip
 CASES: dict[str, tuple[Any, Any, Any]] = {
@@ -302,6 +334,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
               [turned(hour(24), "bob", "owner"), turned(hour(36), "ann", "owner")]),
     "upload over midnight": ([], [PART, ObjectEvent(event_id="done", at=hour(28), object_id="big", action="unsized",
                                                     event_name=COMPLETION, upload_id="u")], []),
+    "over buckets": over_buckets(),
     "huge": ([Snapshot(at=hour(0), size_bytes=9 * 10**18, visibility="private")], [], []),
 }  # fmt: skip
 
@@ -324,6 +357,7 @@ class TestAgainstTheReference:
             "public", "public", "private", "public", "private",
         ]  # fmt: skip
         assert [state[2] for state in chain.segments("upload over midnight")] == [5, 5]
+        assert [state[2] for state in chain.segments("over buckets")] == [10, 10, 11, 18, 18, 18, 18, 18, 11, 14]
 
     def test_days_one_by_one_give_what_one_run_gives(self, tmp_path: Path) -> None:
         together, apart = (
@@ -339,6 +373,18 @@ class TestAgainstTheReference:
         tmp_path_factory: pytest.TempPathFactory,
         histories: dict[str, tuple[Any, Any, Any]],
         assumed: str | None,
+    ) -> None:
+        histories = {
+            name: ([replace(one, assumed_visibility=assumed) for one in snapshots], events, changes)
+            for name, (snapshots, events, changes) in histories.items()
+        }
+        chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
+        assert_as_reference(chain, histories)
+
+    @settings(max_examples=8)
+    @given(histories=spread(), assumed=st.sampled_from([None, "private"]))
+    def test_random_histories_over_buckets_give_the_same_states_and_drifts(
+        self, tmp_path_factory: pytest.TempPathFactory, histories: Histories, assumed: str | None
     ) -> None:
         histories = {
             name: ([replace(one, assumed_visibility=assumed) for one in snapshots], events, changes)

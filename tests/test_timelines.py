@@ -190,10 +190,24 @@ class TestObjects:
         later = assembled([self.HELD, event, snapshot(at(1, 2), 12)], at(1, 3))
         assert (later.unsized_events, later.drifts[1].unsized_events, later.drifts[1].drift_bytes) == (0, 1, 2)
 
-    def test_a_put_over_something_unsized_is_unsized_too_and_known_from_then_on(self) -> None:
+    def test_a_sized_event_after_something_unsized_counts_what_the_size_has_of_the_key(self) -> None:
         copy = ObjectEvent(event_id="c", at=at(1, 1), object_id="k", action="unsized")
         found = assembled([self.HELD, copy, put(at(1, 2), 5, "k"), delete(at(1, 3), "k")], at(1, 4))
-        assert (found.segments[-1].size_bytes, found.unsized_events) == (5, 2)
+        # 4 bytes of the key were counted when the copy came, 5 since the put, none since it is gone
+        assert [one.size_bytes for one in found.segments] == [10, 10, 11, 6]
+        assert found.unsized_events == 1
+        gone = assembled([self.HELD, copy, delete(at(1, 2), "k")], at(1, 4))
+        assert (gone.segments[-1].size_bytes, gone.unsized_events) == (6, 1)
+
+    @pytest.mark.parametrize("objects", [None, {"k": (4, None)}])
+    def test_a_snapshot_without_a_list_of_objects_leaves_the_one_that_is_known(self, objects: Any) -> None:
+        table = snapshot(at(1, 1), 12, objects=objects)
+        found = assembled([self.HELD, table, put(at(1, 2), 7, "k")], at(1, 3))
+        assert [one.size_bytes for one in found.segments] == [10, 12, 15]
+        # where no snapshot lists objects, those of before the last one are forgotten
+        nothing_listed = replace(self.HELD, objects=None)
+        found = assembled([nothing_listed, put(at(1), 4, "k"), table, delete(at(1, 2), "k")], at(1, 3))
+        assert found.unsized_events == int(objects is None)
 
     def upload(self, *sizes: int | None, numbers: Sequence[int] = (1, 2, 3)) -> list[ObjectEvent]:
         parts = [
@@ -239,6 +253,49 @@ class TestObjects:
         found = assembled([self.HELD, put(at(1, 2), 5, "n"), snapshot(at(1, 2), 15)], at(1, 3))
         assert [one.size_bytes for one in found.segments] == [10, 15]
         assert found.drifts[1].drift_bytes == 0
+
+
+class TestBuckets:
+    A, B = snapshot(at(1), 10, bucket="a", owner="ann"), snapshot(at(1, 3), 5, bucket="b", owner="ann")
+
+    def test_a_repository_holds_the_sum_of_its_buckets(self) -> None:
+        inputs = [self.A, self.B, snapshot(at(1, 6), 11, bucket="a"), snapshot(at(1, 9), 6, bucket="b")]
+        found = assembled(inputs, at(1, 12))
+        # the second is carried back to midnight, as the first is
+        assert [(one.start, one.size_bytes) for one in found.segments] == [
+            (at(1), 15), (at(1, 3), 15), (at(1, 6), 16), (at(1, 9), 17),
+        ]  # fmt: skip
+        assert [(one.bucket, one.derived_bytes, one.drift_bytes) for one in found.drifts] == [
+            ("a", None, 0), ("b", None, 0), ("a", 10, 1), ("b", 5, 1),
+        ]  # fmt: skip
+
+    def test_an_event_changes_its_own_bucket(self) -> None:
+        inputs = [self.A, self.B, put(at(1, 4), 7, "k", bucket="b"), snapshot(at(1, 6), 11, bucket="a")]
+        found = assembled(inputs, at(1, 12))
+        assert [(one.start, one.size_bytes, one.basis) for one in found.segments] == [
+            (at(1), 15, Basis.CARRIED_BACK), (at(1, 3), 15, Basis.SNAPSHOT), (at(1, 4), 22, Basis.EVENTS),
+            (at(1, 6), 23, Basis.EVENTS),
+        ]  # fmt: skip
+
+    def test_a_bucket_that_is_emptied_leaves_the_others(self) -> None:
+        found = assembled([self.A, self.B, snapshot(at(2), 0, bucket="b")], at(3))
+        assert [one.size_bytes for one in found.segments] == [15, 15, 10]
+
+    def test_a_bucket_goes_back_to_the_midnight_before_its_own_first_evidence(self) -> None:
+        found = assembled([self.A, snapshot(at(3, 6), 5, bucket="b"), put(at(3, 5), 2, bucket="b")], at(4))
+        assert [(one.start, one.size_bytes) for one in found.segments] == [
+            (at(1), 10),
+            (at(3), 13),
+            (at(3, 5), 15),
+            (at(3, 6), 15),
+        ]
+
+    def test_a_visibility_event_is_about_all_buckets(self) -> None:
+        found = assembled([self.A, self.B, turned(at(1, 8), "public")], at(1, 12))
+        assert [(one.size_bytes, one.visibility) for one in found.segments] == [
+            (15, "private"), (15, "private"), (15, "public"),
+        ]  # fmt: skip
+        assert found.byte_seconds("private") == 15 * 8 * 3600
 
 
 class TestIdentity:
@@ -306,6 +363,7 @@ INPUTS = st.lists(
     ),
     max_size=8,
 )
+BUCKETS = st.sampled_from(["", "b"])
 ANCHORS = st.lists(
     st.builds(lambda when, size: snapshot(when, size, owner="a"), MOMENTS, st.integers(0, 10**15)),
     max_size=3,
@@ -313,23 +371,31 @@ ANCHORS = st.lists(
 )
 
 
+def spread(inputs: Sequence[Input], buckets: Sequence[str]) -> list[Input]:
+    """Return the inputs, each in a bucket."""
+    pairs = zip(inputs, buckets, strict=False)
+    return [one if isinstance(one, RepositoryEvent) else replace(one, bucket=bucket) for one, bucket in pairs]
+
+
 class TestLaws:
     @settings(max_examples=60)
-    @given(inputs=INPUTS, anchors=ANCHORS, random=st.randoms(use_true_random=False))
+    @given(
+        inputs=INPUTS, anchors=ANCHORS, random=st.randoms(use_true_random=False), buckets=st.lists(BUCKETS, min_size=11)
+    )
     def test_order_and_repetition_do_not_matter(
-        self, inputs: list[Input], anchors: list[Snapshot], random: Any
+        self, inputs: list[Input], anchors: list[Snapshot], random: Any, buckets: list[str]
     ) -> None:
-        everything = [*inputs, *anchors]
+        everything = spread([*inputs, *anchors], buckets)
         shuffled = everything * 2
         random.shuffle(shuffled)
         assert assembled(shuffled, at(6)) == assembled(everything, at(6))
 
     @settings(max_examples=60)
-    @given(inputs=INPUTS, anchors=ANCHORS)
+    @given(inputs=INPUTS, anchors=ANCHORS, buckets=st.lists(BUCKETS, min_size=11))
     def test_states_follow_each_other_and_conserve_every_byte_second(
-        self, inputs: list[Input], anchors: list[Snapshot]
+        self, inputs: list[Input], anchors: list[Snapshot], buckets: list[str]
     ) -> None:
-        found = assembled([*inputs, *anchors], at(6))
+        found = assembled(spread([*inputs, *anchors], buckets), at(6))
         for left, right in zip(found.segments, found.segments[1:], strict=False):
             assert left.end == right.start
         if found.segments:
@@ -339,6 +405,17 @@ class TestLaws:
         left = [(at(6) - one.start) // timedelta(microseconds=1) for one in found.segments]
         by_changes = sum(change * rest for change, rest in zip(changes, left, strict=True))
         assert by_changes == sum(one.byte_microseconds for one in found.segments)
+
+    @settings(max_examples=60)
+    @given(inputs=INPUTS, anchors=ANCHORS, more=INPUTS)
+    def test_buckets_together_hold_what_each_holds_alone(
+        self, inputs: list[Input], anchors: list[Snapshot], more: list[Input]
+    ) -> None:
+        here = [one for one in [*inputs, *anchors] if not isinstance(one, RepositoryEvent)]
+        there = [replace(one, bucket="b", **({} if isinstance(one, Snapshot) else {"event_id": f"b {one.event_id}"}))
+                 for one in [*more, *anchors] if not isinstance(one, RepositoryEvent)]  # fmt: skip
+        together = assembled([*here, *there], at(6))
+        assert together.byte_seconds() == assembled(here, at(6)).byte_seconds() + assembled(there, at(6)).byte_seconds()
 
     @settings(max_examples=60)
     @given(inputs=INPUTS, anchors=ANCHORS, cut=st.integers(2, 5))

@@ -189,6 +189,7 @@ class TestConfiguration:
         )
         assert storage_policy(sources, load_storage_policy(tmp_path)) == StoragePolicy(
             complete=frozenset({"l"}),
+            snapshot_ages={"l": timedelta(hours=36), "t": timedelta(hours=800)},
             max_snapshot_age=timedelta(hours=800),
             drift_percent=Decimal("0.5"),
             on_drift=OnFailure.HOLD,
@@ -196,9 +197,28 @@ class TestConfiguration:
         )
         assert storage_policy((), load_storage_policy(tmp_path)).max_snapshot_age == timedelta(hours=72)
 
+    def test_says_which_buckets_are_measured(self, tmp_path: Path) -> None:
+        def policy(*blocks: str) -> StoragePolicy:
+            numbered = (
+                f'[[source]]\nname = "s{number}"\nlanding = "s{number}"\n{one}' for number, one in enumerate(blocks)
+            )
+            return storage_policy(self.load(tmp_path, "\n".join(numbered)))
+
+        inventory, table = 'kind = "inventory"\nobjects = true\n', 'kind = "table"\n'
+        one = policy(inventory, table, 'kind = "cloudtrail"')
+        assert (one.is_divided, one.buckets, one.indexed) == (False, {}, frozenset({"s0"}))
+        assert not policy(inventory + 'bucket = "a"', table + 'bucket = "a"').is_divided
+        assert policy(table, table) == policy(table, table)
+        two = policy(inventory, 'kind = "listing"\nplace = "s3://b/x"', table + 'bucket = "t"')
+        assert (two.is_divided, two.buckets) == (True, {"s2": "t"})
+        assert policy(inventory + 'bucket = "a"', inventory + 'bucket = "b"').buckets == {"s0": "a", "s1": "b"}
+        with pytest.raises(StorageConfigError, match="the table source s2 does not say which of them"):
+            policy(inventory, inventory, table)
+
     @pytest.mark.parametrize(
         "text",
         [
+            '[[source]]\nname="a"\nkind="cloudtrail"\nlanding="x"\nbucket="b"',
             "[[source]]",
             '[[source]]\nname="a"\nkind="tape"\nlanding="x"',
             '[[source]]\nname="a"\nkind="listing"\nlanding="x"',

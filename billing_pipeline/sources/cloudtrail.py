@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
-from billing_pipeline.sources.personal_names import Pseudonymise
+from billing_pipeline.sources.personal_names import Pseudonymise, has_address
 from billing_pipeline.sources.storage_profile import LARGEST_BYTES, StorageProfile, is_key, object_id, version_object_id
 from billing_pipeline.sources.storage_reasons import FileRefusal, StorageReason
 from billing_pipeline.sources.timestamps import parse_instant
@@ -74,6 +74,7 @@ class ObjectEvent:
     event_id: str
     shared_event_id: str | None
     event_at: datetime
+    bucket: str
     repository: str
     owner: str | None
     object_id: str
@@ -240,6 +241,8 @@ def _event(
     kept = belonging.kept(pseudonymise)
     if kept is None:
         raise _Refused(StorageReason.PERSONAL_NAME, "requestParameters.key")
+    if has_address(bucket):
+        raise _Refused(StorageReason.PERSONAL_NAME, "requestParameters.bucketName")
     every_version = profile.bytes_sold == "all_versions"
     action, size, version_id = _change(name, record, parameters, every_version=every_version)
     identity = object_id(bucket, key)
@@ -247,6 +250,7 @@ def _event(
         event_id=event_id,
         shared_event_id=_identifier(record, "sharedEventID"),
         event_at=event_at,
+        bucket=bucket,
         repository=kept.repository,
         owner=kept.owner,
         object_id=version_object_id(identity, version_id) if every_version else identity,

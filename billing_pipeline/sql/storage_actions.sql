@@ -1,25 +1,21 @@
--- storage_actions. Grain: action of one event day, each once (R2). From: object_events of the day.
+-- storage_actions. Grain: action of one event day, each once (R2). From: day_events.
 -- Deliveries of one action share a shared_event_id, or are the same event; a correction is of the action of what it corrects, and takes
 -- its place, also that of the half that went to another account. It corrects events of its own day: what it says is when they were.
 -- An id with several contents, of different delivery days, counts with none of them.
 create or replace temp table repeated_events as
 select event_id
-from object_events
-where event_at >= getvariable('day_start') and event_at < getvariable('day_end')
+from day_events
 group by event_id
 having count(*) > 1;
 
 -- storage_conflicts. Grain: event id with several contents.
 create or replace temp table storage_conflicts as
 select event_id, count(*) as copies
-from object_events
-where
-    event_at >= getvariable('day_start')
-    and event_at < getvariable('day_end')
-    and event_id in (select event_id from repeated_events)
+from day_events
+where event_id in (select event_id from repeated_events)
 group by event_id
 having count(distinct {
-    'at': event_at, 'repository': repository, 'owner': owner, 'object': object_id, 'name': event_name, 'action': action,
+    'at': event_at, 'place': place_id, 'owner': owner, 'object': object_id, 'name': event_name, 'action': action,
     'bytes': bytes, 'upload': upload_id, 'part': part_number, 'version': version_id, 'corrects': original_event_id,
     'shared': shared_event_id
 }::varchar) > 1;
@@ -30,11 +26,8 @@ create or replace temp table corrected_actions as
 with recursive
 counted as (
     select event_id, original_event_id, coalesce(shared_event_id, event_id) as alone_id
-    from object_events
-    where
-        event_at >= getvariable('day_start')
-        and event_at < getvariable('day_end')
-        and event_id not in (select event_id from storage_conflicts)
+    from day_events
+    where event_id not in (select event_id from storage_conflicts)
 ),
 corrections as (
     select * from counted where original_event_id is not null
@@ -65,33 +58,29 @@ group by alone_id;
 
 create or replace temp table storage_actions as
 with
-told as (
-    select *, coalesce(shared_event_id, event_id) as alone_id
-    from object_events
+identified as materialized (
+    select
+        day_events.* exclude (shared_event_id, original_event_id),
+        coalesce(corrected_actions.action_id, day_events.shared_event_id, day_events.event_id) as action_id,
+        day_events.original_event_id is null as is_original,
+    from day_events
+    left join corrected_actions on coalesce(day_events.shared_event_id, day_events.event_id) = corrected_actions.alone_id
     where
-        event_at >= getvariable('day_start')
-        and event_at < getvariable('day_end')
-),
-identified as (
-    select told.* exclude (alone_id), coalesce(corrected_actions.action_id, told.alone_id) as action_id
-    from told
-    left join corrected_actions using (alone_id)
-    where
-        told.event_id not in (select original_event_id from told where original_event_id is not null)
-        and told.event_id not in (select event_id from storage_conflicts)
+        day_events.event_id not in (select original_event_id from day_events where original_event_id is not null)
+        and day_events.event_id not in (select event_id from storage_conflicts)
 ),
 -- few, or none: the others need no look at their neighbours
-repeated as (
-    select hash(action_id) as action_hash
+repeated as materialized (
+    select action_id
     from identified
-    group by action_hash
+    group by action_id
     having count(*) > 1
 )
-select * exclude (shared_event_id, original_event_id)
+select * exclude (is_original)
 from identified
-where hash(action_id) not in (select action_hash from repeated)
+anti join repeated using (action_id)
 union all by name
-select * exclude (shared_event_id, original_event_id)
+select * exclude (is_original)
 from identified
-where hash(action_id) in (select action_hash from repeated)
-qualify row_number() over (partition by action_id order by original_event_id is null, event_id) = 1
+semi join repeated using (action_id)
+qualify row_number() over (partition by action_id order by is_original, event_id) = 1

@@ -1,11 +1,12 @@
--- Grain: fact behind a state, in order of time; facts: how many there are. From: repository_facts (storage_evidence).
--- The facts in $chosen (the snapshot that bytes count from, who said visibility and owner), the object events of $after < at <= $through,
--- what the snapshot lists of their objects, and the parts of uploads that are completed there.
+-- Grain: fact behind a state, in order of time; facts: how many there are. From: repository_facts, spans (storage_evidence).
+-- The facts in $chosen (the snapshots that bytes count from, who said visibility and owner), the object events of each bucket in its
+-- span, after_at < at <= through_at, what snapshots list of their objects, and the parts of uploads that are completed there.
 with
 changes as (
-    select *
-    from repository_facts
-    where kind = 'object' and not is_part and fact_at > $after and fact_at <= $through
+    select facts.*
+    from repository_facts as facts
+    join spans using (bucket)
+    where facts.kind = 'object' and not facts.is_part and facts.fact_at > spans.after_at and facts.fact_at <= spans.through_at
 ),
 behind as (
     select *
@@ -23,6 +24,7 @@ behind as (
             from changes
             where
                 changes.name = 'CompleteMultipartUpload'
+                and changes.bucket = parts.bucket
                 and changes.upload_id = parts.upload_id
                 and parts.fact_at <= changes.fact_at
                 and parts.fact_at >= changes.fact_at - to_days($upload_days)

@@ -3,8 +3,7 @@
 with
 read as (
     select
-        (select count(*) from object_events where event_at >= getvariable('day_start') and event_at < getvariable('day_end'))
-            as object_events,
+        (select count(*) from day_events) as object_events,
         (select count(*) from visibility_events where event_at >= getvariable('day_start') and event_at < getvariable('day_end'))
             as repository_events,
         (select count(*) from snapshots where snapshot_at >= getvariable('day_start') and snapshot_at < getvariable('day_end'))
@@ -28,7 +27,7 @@ integrals as (
         coalesce(sum(byte_microseconds) filter (where visibility = 'private'), 0) as private,
         coalesce(sum(byte_microseconds) filter (where visibility = 'public'), 0) as public,
         coalesce(sum(byte_microseconds) filter (where visibility is null), 0) as of_unknown_visibility,
-        count(distinct repository) as repositories,
+        count(distinct repository_id) as repositories,
         count(*) as segments,
     from storage_segments
 ),
@@ -36,7 +35,7 @@ by_changes as (
     select coalesce(sum(change * microseconds_left), 0) as of_changes
     from (
         select
-            bytes::hugeint - coalesce(lag(bytes) over (partition by repository order by segment_start), 0) as change,
+            bytes::hugeint - coalesce(lag(bytes) over (partition by repository_id order by segment_start), 0) as change,
             epoch_us(getvariable('day_end')) - epoch_us(segment_start) as microseconds_left,
         from storage_states
     ) as changes
@@ -48,9 +47,9 @@ by_hours as (
 waiting as (
     select
         (select count(*) from storage_deltas where delta is null) as unsized_today,
-        coalesce(sum(unsized), 0)::bigint as unsized_waiting,
-        count(*) filter (where unsized > 0) as repositories_waiting,
-    from tail_repositories
+        coalesce(sum(places.unsized), 0)::bigint as unsized_waiting,
+        count(distinct places.repository_id) filter (where places.unsized > 0) as repositories_waiting,
+    from tail_places as places
 )
 select *
 from read, integrals, by_changes, by_hours, waiting

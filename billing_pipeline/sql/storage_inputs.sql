@@ -3,7 +3,7 @@
 --
 -- own_digest: over the accepted files of storage's sources that have rows on the day. bases_digest: over what builds of later days
 -- have found about repositories that had begun by the day. listing_digest: over the object listings of snapshots of the day.
--- snapshots: [source, snapshot_id, instant] that count on the day; one that lists nothing has no row in the lake.
+-- snapshots: [source, snapshot_id, instant, bucket] that count on the day; one that lists nothing has no row in the lake.
 -- held_deliveries: [dataset, delivery day, guard, inputs digest] that hold deliveries of the day, or with rows of it, unreleased.
 with
 files as (
@@ -21,7 +21,7 @@ taken_snapshots as (
         (snapshot_at at time zone 'UTC')::date as event_day,
         jsonb_agg(
             jsonb_build_array(
-                source, snapshot_id, to_char(snapshot_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
+                source, snapshot_id, to_char(snapshot_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), bucket
             )
             order by snapshot_at, source collate "C"
         ) as snapshots
@@ -120,12 +120,13 @@ bases as (
                         concat_ws(
                             E'\t',
                             base.repository,
+                            base.bucket,
                             base.event_day,
                             coalesce(base.base_bytes::text, '-'),
                             coalesce(base.base_visibility, '-'),
                             coalesce(base.base_owner, '-')
                         ),
-                        E'\n' order by base.repository collate "C", base.event_day
+                        E'\n' order by base.repository collate "C", base.bucket collate "C", base.event_day
                     ),
                     'UTF8'
                 )

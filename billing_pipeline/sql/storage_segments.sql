@@ -1,71 +1,79 @@
--- storage_segments. Grain: repository, state of the day, in one account. From: storage_steps, storage_bases, owner_windows (owner,
--- window_start, window_end, account_id: whose client the owner is, without gaps over the day).
--- Bytes x microseconds are HUGEINT: 10^15 bytes over a month are 2.7 x 10^27, of 1.7 x 10^38.
+-- storage_states. Grain: repository, state of the day. From: storage_levels, day_words, snapshot_words, first_words, word_bases, tail_words.
 create or replace temp table storage_states as
 with
--- before its first evidence a repository has a state too, from midnight on
 points as (
-    select
-        repository, step_at, rank, raw_bytes, is_anchored, has_changed, visibility, owner, false as is_before_evidence
-    from storage_steps
+    select repository_id, step_at, rank, bytes, basis, null::varchar as visibility, null::varchar as owner
+    from storage_levels
     union all by name
-    select
-        repository,
-        getvariable('day_start') as step_at,
-        -1 as rank,
-        0 as raw_bytes,
-        false as is_anchored,
-        false as has_changed,
-        null as visibility,
-        null as owner,
-        true as is_before_evidence,
-    from storage_steps
-    where not was_known
-    group by repository
+    select repository_id, getvariable('day_start') as step_at, -1 as rank, visibility, owner
+    from tail_words
+    union all by name
+    select repository_id, event_at as step_at, 0 as rank, visibility, owner
+    from day_words
+    union all by name
+    select repository_id, step_at, 1 as rank, visibility, owner
+    from snapshot_words
+    where visibility is not null or owner is not null
+    union all by name
+    select repository_id, visibility_place.step_at as step_at, visibility_place.rank as rank, visibility
+    from first_words
+    where visibility_place.is_hint
+    union all by name
+    select repository_id, owner_place.step_at as step_at, owner_place.rank as rank, owner
+    from first_words
+    where owner_place.is_hint
 ),
+-- all that is said at one step is in the last of its points; the others last no time
 shown as (
     select
-        points.repository,
-        points.step_at,
-        points.is_before_evidence,
-        greatest(
-            0, points.raw_bytes::hugeint + case when points.is_anchored then 0 else coalesce(bases.base_bytes, 0) end
-        )::bigint as bytes,
-        coalesce(points.visibility, bases.base_visibility) as visibility,
-        coalesce(points.owner, bases.base_owner) as owner,
-        case
-            when points.is_anchored and points.has_changed then 'events'
-            when points.is_anchored then 'snapshot'
-            when bases.base_bytes is null then 'no_snapshot'
-            else 'carried_back'
-        end as basis,
-        lead(points.step_at, 1, getvariable('day_end')) over (partition by points.repository order by points.step_at, points.rank) as next_at,
+        repository_id,
+        step_at,
+        lead(step_at, 1, getvariable('day_end')) over (partition by repository_id order by step_at, rank) as next_at,
+        last_value(bytes ignore nulls) over history as bytes,
+        last_value(basis ignore nulls) over history as basis,
+        last_value(visibility ignore nulls) over history as visibility,
+        last_value(owner ignore nulls) over history as owner,
     from points
-    left join storage_bases as bases using (repository)
+    window history as (partition by repository_id order by step_at, rank rows unbounded preceding)
+),
+known as (
+    select
+        shown.repository_id,
+        shown.step_at,
+        shown.next_at,
+        coalesce(shown.bytes, 0) as bytes,
+        coalesce(shown.basis, 3) as basis,
+        coalesce(shown.visibility, word_bases.base_visibility) as visibility,
+        coalesce(shown.owner, word_bases.base_owner) as owner,
+    from shown
+    left join word_bases using (repository_id)
+    where shown.step_at < shown.next_at
 ),
 changes as (
     select
         *,
         lag({'bytes': bytes, 'visibility': visibility, 'owner': owner, 'basis': basis}) over history
             is distinct from {'bytes': bytes, 'visibility': visibility, 'owner': owner, 'basis': basis} as is_change,
-    from shown
-    where step_at < next_at and not (is_before_evidence and bytes = 0)
-    window history as (partition by repository order by step_at)
+    from known
+    window history as (partition by repository_id order by step_at)
 )
 select
-    repository,
+    repository_id,
     step_at as segment_start,
-    lead(step_at, 1, getvariable('day_end')) over (partition by repository order by step_at) as segment_end,
+    lead(step_at, 1, getvariable('day_end')) over (partition by repository_id order by step_at) as segment_end,
     bytes,
     visibility,
     owner,
-    basis,
+    case basis when 0 then 'snapshot' when 1 then 'events' when 2 then 'carried_back' else 'no_snapshot' end as basis,
 from changes
 where is_change;
 
+-- storage_segments. Grain: repository, state of the day, in one account. From: storage_states, owner_windows (owner, window_start, window_end,
+-- account_id: whose client the owner is, without gaps over the day).
+-- Bytes x microseconds are HUGEINT: 10^15 bytes over a month are 2.7 x 10^27, of 1.7 x 10^38.
 create or replace temp table storage_segments as
 select
-    states.repository,
+    states.repository_id,
     greatest(states.segment_start, coalesce(windows.window_start, states.segment_start)) as segment_start,
     least(states.segment_end, coalesce(windows.window_end, states.segment_end)) as segment_end,
     states.bytes,

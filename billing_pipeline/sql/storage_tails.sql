@@ -1,106 +1,147 @@
--- The next day's tail_repositories, tail_objects and tail_parts. Grain: repository; repository and object; repository, upload and part.
--- From: storage_steps, storage_deltas, storage_held, storage_parts, epochs, and the tails of the day before.
--- Objects are remembered since the repository's last snapshot alone, so that a late event changes nothing behind the next one.
-create or replace temp table next_repositories as
+-- The next day's tail_places, tail_objects and tail_parts. Grain: place; place and object; place, upload and part. From: storage_epochs,
+-- storage_states, storage_words, storage_deltas, index_epochs, day_snapshots, missing_listings, snapshot_ages (source, age_us: how
+-- far its snapshots are carried), and the tails of the day before.
+-- Objects are remembered since the last object index of their place alone, so that a late event changes nothing behind the next one.
+create or replace temp table next_places as
 with
-last_steps as (
+day_listings as (
     select
-        repository,
-        arg_max(
-            {
-                'raw_bytes': raw_bytes,
-                'is_anchored': is_anchored,
-                'has_changed': has_changed,
-                'visibility': visibility,
-                'owner': owner,
-                'unsized': unsized::bigint,
-            },
-            {'step_at': step_at, 'rank': rank}
-        ) as state,
-    from storage_steps
-    group by repository
+        snapshots.place_id,
+        max(snapshots.snapshot_at) as snapshot_at,
+        arg_max(snapshots.source, snapshots.snapshot_at) as snapshot_source,
+        max(snapshots.snapshot_at + to_microseconds(coalesce(snapshot_ages.age_us, getvariable('default_age_us')))) as fresh_until,
+        arg_max(snapshots.source, snapshots.snapshot_at) filter (where snapshots.source in (from complete_sources)) as listed_by,
+    from (
+        select place_id, source, snapshot_at from day_snapshots
+        union all
+        select place_id, source, snapshot_at from missing_listings
+    ) as snapshots
+    left join snapshot_ages using (source)
+    group by snapshots.place_id
 ),
-last_snapshots as (
+day_indexes as (
     select
-        repository,
-        max(snapshot_at) as snapshot_at,
-        arg_max(source, snapshot_at) as snapshot_source,
-        arg_max(snapshot_id, snapshot_at) as snapshot_id,
-    from epochs
-    group by repository
+        place_id,
+        arg_max(
+            {'index_at': index_at, 'source': index_source, 'id': index_id, 'is_listed': is_listed},
+            {'is_listed': is_listed, 'index_at': index_at}
+        ) as last,
+    from index_epochs
+    group by place_id
+),
+-- what the last state of each repository says
+words as (
+    select
+        coalesce(said.repository_id, tail_words.repository_id) as repository_id,
+        coalesce(said.visibility, tail_words.visibility) as visibility,
+        coalesce(said.owner, tail_words.owner) as owner,
+        case when tail_words.repository_id is null then getvariable('day_start')::date else tail_words.began_on end as began_on,
+    from tail_words
+    full join (
+        select
+            repository_id,
+            arg_max(visibility, {'step_at': step_at, 'rank': rank}) filter (where visibility is not null) as visibility,
+            arg_max(owner, {'step_at': step_at, 'rank': rank}) filter (where owner is not null) as owner,
+        from (
+            select repository_id, event_at as step_at, 0 as rank, visibility, owner from day_words
+            union all by name
+            select repository_id, step_at, 1 as rank, visibility, owner from snapshot_words
+            union all by name
+            select repository_id, visibility_place.step_at as step_at, visibility_place.rank as rank, visibility
+            from first_words
+            where visibility_place.is_hint
+            union all by name
+            select repository_id, owner_place.step_at as step_at, owner_place.rank as rank, owner
+            from first_words
+            where owner_place.is_hint
+        ) as every_word
+        group by repository_id
+    ) as said using (repository_id)
 )
 select
-    last_steps.repository,
-    last_steps.state.raw_bytes,
-    last_steps.state.is_anchored,
-    last_steps.state.has_changed,
-    last_steps.state.visibility,
-    last_steps.state.owner,
-    last_steps.state.unsized,
+    epochs.place_id,
+    places.repository_id,
+    epochs.end_bytes as raw_bytes,
+    epochs.is_anchored,
+    epochs.end_has_changed as has_changed,
+    epochs.end_unsized as unsized,
+    words.visibility,
+    words.owner,
     -- when it began matters until nothing of how it was before can be found any more; so a late event before its first evidence
     -- changes no day behind its first snapshot
     case
-        when last_steps.state.is_anchored and last_steps.state.visibility is not null and last_steps.state.owner is not null then null
-        else coalesce(tail_repositories.began_on, getvariable('day_start')::date)
+        when not epochs.is_anchored
+            then case when tail_places.place_id is null then getvariable('day_start')::date else tail_places.began_on end
     end as began_on,
-    last_snapshots.snapshot_at,
-    last_snapshots.snapshot_source,
-    last_snapshots.snapshot_id,
-from last_steps
-left join tail_repositories using (repository)
-left join last_snapshots using (repository);
+    case
+        when words.visibility is null or words.owner is null then coalesce(words.began_on, getvariable('day_start')::date)
+    end as repository_began_on,
+    case
+        when not epochs.is_anchored
+            then
+                coalesce(
+                    tail_places.fresh_until, getvariable('day_start') + to_microseconds(getvariable('default_age_us'))
+                )
+        when tail_places.is_anchored then greatest(tail_places.fresh_until, day_listings.fresh_until)
+        else day_listings.fresh_until
+    end as fresh_until,
+    coalesce(day_listings.snapshot_at, tail_places.snapshot_at) as snapshot_at,
+    coalesce(day_listings.snapshot_source, tail_places.snapshot_source) as snapshot_source,
+    coalesce(day_listings.listed_by, tail_places.listed_by) as listed_by,
+    day_indexes.last.index_at as index_at,
+    day_indexes.last.source as index_source,
+    day_indexes.last.id as index_id,
+    day_indexes.last.is_listed as index_is_listed,
+from storage_epochs as epochs
+join places using (place_id)
+left join words on places.repository_id = words.repository_id
+left join tail_places on epochs.place_id = tail_places.place_id
+left join day_listings on epochs.place_id = day_listings.place_id
+left join day_indexes on epochs.place_id = day_indexes.place_id
+where epochs.is_last;
 
 create or replace temp table next_objects as
 with
 in_last_epoch as (
     select deltas.*
     from storage_deltas as deltas
-    join next_repositories as repositories using (repository)
-    where deltas.epoch_at = coalesce(repositories.snapshot_at, timestamp '0001-01-01') and deltas.sets_bytes
+    join next_places using (place_id)
+    where deltas.epoch_at = coalesce(next_places.index_at, timestamp '0001-01-01')
 ),
 -- deleting a version leaves the version that was written last the one that is known
-written_last as (
-    select
-        repository,
-        object_id,
-        arg_max(
-            {'version_id': case when action <> 'delete' then version_id end}, {'step_at': event_at, 'action_id': action_id}
-        ) as written,
-    from in_last_epoch
-    where action <> 'delete_version'
-    group by repository, object_id
-),
 touched as (
     select
-        repository,
+        place_id,
         object_id,
         any_value(epoch_at) as epoch_at,
-        arg_max({'bytes': bytes}, {'step_at': event_at, 'action_id': action_id}) as held,
+        arg_max(bytes, {'step_at': event_at, 'action_id': action_id}) filter (where bytes is not null) as bytes,
+        any_value(counted_bytes) as counted_bytes,
+        arg_max(
+            {'version_id': case when action <> 'delete' then version_id end}, {'step_at': event_at, 'action_id': action_id}
+        ) filter (where action <> 'delete_version') as written,
+        any_value(held_version_id) as held_version_id,
     from in_last_epoch
-    group by repository, object_id
+    group by place_id, object_id
 )
 select
-    touched.repository,
-    touched.epoch_at,
-    touched.object_id,
-    touched.held.bytes as bytes,
-    case when written_last.object_id is not null then written_last.written.version_id else held.version_id end as version_id,
+    place_id,
+    epoch_at,
+    object_id,
+    coalesce(bytes, counted_bytes) as bytes,
+    case when written is not null then written.version_id else held_version_id end as version_id,
 from touched
-left join written_last using (repository, object_id)
-left join storage_held as held
-    on touched.repository = held.repository and touched.object_id = held.object_id and touched.epoch_at = held.epoch_at
 union all by name
-select tail_objects.repository, tail_objects.epoch_at, tail_objects.object_id, tail_objects.bytes, tail_objects.version_id
+select tail_objects.*
 from tail_objects
-join next_repositories as repositories using (repository)
-anti join touched using (repository, object_id)
-where tail_objects.epoch_at = coalesce(repositories.snapshot_at, timestamp '0001-01-01');
+join next_places using (place_id)
+anti join touched on tail_objects.place_id = touched.place_id and tail_objects.object_id = touched.object_id
+where tail_objects.epoch_at = coalesce(next_places.index_at, timestamp '0001-01-01');
 
 create or replace temp table next_parts as
-select repository, upload_id, part_number, event_at, action_id, bytes
+select place_id, upload_id, part_number, event_at, action_id, bytes
 from storage_parts
 where event_at >= getvariable('day_end') - to_days(getvariable('upload_days'));
 
-create or replace temp table tail_repositories as select * from next_repositories;
+create or replace temp table tail_places as select * from next_places;
 create or replace temp table tail_objects as select * from next_objects;
 create or replace temp table tail_parts as select * from next_parts
