@@ -89,6 +89,15 @@ def database(postgres_url: str, template_database: str) -> Iterator[Database]:
     administer(postgres_url, f'drop database "{name}" with (force)')
 
 
+@pytest.fixture
+def second_database(postgres_url: str, template_database: str) -> Iterator[Database]:
+    """Return a further one, to compare with."""
+    name = f"billing_test_{uuid.uuid4().hex[:12]}"
+    administer(postgres_url, f'create database "{name}" template "{template_database}"')
+    yield Database(database_url(postgres_url, name))
+    administer(postgres_url, f'drop database "{name}" with (force)')
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder with real logs, or skip."""
