@@ -14,6 +14,7 @@ from resources.catalog_store import CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
 from resources.invoicing.added_store import AddedStore, Decision
+from resources.invoicing.invoice_reader import Disagreement, InvoiceReader
 from resources.invoicing.invoice_rows import InvoiceRow
 from resources.invoicing.invoice_store import InvoiceStore
 
@@ -221,6 +222,10 @@ class InvoicingWorld:
             ).fetchone()
         assert row is not None
         return int(row[0])
+
+    def disagreements(self) -> tuple[Disagreement, ...]:
+        """Return the accounts of which ledger and invoices say different."""
+        return InvoiceReader(self.database).disagreements()
 
     def rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
         """Return the rows of a query."""

@@ -18,7 +18,6 @@ from billing_pipeline.invoicing.as_charged import as_charged
 from billing_pipeline.invoicing.items import CompiledInvoice, InvoiceKey
 from billing_pipeline.invoicing.policy import InvoicingPolicy
 from billing_pipeline.invoicing.states import InvoiceState, refuse_unless
-from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.completeness import read_incomplete
 from resources.invoicing.credit_notes import Series, take_number
@@ -33,6 +32,7 @@ from resources.invoicing.invoice_rows import (
     read_invoice_rows,
     write_items,
 )
+from resources.invoicing.known_catalog import known_catalog
 
 _NOTHING = "nothing was changed"
 
@@ -63,7 +63,7 @@ def account_work(
 ) -> Iterator["AccountWork"]:
     """Open a transaction on one account's invoices under its lock: compiled when it begins, and again before it commits."""
     with database.transaction(lock_of(account_id)) as connection:
-        work = AccountWork(connection, current_catalog(connection), policy, account_id, as_of)
+        work = AccountWork(connection, known_catalog(connection), policy, account_id, as_of)
         work.compile()
         yield work
         work.compile()

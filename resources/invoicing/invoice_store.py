@@ -15,9 +15,8 @@ from billing_pipeline.catalog import Catalog
 from billing_pipeline.invoicing.compile import Compilation, compile_account
 from billing_pipeline.invoicing.items import CompiledInvoice, InvoiceKey
 from billing_pipeline.invoicing.policy import InvoicingPolicy
-from billing_pipeline.invoicing.states import InvoiceState, refuse_unless, refuse_unless_void
+from billing_pipeline.invoicing.states import InvoiceState, InvoiceStateError, refuse_unless, refuse_unless_void
 from billing_pipeline.periods import Window
-from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.account_books import read_books
 from resources.invoicing.account_work import AccountWork, InvoiceHeldError, InvoiceIncompleteError, account_work
@@ -33,6 +32,7 @@ from resources.invoicing.invoice_rows import (
     read_compiled,
     read_invoice_rows,
 )
+from resources.invoicing.known_catalog import known_catalog
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +55,7 @@ class InvoiceStore:
             CatalogNotLoadedError: there is no catalog.
         """
         with self.database.reading() as connection:
-            catalog = current_catalog(connection)
+            catalog = known_catalog(connection)
         wanted = by_lock(catalog.accounts if accounts is None else accounts)
         done = Drafted()
         for number, (lock, some) in enumerate(wanted.items()):
@@ -74,7 +74,7 @@ class InvoiceStore:
             UnknownEntryError: the catalog has no such account.
         """
         with self.database.reading() as connection:
-            catalog = current_catalog(connection)
+            catalog = known_catalog(connection)
             catalog.account(account_id)
             book = read_books(connection, catalog, [account_id], as_of=as_of)[account_id]
         return compile_account(book, policy=self.policy, as_of=as_of)
@@ -86,7 +86,7 @@ class InvoiceStore:
             UnknownEntryError: the catalog has no such account.
         """
         with self.database.reading() as connection:
-            return current_catalog(connection).account(account_id).time_zone
+            return known_catalog(connection).account(account_id).time_zone
 
     def find(self, name: str) -> InvoiceRow:
         """Return the invoice of that number, of that id or its first digits (four at least), or of that id at Stripe.
@@ -123,7 +123,7 @@ class InvoiceStore:
     def incomplete(self, invoice: InvoiceRow, *, now: datetime) -> Incomplete:
         """Return what is missing in the invoice's period."""
         with self.database.reading() as connection:
-            return read_incomplete(connection, current_catalog(connection), invoice.key, now=now)
+            return read_incomplete(connection, known_catalog(connection), invoice.key, now=now)
 
     def finalize(self, name: str, *, actor: str, reason: str, now: datetime) -> InvoiceRow:
         """Make a draft final, as its books stand now, and give it a number; one that is final stays as it is.
@@ -149,21 +149,36 @@ class InvoiceStore:
         if self.policy.finalize_after is None:
             return ()
         with self.database.reading() as connection:
-            catalog = current_catalog(connection)
+            catalog = known_catalog(connection)
             rows = read_invoice_rows(
                 connection,
                 "state = 'draft' and period_end <= %(before)s and item_count > 0",
                 {"before": now - self.policy.finalize_after},
             )
-        done = []
+        by_account: dict[str, list[InvoiceRow]] = {}
         for row in rows:
             if not _is_at_stripe(catalog, row.key):
+                by_account.setdefault(row.key.account_id, []).append(row)
+        return tuple(
+            row for account_id, found in by_account.items() for row in self._finalize_due(account_id, found, now)
+        )
+
+    def _finalize_due(self, account_id: str, rows: Sequence[InvoiceRow], now: datetime) -> Iterator[InvoiceRow]:
+        """Make an account's invoices final that are ready, in order of their periods: each takes up what the one before left."""
+        with self._account(account_id, as_of=now) as work:
+            done = []
+            for row in rows:
                 try:
-                    self.finalize(str(row.invoice_id), actor=PIPELINE, reason="its period is over and whole", now=now)
-                except (InvoiceHeldError, InvoiceIncompleteError, InvoiceUnknownError):
+                    draft = work.draft(row.invoice_id)
+                    work.refuse_unready(draft, now=now)
+                except (InvoiceHeldError, InvoiceIncompleteError, InvoiceStateError, InvoiceUnknownError):
                     continue
-                done.append(self.find(str(row.invoice_id)))
-        return tuple(done)
+                lines = work.lines(draft)
+                reason = "its period is over and whole"
+                work.make_final(draft, lines, actor=PIPELINE, reason=reason, finalized_at=now, now=now)
+                work.compile()
+                done.append(work.invoice(row.invoice_id))
+        yield from done
 
     def record_finalized(
         self,
