@@ -16,10 +16,12 @@ from assets.execution import retried_when_transient
 from assets.invoicing import KEY as INVOICE_ITEMS_KEY
 from assets.metadata import Metadata, markdown_table, numbers
 from assets.run_history import plan_run
+from resources.stripe_sync.credit_notes import CreditNoteOutcome, DueCreditNote
 from resources.stripe_sync.sync_reader import SyncOverview, SyncReader
 from resources.stripe_sync.sync_run import SyncReport
 from resources.stripe_sync.syncing import StripeSyncing
 from resources.stripe_sync.true_up_run import TrueUpReport
+from resources.stripe_sync.work import Worked
 
 KEY = "invoicing/stripe_sync"
 IN_STEP = "every_account_in_step"
@@ -52,7 +54,7 @@ def stripe_sync_asset() -> dg.AssetsDefinition:
         code_version=code_version(),
         description=(
             "What Stripe holds of the open invoices: one pending item for each line, set to the books' total and never added; for "
-            "accounts without a subscription there a draft of our own.\n\n"
+            "accounts without a subscription there a draft of our own; and credit notes on invoices that are final there.\n\n"
             "Every write is an intent in PostgreSQL before it is a call, has a key of its own, and is read back. An account whose "
             "invoices have not changed costs no call. One that fails is a finding; the others go on. Without STRIPE_API_KEY "
             "nothing is sent.\n\n"
@@ -78,18 +80,20 @@ def stripe_sync_asset() -> dg.AssetsDefinition:
         stripe_syncing: dg.ResourceParam[StripeSyncing],
         stripe_sync_reader: dg.ResourceParam[SyncReader],
     ) -> Iterator[dg.MaterializeResult[None]]:
-        report = None
+        report, problem = None, None
         if stripe_syncing.is_configured:
             with retried_when_transient():
                 report = stripe_syncing.sync.run(
                     run_id=context.run.run_id, accounts=tuple(config.accounts) or None, verify=config.verify
                 )
-            _tell(context, report)
+                notes = stripe_syncing.credit_notes.run(run_id=context.run.run_id)
+            _tell(context, report, notes)
+            problem = report.problem or notes.problem
         overview = stripe_sync_reader.overview()
         yield dg.MaterializeResult(
             metadata=_metadata(report, overview), check_results=[_in_step(overview), _nothing_refused(overview)]
         )
-        if report is not None and report.problem is not None:
+        if problem is not None:
             # What was done is done and shown; the rest waits for the retry, or for the next run.
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=SECONDS_BEFORE_RETRY)
 
@@ -151,7 +155,14 @@ def waiting_drafts(
     return dg.SensorResult(run_requests=list(plan.requests))
 
 
-def _tell(context: dg.AssetExecutionContext, report: SyncReport) -> None:
+def _tell(
+    context: dg.AssetExecutionContext, report: SyncReport, notes: Worked[DueCreditNote, CreditNoteOutcome]
+) -> None:
+    for note in notes.results:
+        if note.problem is not None:
+            context.log.error(f"{note.number} of {note.account_id}: {note.problem}")
+        elif note.stripe_id is not None:
+            context.log.info(f"{note.number} of {note.account_id} is {note.stripe_id} at Stripe")
     if report.problem is not None:
         context.log.error(f"{len(report.left_over)} accounts were not reached: {report.problem}")
     for one in report.failed:

@@ -19,12 +19,14 @@ from resources.runtime import running
 from resources.settings import Settings
 from resources.stripe_sync import intent_store
 from resources.stripe_sync.account_sync import AccountOutcome
+from resources.stripe_sync.credit_notes import CreditNoteOutcome, DueCreditNote
 from resources.stripe_sync.intent_store import DeadLetter
 from resources.stripe_sync.policy_file import load_sync_policy
 from resources.stripe_sync.sync_run import SyncReport
 from resources.stripe_sync.sync_store import SyncState
 from resources.stripe_sync.syncing import StripeSyncing, stripe_syncing
 from resources.stripe_sync.true_up_run import TrueUpReport
+from resources.stripe_sync.work import Worked
 
 
 class SyncIncompleteError(BillingError):
@@ -46,6 +48,7 @@ def run_sync(settings: Settings, account_id: str | None, *, verify: bool) -> Non
             return
         report = syncing.sync.run(run_id=_run_id(), verify=verify)
         print_report(page(), report)
+        print_credit_notes(page(), syncing.credit_notes.run(run_id=_run_id()))
         _refuse_incomplete(report.outcomes, left_over=len(report.left_over))
 
 
@@ -113,6 +116,19 @@ def print_outcomes(console: Console, outcomes: list[AccountOutcome] | tuple[Acco
             escape(one.account_id), one.state.replace("_", " "), count(one.calls_that_write), escape(one.problem or "")
         )
     console.print(shown)
+
+
+def print_credit_notes(console: Console, worked: Worked[DueCreditNote, CreditNoteOutcome]) -> None:
+    """Print what became of each credit note."""
+    for one in worked.results:
+        what = (
+            f"is {one.stripe_id} at Stripe"
+            if one.problem is None
+            else f"[red]is not at Stripe:[/] {escape(one.problem)}"
+        )
+        console.print(f"{escape(one.number)} of {escape(one.account_id)} {what}", highlight=False)
+    if worked.problem is not None:
+        console.print(f"[red]{count(len(worked.left_over))} credit notes were not reached:[/] {escape(worked.problem)}")
 
 
 def print_true_up(console: Console, report: TrueUpReport) -> None:

@@ -54,6 +54,7 @@ APPEND_ONLY_TABLES = (
     "stripe.meter_error",
     "stripe.intent",
     "stripe.intent_state",
+    "stripe.sync_credit_note",
     "alerts.evidence",
     "invoicing.reconciliation",
     "invoicing.canary_result",

@@ -54,6 +54,7 @@ from resources.stripe_sync.sync_run import SyncReport
 from resources.stripe_sync.sync_store import Finding, SyncState
 from resources.stripe_sync.true_up import Outcome, TrueUpOutcome
 from resources.stripe_sync.true_up_run import TrueUpReport
+from resources.stripe_sync.work import Worked
 from resources.timeline_reader import RepositoryTimeline, RepositoryUnknownError, TimelineDrift, TimelineState
 from resources.traffic_day_writer import TrafficDayBuild
 from resources.traffic_reader import NodeDay
@@ -593,6 +594,10 @@ class FakeStripeSyncing:
     @property
     def true_up(self) -> SimpleNamespace:
         return SimpleNamespace(run=self._true_up, is_due=lambda: self.waiting > 0)
+
+    @property
+    def credit_notes(self) -> SimpleNamespace:
+        return SimpleNamespace(run=lambda run_id: Worked(results=(), left_over=(), problem=None))
 
     def _sync(self, *, run_id: str, accounts: tuple[str, ...] | None, verify: bool) -> SyncReport:
         self.runs.append((run_id, accounts, verify))

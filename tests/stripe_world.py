@@ -26,6 +26,7 @@ from resources.stripe_mirror.settle import Settler
 from resources.stripe_sim.rules import Rules
 from resources.stripe_sim.server import RunningSim, serving_stripe
 from resources.stripe_sync.account_sync import AccountOutcome
+from resources.stripe_sync.credit_notes import CreditNoteOutcome, StripeCreditNotes
 from resources.stripe_sync.sync_run import StripeSync, SyncReport
 from resources.stripe_sync.true_up_run import StripeTrueUp, TrueUpReport
 from resources.stripe_sync.writer import Reached, nothing_reached
@@ -156,6 +157,19 @@ class StripeWorld:
             sleep=self.patience.sleep,
             reached=self.reached,
         )
+
+    def credit_notes(self, gateway: StripeGateway | None = None, **policy: Any) -> list[CreditNoteOutcome]:
+        """Bring credit notes to Stripe."""
+        made = gateway or self.gateway()
+        notes = StripeCreditNotes(
+            database=self.database,
+            gateway=lambda: made,
+            policy=replace(self.policy, **policy),
+            clock=self.clock,
+            sleep=self.patience.sleep,
+            reached=self.reached,
+        )
+        return list(notes.run(run_id=self._run()).results)
 
     def renew(self, instant: datetime) -> None:
         """Let time pass to a renewal, and let the mirror see its drafts."""

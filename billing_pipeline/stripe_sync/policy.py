@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from billing_pipeline.stripe_sync.credit_split import Excess
+
 
 class Collection(StrEnum):
     """How an invoice that this pipeline makes itself is paid: by the customer's payment method, or by what it is sent."""
@@ -28,6 +30,7 @@ class SyncPolicy:
     well when less than `safe_time` is left to it. One that is not right yet is tried again `retry_after` from then.
 
     Invoices of accounts without a subscription at Stripe are made here: `collection`, and `days_until_due` of those sent.
+    Credited money that was paid already becomes `credit_excess`; the customer is mailed of it when `mail_credit_notes` says so.
     """
 
     daily_push: bool = True
@@ -40,3 +43,5 @@ class SyncPolicy:
     retry_after: timedelta = timedelta(minutes=10)
     collection: Collection = Collection.CHARGE_AUTOMATICALLY
     days_until_due: int = 30
+    credit_excess: Excess = Excess.BALANCE
+    mail_credit_notes: bool = False

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from billing_pipeline.errors import BillingError
+from billing_pipeline.stripe_sync.credit_split import Excess
 from billing_pipeline.stripe_sync.policy import Collection, SyncPolicy
 
 POLICY_FILE = "stripe.toml"
@@ -45,10 +46,16 @@ class _OwnInvoices(_Table):
     days_until_due: Annotated[int, Field(strict=True, ge=0, le=365)] = 30
 
 
+class _CreditNotes(_Table):
+    paid_money_becomes: Excess = Excess.BALANCE
+    mail_customer: Annotated[bool, Field(strict=True)] = False
+
+
 class _File(_Table):
     sync: _Sync = _Sync()
     true_up: _TrueUp = _TrueUp()
     own_invoices: _OwnInvoices = _OwnInvoices()
+    credit_notes: _CreditNotes = _CreditNotes()
 
 
 def load_sync_policy(folder: Path) -> SyncPolicy:
@@ -77,6 +84,8 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
         retry_after=timedelta(minutes=found.true_up.retry_minutes),
         collection=found.own_invoices.collection,
         days_until_due=found.own_invoices.days_until_due,
+        credit_excess=found.credit_notes.paid_money_becomes,
+        mail_credit_notes=found.credit_notes.mail_customer,
     )
 
 

@@ -277,6 +277,16 @@ def close_findings(
     )
 
 
+def close_findings_but(
+    connection: psycopg.Connection, kind: FindingKind, subjects: Sequence[str], *, now: datetime
+) -> None:
+    """Say that all of a kind are gone but those of `subjects`."""
+    connection.execute(
+        "update stripe.sync_finding set closed_at = %s where kind = %s and subject <> all(%s) and closed_at is null",
+        [now, kind, list(subjects)],
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something that a person should see."""

@@ -1,4 +1,4 @@
-"""All that is sent to Stripe by an installation, put together over one gateway: the sync and the true-up.
+"""All that is sent to Stripe by an installation, put together over one gateway: the sync, the true-up, credit notes.
 
 Opens nothing until it is used: an installation without a key compiles invoices, shows them, and sends nothing. With a stand-in
 (BILLING_STRIPE_URL) time is the stand-in's. Not here: any of the work.
@@ -14,6 +14,7 @@ from billing_pipeline.stripe_sync.policy import SyncPolicy
 from resources.database import Database
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.settings import Settings
+from resources.stripe_sync.credit_notes import StripeCreditNotes
 from resources.stripe_sync.sync_run import StripeSync
 from resources.stripe_sync.true_up_run import StripeTrueUp
 
@@ -68,6 +69,13 @@ class StripeSyncing:
             gateway=lambda: self.gateway,
             policy=self.policy,
             clock=self.clock,
+        )
+
+    @property
+    def credit_notes(self) -> StripeCreditNotes:
+        """Return what brings credit notes there."""
+        return StripeCreditNotes(
+            database=self.database, gateway=lambda: self.gateway, policy=self.policy, clock=self.clock
         )
 
 
