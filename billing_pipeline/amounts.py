@@ -5,10 +5,10 @@ ISO 4217 currency. `round_half_away` is the only rounding of the project. Not he
 (rating). See docs/adr/0003-money-and-rounding.md.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, localcontext
+from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, localcontext
 from enum import StrEnum
 from fractions import Fraction
 
@@ -53,11 +53,9 @@ class AllocationError(BillingError):
     """An amount cannot be shared out over these weights."""
 
 
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Run a block in which a Decimal operation that would lose a digit raises `decimal.Inexact`."""
-    with localcontext(_EXACT_CONTEXT):
-        yield
+def exact_arithmetic() -> AbstractContextManager[Context]:
+    """Return the context of a block in which a Decimal operation that would lose a digit raises `decimal.Inexact`."""
+    return localcontext(_EXACT_CONTEXT)
 
 
 def minor_digits(currency: str) -> int:
@@ -78,6 +76,9 @@ def minor_digits(currency: str) -> int:
 
 def round_half_away(value: Exact, *, digits: int) -> int:
     """Return `value` in units of 10**-digits, halves away from zero: 1.225 at 2 digits is 123, -1.225 is -123."""
+    if isinstance(value, Decimal):
+        # The same rule in C: decimal's "half up" goes away from zero on both sides.
+        return int(value.scaleb(digits, _EXACT_CONTEXT).to_integral_value(ROUND_HALF_UP, _EXACT_CONTEXT))
     numerator, denominator = value.as_integer_ratio()
     if digits >= 0:
         numerator *= 10**digits
@@ -90,7 +91,7 @@ def round_half_away(value: Exact, *, digits: int) -> int:
 
 def ceil_div(quantity: Exact, size: Exact) -> int:
     """Return how many whole sizes cover `quantity`: 101 by 100 is 2."""
-    return -floor_div(-quantity, size)
+    return -floor_div(negated(quantity), size)
 
 
 def floor_div(quantity: Exact, size: Exact) -> int:
@@ -120,6 +121,8 @@ def exact_product(value: Exact, *, times: Exact, over: Exact) -> Exact:
 
 def exact_sum(values: Sequence[Exact]) -> Exact:
     """Return the sum without rounding; 0 for no values."""
+    if len(values) == 1 and isinstance(values[0], Decimal):
+        return values[0]
     if all(isinstance(value, Decimal) for value in values):
         with exact_arithmetic():
             return sum((value for value in values if isinstance(value, Decimal)), Decimal(0))

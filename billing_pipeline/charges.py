@@ -10,17 +10,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
-from uuid import UUID, uuid5
+from functools import cached_property, lru_cache
+from json.encoder import encode_basestring
+from uuid import UUID
 
 from billing_pipeline.amounts import Money, exact_text, to_money
 from billing_pipeline.catalog import Dimension
 from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import Window
-from billing_pipeline.rating import Rated
+from billing_pipeline.rating import Rated, RatedLine
 
 # Namespaces of this project's ids, made once with uuid4. Never change them: ids of booked rows are made from them.
 _CHARGE_NAMESPACE = UUID("3f0c6d5e-0a6b-4c35-9d0e-6a3f5c1b7e21")
+
+
+# A JSON string of a text, in C.
+_json_text = encode_basestring
+
+
+@lru_cache(maxsize=1 << 12)
+def _period_text(period: Window) -> str:
+    return f"{_json_text(period.start.isoformat())}, {_json_text(period.end.isoformat())}"
 
 
 class ChargeCurrencyChangedError(BillingError):
@@ -39,14 +49,9 @@ class ChargeKey:
     @property
     def charge_id(self) -> UUID:
         """Return the id: a function of the key alone, so that a replay writes the same."""
-        parts = (
-            self.subscription_id,
-            self.price_id,
-            self.period.start.isoformat(),
-            self.period.end.isoformat(),
-            self.group_key,
-        )
-        return uuid5(_CHARGE_NAMESPACE, json.dumps(parts, ensure_ascii=False))
+        texts = map(_json_text, (self.subscription_id, self.price_id))
+        name = f"[{', '.join(texts)}, {_period_text(self.period)}, {_json_text(self.group_key)}]"
+        return name_uuid(_CHARGE_NAMESPACE, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,7 @@ class Charge:
     @cached_property
     def lines_json(self) -> str:
         """Return the arithmetic as canonical JSON."""
-        return json.dumps([line.as_text() for line in self.rated.lines], separators=(",", ":"), ensure_ascii=False)
+        return f"[{','.join([_line_json(line) for line in self.rated.lines])}]"
 
     @cached_property
     def rating_digest(self) -> str:
@@ -95,6 +100,28 @@ class ChargeRevision:
     revision: int
     charge: Charge
     delta: Money
+
+
+def name_uuid(namespace: UUID, name: str) -> UUID:
+    """Return `uuid.uuid5(namespace, name)`, in a third of its time."""
+    digest = hashlib.sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()
+    return UUID(bytes=digest[:16], version=5)
+
+
+def _line_json(line: RatedLine) -> str:
+    """Return `line.as_text()` as compact JSON. Most lines have nothing but the seven fields of a unit price."""
+    if line.is_plain:
+        return (
+            f'{{"version":{line.version},"tier":{"null" if line.tier is None else line.tier},'
+            f'"quantity":"{exact_text(line.quantity)}","unit":{_json_text(line.unit)},'
+            f'"unit_price":"{_price_text(line.unit_price)}","flat_fee":"{_price_text(line.flat_fee)}",'
+            f'"amount":"{exact_text(line.amount)}"}}'
+        )
+    return json.dumps(line.as_text(), separators=(",", ":"), ensure_ascii=False)
+
+
+# The figures of prices come again and again.
+_price_text = lru_cache(maxsize=1 << 12)(exact_text)
 
 
 def difference(charge: Charge, booked: BookedCharge | None, *, charge_id: UUID | None = None) -> ChargeRevision | None:

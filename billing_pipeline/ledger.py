@@ -8,11 +8,11 @@ account of its kind. Postings of a transaction sum to zero. Not here: what is ch
 
 from dataclasses import dataclass
 from enum import StrEnum
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import BillingMode
-from billing_pipeline.charges import ChargeRevision
+from billing_pipeline.charges import ChargeRevision, name_uuid
 from billing_pipeline.credits import CreditChange, GrantSource
 
 # Made once with uuid4. Never change it: ids of booked transactions are made from it.
@@ -53,7 +53,7 @@ def postings(revision: ChargeRevision, *, billing_mode: BillingMode = BillingMod
     if revision.delta.minor_units == 0:
         return ()
     charge = revision.charge
-    transaction_id = uuid5(
+    transaction_id = name_uuid(
         _TRANSACTION_NAMESPACE,
         f"{revision.charge_id}|{revision.revision}|{revision.delta.minor_units}|{revision.delta.currency}",
     )
@@ -71,7 +71,7 @@ def postings_of_added(*, added: Added, entry_id: UUID, account_id: str, amount: 
     """
     if amount.minor_units == 0:
         return ()
-    transaction_id = uuid5(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
+    transaction_id = name_uuid(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
     sides = ((f"receivable:{account_id}", amount), (f"{added}:{amount.currency}", -amount))
     return _sides(transaction_id, account_id, sides)
 
@@ -91,7 +91,7 @@ def postings_of_credit(
         CreditChange.SPENT: f"receivable:{account_id}",
         CreditChange.EXPIRED: f"credits_expired:{delta.currency}",
     }
-    transaction_id = uuid5(_TRANSACTION_NAMESPACE, f"credit|{entry_id}|{delta.minor_units}|{delta.currency}")
+    transaction_id = name_uuid(_TRANSACTION_NAMESPACE, f"credit|{entry_id}|{delta.minor_units}|{delta.currency}")
     sides = ((f"credits:{account_id}", -delta), (against[change], delta))
     return _sides(transaction_id, account_id, sides)
 

@@ -48,8 +48,10 @@ class Window:
     end: datetime
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", as_utc(self.start))
-        object.__setattr__(self, "end", as_utc(self.end))
+        # Most come in UTC: there are some for every charge.
+        if self.start.tzinfo is not UTC or self.end.tzinfo is not UTC:
+            object.__setattr__(self, "start", as_utc(self.start))
+            object.__setattr__(self, "end", as_utc(self.end))
         if self.end <= self.start:
             raise EmptyWindowError(
                 f"the window [{self.start.isoformat()}, {self.end.isoformat()}) holds no instant",
@@ -100,14 +102,20 @@ class BillingAnchor:
 
     def period_containing(self, instant: datetime) -> Window:
         """Return the whole period `[boundary, next boundary)` that contains `instant`."""
-        year, month = divmod(self.month_of(instant), 12)
-        return Window(self.boundary(year, month + 1), self.boundary(*_month_after(year, month + 1)))
+        return _period_containing(self, instant)
 
     def month_of(self, instant: datetime) -> int:
         """Return the month in which the period that contains `instant` begins: 12 x year + month - 1."""
         local = instant.astimezone(ZoneInfo(self.zone))
         month = 12 * local.year + local.month - 1
         return month if self.boundary(local.year, local.month) <= instant else month - 1
+
+
+@lru_cache(maxsize=1 << 16)
+def _period_containing(anchor: BillingAnchor, instant: datetime) -> Window:
+    """Of many subscriptions few have an anchor of their own, and all are asked for the same instants."""
+    year, month = divmod(anchor.month_of(instant), 12)
+    return Window(anchor.boundary(year, month + 1), anchor.boundary(*_month_after(year, month + 1)))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -163,18 +171,24 @@ def billing_periods(subscription: Recurring, window: Window) -> Iterator[Billing
 class RequestedDays:
     """The event days (UTC) that somebody asks for, and which periods they concern."""
 
-    __slots__ = ("_starts", "days", "span")
+    __slots__ = ("_met", "_newest", "_starts", "days", "span")
 
     def __init__(self, days: Iterable[date]) -> None:
         """Take one day at least, in any order."""
         self.days: tuple[date, ...] = tuple(sorted(set(days)))
         self.span = Window(_midnight(self.days[0]), _midnight(self.days[-1] + timedelta(days=1)))
         self._starts = frozenset(map(_midnight, self.days))
+        # Of many charges few have a period of their own.
+        self._met: dict[Window, bool] = {}
+        self._newest: dict[datetime, date] = {}
 
     def meet(self, period: Window) -> bool:
         """Return whether one of the days has an instant in `period`."""
-        index = bisect_left(self.days, period.start.date())
-        return index < len(self.days) and _midnight(self.days[index]) < period.end
+        met = self._met.get(period)
+        if met is None:
+            index = bisect_left(self.days, period.start.date())
+            met = self._met[period] = index < len(self.days) and _midnight(self.days[index]) < period.end
+        return met
 
     def end_at(self, instant: datetime) -> bool:
         """Return whether one of the days ends at `instant`: what is due in advance then is booked with that day."""
@@ -182,8 +196,12 @@ class RequestedDays:
 
     def newest_in(self, period: Window) -> date:
         """Return the newest of the days that has an instant in `period`, or lies before it; of none, the first day."""
-        last_instant = period.end - timedelta(microseconds=1)
-        return self.days[max(bisect_right(self.days, last_instant.date()) - 1, 0)]
+        newest = self._newest.get(period.end)
+        if newest is None:
+            last_instant = period.end - timedelta(microseconds=1)
+            newest = self.days[max(bisect_right(self.days, last_instant.date()) - 1, 0)]
+            self._newest[period.end] = newest
+        return newest
 
 
 def _midnight(day: date) -> datetime:

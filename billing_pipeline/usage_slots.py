@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from billing_pipeline.amounts import Exact, exact_product, exact_sum
 from billing_pipeline.billing_schedule import ScheduledCharge
-from billing_pipeline.catalog import Dimension, Matrix, Meter, Percentage, PriceVersion, UsageShape
+from billing_pipeline.catalog import Catalog, Dimension, Matrix, Meter, Percentage, Price, PriceVersion, UsageShape
 from billing_pipeline.charges import group_key
 from billing_pipeline.meter_details import level_changes, level_steps, level_worth, transactions, window_quantities
 from billing_pipeline.meters import Aggregation, UsageState, merge
@@ -25,6 +25,8 @@ from billing_pipeline.rating import (
     Transactions,
     VersionUsage,
     Windows,
+    version_shares,
+    versions_in,
     windows_in,
 )
 from billing_pipeline.usage_states import is_combinable, level_state_of
@@ -40,12 +42,24 @@ Sums = Mapping[int, tuple[Decimal, int]]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period."""
+    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period.
+
+    `needs_rows`: the rows of usage are needed, and not just what they add up to; `is_merged`: they are merged from states to one
+    quantity of the whole period; `tells_by`: usage is told by that one of `DIMENSIONS`.
+    """
 
     scheduled: ScheduledCharge
     meter: Meter | None
     versions: tuple[tuple[PriceVersion, Window], ...]
     shares: tuple[Exact, ...]
+    needs_rows: bool
+    is_merged: bool
+    tells_by: tuple[bool, ...]
+
+    @property
+    def dimensions(self) -> frozenset[Dimension]:
+        """Return the dimensions that its usage is told by."""
+        return frozenset(dimension for dimension, tells in zip(DIMENSIONS, self.tells_by, strict=True) if tells)
 
     @property
     def window(self) -> Window:
@@ -62,27 +76,73 @@ class Slot:
         """Tell whether its meter goes on from the period before."""
         return self.meter is not None and self.meter.aggregation is Aggregation.LEVEL
 
-    @property
-    def needs_rows(self) -> bool:
-        """Tell whether the rows of usage are needed, and not just what they add up to."""
-        first = self.versions[0][0]
-        if self.meter is None:
-            return False
-        if first.shape is UsageShape.TRANSACTIONS:
-            return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in self.versions)
-        return not self.is_additive or first.shape is UsageShape.WINDOWS
 
-    @property
-    def is_merged(self) -> bool:
-        """Tell whether its usage is one quantity of the whole period, merged from states."""
-        shape = self.versions[0][0].shape
-        return self.meter is not None and is_combinable(self.meter) and shape is UsageShape.QUANTITY
+class Slots:
+    """Makes slots. What they have in common, because their price and period are the same, is found out once."""
 
-    @property
-    def dimensions(self) -> frozenset[Dimension]:
-        """Return the dimensions that its usage is told by."""
-        cells = [version.model.dimensions for version, _ in self.versions if isinstance(version.model, Matrix)]
-        return frozenset((*self.scheduled.price.group_by, *(cells[0] if cells else ())))
+    def __init__(self, catalog: Catalog) -> None:
+        self._meters = catalog.meters
+        self._common: dict[tuple[str, Window], _Common] = {}
+
+    def slot(self, scheduled: ScheduledCharge) -> Slot:
+        """Return the slot of a scheduled charge.
+
+        Raises:
+            NoPriceVersionError: a part of its period has no version.
+        """
+        price, window = scheduled.price, scheduled.period.window
+        common = self._common.get((price.price_id, window))
+        if common is None:
+            meter = None if price.meter_id is None else self._meters[price.meter_id]
+            common = self._common[price.price_id, window] = _common(price, meter, tuple(versions_in(price, window)))
+        shares = common.shares
+        if shares is None:
+            shares = version_shares(price, common.versions, scheduled.period, scheduled.subscription.anchor.zone)
+        return Slot(
+            scheduled, common.meter, common.versions, shares, common.needs_rows, common.is_merged, common.tells_by
+        )
+
+
+_Versions = tuple[tuple[PriceVersion, Window], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What slots of one price and period have in common; `shares` None: each has its own."""
+
+    meter: Meter | None
+    versions: _Versions
+    shares: tuple[Exact, ...] | None
+    needs_rows: bool
+    is_merged: bool
+    tells_by: tuple[bool, ...]
+
+
+def _common(price: Price, meter: Meter | None, versions: _Versions) -> _Common:
+    is_shared = any(version.adjustments or version.commitment for version, _ in versions)
+    is_merged = meter is not None and is_combinable(meter) and versions[0][0].shape is UsageShape.QUANTITY
+    return _Common(
+        meter=meter,
+        versions=versions,
+        shares=None if is_shared else (_ONE,) * len(versions),
+        needs_rows=_needs_rows(meter, versions),
+        is_merged=is_merged,
+        tells_by=_tells_by(price, versions),
+    )
+
+
+def _needs_rows(meter: Meter | None, versions: _Versions) -> bool:
+    if meter is None:
+        return False
+    if versions[0][0].shape is UsageShape.TRANSACTIONS:
+        return any(isinstance(one.model, Percentage) and one.model.needs_transactions for one, _ in versions)
+    return not meter.aggregation.is_additive or versions[0][0].shape is UsageShape.WINDOWS
+
+
+def _tells_by(price: Price, versions: _Versions) -> tuple[bool, ...]:
+    model = versions[0][0].model
+    dimensions = {*price.group_by, *(model.dimensions if isinstance(model, Matrix) else ())}
+    return tuple(dimension in dimensions for dimension in DIMENSIONS)
 
 
 def period_usage(slot: Slot, groups: Mapping[str, tuple[VersionUsage, ...]]) -> PeriodUsage:
@@ -104,6 +164,8 @@ def key_of_group(slot: Slot, group: Sequence[str]) -> str:
 
 def usage_of_sums(slot: Slot, by_group: Mapping[Group, Sums]) -> dict[str, tuple[VersionUsage, ...]]:
     """Return the usage of a slot by its price's groups; the cells of a matrix are in them."""
+    if not slot.scheduled.price.group_by:
+        return {"": tuple(_usage_of_sums(slot, list(by_group.items())))} if by_group else {}
     together: dict[str, list[tuple[Group, Sums]]] = defaultdict(list)
     for group, by_version in by_group.items():
         together[key_of_group(slot, group)].append((group, by_version))
@@ -111,6 +173,11 @@ def usage_of_sums(slot: Slot, by_group: Mapping[Group, Sums]) -> dict[str, tuple
 
 
 def _usage_of_sums(slot: Slot, found: Sequence[tuple[Group, Sums]]) -> Iterator[VersionUsage]:
+    if len(slot.versions) == 1 == len(found) and not isinstance(slot.versions[0][0].model, Matrix):
+        version = slot.versions[0][0]
+        quantity, records = found[0][1][version.version]
+        yield VersionUsage(version=version, quantity=_level(slot, quantity), share=slot.shares[0], events=records)
+        return
     for (version, _), share in zip(slot.versions, slot.shares, strict=True):
         sums = [(group, *by_version.get(version.version, (_ZERO, 0))) for group, by_version in found]
         detail: Detail | None = None

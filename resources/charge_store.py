@@ -13,17 +13,18 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import Money, to_scale
-from billing_pipeline.catalog import Catalog
+from billing_pipeline.amounts import Money
+from billing_pipeline.catalog import BillingMode, Catalog
 from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevision, difference, nothing_rated
 from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
 from billing_pipeline.invoicing.policy import Threshold
-from billing_pipeline.ledger import postings
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
 from resources.booking_scope import BookingScope, forget_reshaped, read_scope
 from resources.catalog_store import current_catalog
+from resources.charge_rows import WrittenBy, write_postings, write_revisions
 from resources.charge_usage import UsageToDate, rate_to_date
+from resources.collector import collector_paused
 from resources.database import Database
 from resources.invoicing import proposal_store
 from resources.merged_usage import MergedUsage
@@ -35,7 +36,6 @@ ASSET = "billing/charges"
 USAGE_ASSETS = ("usage/api_requests", "usage/traffic", "usage/storage")
 LOCK = "billing/charges"
 _TOP_ACCOUNTS = 10
-_PLACES = 12
 
 Progress = Callable[[str, int, int], None]
 
@@ -110,8 +110,14 @@ class ChargeStore:
         """
         if not days:
             return ()
-        wanted = RequestedDays(days)
-        progress = on_progress or _no_progress
+        # The values of this call are gone before the collector may look at them.
+        with collector_paused():
+            progress = on_progress or _no_progress
+            return self._book_days(RequestedDays(days), run_id=run_id, code_version=code_version, progress=progress)
+
+    def _book_days(
+        self, wanted: RequestedDays, *, run_id: str, code_version: str, progress: Progress
+    ) -> tuple[DayBooking, ...]:
         with self.database.transaction(LOCK) as connection:
             catalog = current_catalog(connection)
             built = booked_days.read_usage_built(connection, USAGE_ASSETS, wanted.days)
@@ -164,6 +170,18 @@ class _Run:
     @property
     def days(self) -> RequestedDays:
         return self.scope.days
+
+    @property
+    def written_by(self) -> WrittenBy:
+        return WrittenBy(
+            catalog_sha256=self.catalog.sha256,
+            code_version=self.code_version,
+            run_id=self.run_id,
+            event_day=lambda revision: self.days.newest_in(revision.charge.key.period),
+        )
+
+    def billing_mode(self, price_id: str) -> BillingMode:
+        return self.catalog.price(price_id).billing_mode
 
 
 def _held_usage(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[str, tuple[str, ...]]:
@@ -232,8 +250,8 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
     verdicts: tuple[Verdict, ...] = ()
     try:
         with connection.transaction():
-            _write_revisions(connection, run, revisions)
-            _write_postings(connection, run, revisions)
+            write_revisions(connection, revisions, run.written_by)
+            write_postings(connection, revisions, run.written_by, billing_mode=run.billing_mode)
             _book_balances(connection, run)
             verdicts = charge_guards.judge(connection, run.usage, scope=run.scope, asset=ASSET, found=run.found)
             verdicts += prepaid_guards.judge_balances(
@@ -264,73 +282,6 @@ def _by_partition(verdicts: Iterable[Verdict]) -> Mapping[str, list[Verdict]]:
     for verdict in verdicts:
         found[verdict.partition_key].append(verdict)
     return found
-
-
-def _write_revisions(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> None:
-    statement = """
-        copy billing.charge_revision (
-            charge_id, revision, account_id, subscription_id, plan_id, price_id, meter_id, group_key, period_start,
-            period_end, quantity, unit, exact_amount, amount_minor, delta_minor, currency, lines, rating_digest,
-            catalog_sha256, code_version, event_day, run_id
-        ) from stdin
-    """
-    catalog_sha256 = run.catalog.sha256
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for revision in revisions:
-            charge, key = revision.charge, revision.charge.key
-            copy.write_row(
-                (
-                    revision.charge_id,
-                    revision.revision,
-                    charge.account_id,
-                    key.subscription_id,
-                    charge.plan_id,
-                    key.price_id,
-                    charge.meter_id,
-                    key.group_key,
-                    key.period.start,
-                    key.period.end,
-                    to_scale(charge.rated.quantity, digits=_PLACES),
-                    charge.rated.unit,
-                    to_scale(charge.rated.exact, digits=_PLACES),
-                    charge.amount.minor_units,
-                    revision.delta.minor_units,
-                    charge.currency,
-                    charge.lines_json,
-                    charge.rating_digest,
-                    catalog_sha256,
-                    run.code_version,
-                    run.days.newest_in(key.period),
-                    run.run_id,
-                )
-            )
-
-
-def _write_postings(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> None:
-    statement = """
-        copy billing.ledger_posting (
-            transaction_id, posting_number, ledger_account, account_id, amount_minor, currency, charge_id, revision,
-            event_day
-        ) from stdin
-    """
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for revision in revisions:
-            day = run.days.newest_in(revision.charge.key.period)
-            billing_mode = run.catalog.price(revision.charge.key.price_id).billing_mode
-            for posting in postings(revision, billing_mode=billing_mode):
-                copy.write_row(
-                    (
-                        posting.transaction_id,
-                        posting.posting_number,
-                        posting.ledger_account,
-                        posting.account_id,
-                        posting.amount.minor_units,
-                        posting.amount.currency,
-                        revision.charge_id,
-                        revision.revision,
-                        day,
-                    )
-                )
 
 
 def _bookings(

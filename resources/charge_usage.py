@@ -14,22 +14,24 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain, groupby
+from operator import attrgetter
 from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import Exact, exact_arithmetic
+from billing_pipeline.amounts import exact_arithmetic
 from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import Charge
 from billing_pipeline.meters import UsageState
 from billing_pipeline.period_charges import PeriodUsage, period_charges
 from billing_pipeline.periods import Window
-from billing_pipeline.rating import VersionUsage, version_shares, versions_in
+from billing_pipeline.rating import VersionUsage
 from billing_pipeline.usage_slots import (
     DIMENSIONS,
     Group,
     Slot,
+    Slots,
     UsageRow,
     key_of_group,
     period_usage,
@@ -39,6 +41,7 @@ from billing_pipeline.usage_slots import (
 )
 from billing_pipeline.usage_states import level_state_of
 from resources.booking_scope import BookingScope
+from resources.copy_text import copy_text, escaped, flags_text, instant_text
 from resources.merged_usage import MergedUsage, WantedUsage
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
@@ -66,7 +69,7 @@ class UsageToDate:
     def digest(self) -> str:
         """Return the SHA-256 of everything that was rated, and of the catalog."""
         found = hashlib.sha256(self.catalog_sha256.encode())
-        for charge_id in sorted(self.charges):
+        for charge_id in sorted(self.charges, key=attrgetter("int")):
             found.update(charge_id.bytes)
             found.update(self.charges[charge_id].rating_digest.encode())
         return found.hexdigest()
@@ -97,18 +100,13 @@ def rate_to_date(
 
 
 def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
+    slots = Slots(catalog)
     for subscription in catalog.subscriptions.values():
         subscription_id = subscription.subscription_id
         for scheduled in scheduled_charges(catalog, subscription, scope.reach(subscription_id)):
             price, period = scheduled.price, scheduled.period
-            if price.is_prepaid or not scope.concerns(subscription_id, price.price_id, period.window):
-                continue
-            versions = tuple(versions_in(price, period.window))
-            shares: tuple[Exact, ...] = (_ONE,) * len(versions)
-            if any(version.adjustments or version.commitment for version, _ in versions):
-                shares = version_shares(price, versions, period, subscription.anchor.zone)
-            meter = None if price.meter_id is None else catalog.meters[price.meter_id]
-            yield Slot(scheduled, meter, versions, shares)
+            if not price.is_prepaid and scope.concerns(subscription_id, price.price_id, period.window):
+                yield slots.slot(scheduled)
 
 
 class _UsageReader:
@@ -142,16 +140,17 @@ class _UsageReader:
         One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
         """
         sums: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
-        for number, version, quantity, records, uncut, *group in self._connection.execute(_ADDED_UP.encode()):
-            slot = self._slots[number]
-            key = (slot.window, slot.scheduled.price.meter_id or "")
-            if version is None:
-                self._add(self.in_usage, key, quantity)
-                continue
-            self._add(self.in_charges, key, quantity)
-            sums.setdefault(number, {}).setdefault(tuple(group), {})[version] = (quantity, int(records))
-            if uncut:
-                self.uncut_rows[slot.window] += uncut
+        with exact_arithmetic():
+            for number, version, quantity, records, uncut, *group in self._connection.execute(_ADDED_UP.encode()):
+                slot = self._slots[number]
+                key = (slot.window, slot.scheduled.price.meter_id or "")
+                if version is None:
+                    self.in_usage[key] += quantity
+                    continue
+                self.in_charges[key] += quantity
+                sums.setdefault(number, {}).setdefault(tuple(group), {})[version] = (quantity, int(records))
+                if uncut:
+                    self.uncut_rows[slot.window] += uncut
         return sums
 
     def _from_rows(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
@@ -218,15 +217,10 @@ class _UsageReader:
                     found.setdefault(number, {})[group] = level
         return found
 
-    @staticmethod
-    def _add(sums: dict[tuple[Window, str], Decimal], key: tuple[Window, str], quantity: Decimal) -> None:
-        with exact_arithmetic():
-            sums[key] += quantity
-
     def _count(self, slot: Slot, rows: Sequence["UsageRow"]) -> None:
         key = (slot.window, slot.scheduled.price.meter_id or "")
-        for row in rows:
-            self._add(self.in_charges, key, row.state.quantity)
+        with exact_arithmetic():
+            self.in_charges[key] += sum((row.state.quantity for row in rows), _ZERO)
         ends = [(part, version) for version, part in slot.versions]
         uncut = sum(row.end > part.end for part, _ in ends for row in rows if row.start in part)
         if uncut:
@@ -274,23 +268,28 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> Non
         ) on commit drop;
         """
     )
-    with connection.cursor() as cursor:
-        with cursor.copy("copy rated_slot from stdin") as copy:
-            for number, slot in enumerate(slots):
-                if slot.meter is not None:
-                    window, dimensions = slot.window, slot.dimensions
-                    by = tuple(dimension in dimensions for dimension in DIMENSIONS)
-                    account_id = slot.scheduled.subscription.account_id
-                    head = (number, account_id, slot.meter.meter_id, window.start, window.end)
-                    as_rows = slot.needs_rows and not slot.is_merged
-                    kinds = (slot.is_additive, as_rows, slot.is_level, slot.meter.is_set)
-                    copy.write_row((*head, *kinds, *by))
-        with cursor.copy("copy rated_segment from stdin") as copy:
-            for number, slot in enumerate(slots):
-                if slot.meter is not None and not slot.needs_rows:
-                    for version, part in slot.versions:
-                        copy.write_row((number, version.version, part.start, part.end))
+    copy_text(connection, b"copy rated_slot from stdin", _slot_rows(slots))
+    copy_text(connection, b"copy rated_segment from stdin", _segment_rows(slots))
     connection.execute("analyze rated_slot; analyze rated_segment")
+
+
+def _slot_rows(slots: Sequence[Slot]) -> Iterator[str]:
+    for number, slot in enumerate(slots):
+        if slot.meter is not None:
+            window, account_id = slot.window, slot.scheduled.subscription.account_id
+            as_rows = slot.needs_rows and not slot.is_merged
+            kinds = (slot.is_additive, as_rows, slot.is_level, slot.meter.is_set, *slot.tells_by)
+            yield (
+                f"{number}\t{escaped(account_id)}\t{escaped(slot.meter.meter_id)}\t{instant_text(window.start)}\t"
+                f"{instant_text(window.end)}\t{flags_text(kinds)}\n"
+            )
+
+
+def _segment_rows(slots: Sequence[Slot]) -> Iterator[str]:
+    for number, slot in enumerate(slots):
+        if slot.meter is not None and not slot.needs_rows:
+            for version, part in slot.versions:
+                yield f"{number}\t{version.version}\t{instant_text(part.start)}\t{instant_text(part.end)}\n"
 
 
 _ADDED_UP = f"""
@@ -311,9 +310,9 @@ _ADDED_UP = f"""
             and metered.period_start < segment_end
         group by rated_segment.slot, rated_segment.version, {", ".join(str(2 + place + 1) for place in range(len(DIMENSIONS)))}
     ),
-    -- The same usage by another way: per period, without versions and groups, for the guard.
+    -- The same usage by another way: per period and meter, without versions and groups, for the guard. `slot` is one of them.
     usage_per_slot as (
-        select rated_slot.slot, sum(quantity) as quantity
+        select min(rated_slot.slot) as slot, sum(quantity) as quantity
         from rated_slot
         join usage.metered as metered
             on metered.account_id = rated_slot.account_id
@@ -321,7 +320,7 @@ _ADDED_UP = f"""
             and metered.period_start >= rated_slot.period_start
             and metered.period_start < rated_slot.period_end
         where is_additive
-        group by rated_slot.slot
+        group by rated_slot.period_start, rated_slot.period_end, rated_slot.meter_id
     )
     select slot, version, quantity, record_count, uncut_rows, {_GROUP_NAMES} from usage_per_segment
     union all

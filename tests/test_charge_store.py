@@ -495,6 +495,41 @@ class TestPostgresql:
                 """
             )
 
+    def test_refuses_a_revision_of_a_release_that_is_not_there(self, store: ChargeStore) -> None:
+        use(store.database, "acme", "2026-03-01T10:00", 7)
+        book(store, [day("2026-03-01")])
+        with (
+            pytest.raises(psycopg.errors.ForeignKeyViolation, match="unknown catalog release"),
+            store.database.transaction() as connection,
+        ):
+            connection.execute(
+                """
+                insert into billing.charge_revision
+                select charge_id, 2, account_id, subscription_id, plan_id, price_id, meter_id, group_key, period_start,
+                    period_end, quantity, unit, exact_amount, amount_minor, 0, currency, lines, rating_digest,
+                    repeat('0', 64), code_version, event_day, 'by hand', booked_at
+                from billing.charge_revision
+                """
+            )
+
+    def test_refuses_postings_of_a_revision_that_is_not_booked(self, store: ChargeStore) -> None:
+        use(store.database, "acme", "2026-03-01T10:00", 7)
+        book(store, [day("2026-03-01")])
+        with (
+            pytest.raises(psycopg.errors.ForeignKeyViolation, match="revision 2, which is not booked"),
+            store.database.transaction() as connection,
+        ):
+            connection.execute(
+                """
+                insert into billing.ledger_posting
+                    (transaction_id, posting_number, ledger_account, account_id, amount_minor, currency, charge_id,
+                     revision, event_day)
+                select charge_id, side, 'receivable:acme', 'acme', amount, 'USD', charge_id, 2, event_day
+                from billing.charge_revision
+                cross join (values (1, 5), (2, -5)) as sides (side, amount)
+                """
+            )
+
     @pytest.mark.parametrize(
         "statement", ["update billing.charge_revision set delta_minor = 0", "delete from billing.ledger_posting"]
     )

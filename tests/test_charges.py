@@ -1,13 +1,16 @@
 """Identity of charges and the difference to what is booked."""
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from billing_pipeline.amounts import Money
+from billing_pipeline.amounts import Money, simplest
 from billing_pipeline.catalog import Dimension
 from billing_pipeline.charges import (
     BookedCharge,
@@ -19,7 +22,7 @@ from billing_pipeline.charges import (
     nothing_rated,
 )
 from billing_pipeline.periods import Window
-from billing_pipeline.rating import Rated, RatedLine
+from billing_pipeline.rating import LineKind, Rated, RatedLine
 
 MARCH = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
 KEY = ChargeKey(subscription_id="sub_acme", price_id="requests", period=MARCH)
@@ -58,6 +61,13 @@ class TestChargeKey:
         berlin = timezone(timedelta(hours=1))
         same = Window(datetime(2026, 3, 1, 1, tzinfo=berlin), datetime(2026, 4, 1, 1, tzinfo=berlin))
         assert ChargeKey(subscription_id="sub_acme", price_id="requests", period=same).charge_id == KEY.charge_id
+
+    @given(st.text(), st.text(), st.text())
+    def test_is_the_uuid_of_the_key_as_json(self, subscription_id: str, price_id: str, group: str) -> None:
+        key = ChargeKey(subscription_id=subscription_id, price_id=price_id, period=MARCH, group_key=group)
+        parts = (subscription_id, price_id, MARCH.start.isoformat(), MARCH.end.isoformat(), group)
+        namespace = UUID("3f0c6d5e-0a6b-4c35-9d0e-6a3f5c1b7e21")
+        assert key.charge_id == uuid5(namespace, json.dumps(parts, ensure_ascii=False))
 
     def test_groups_have_one_spelling(self) -> None:
         assert group_key({}) == ""
@@ -115,3 +125,35 @@ class TestCharge:
         digests = {one.rating_digest for one in (*others, charge(1), charge(2), charge(1, currency="EUR"))}
         assert len(digests) == 6
         assert charge(1).rating_digest == charge(1, unit_price="0.0010").rating_digest
+
+
+exact = st.decimals(allow_nan=False, allow_infinity=False, places=9) | st.fractions().map(simplest)
+some_text = st.none() | st.text(max_size=5)
+
+
+class TestLinesJson:
+    @given(
+        st.lists(
+            st.builds(
+                RatedLine,
+                version=st.integers(1, 9),
+                tier=st.none() | st.integers(1, 9),
+                quantity=exact,
+                unit=st.text(max_size=5),
+                unit_price=st.decimals(allow_nan=False, allow_infinity=False, places=6),
+                flat_fee=st.sampled_from([Decimal(0), Decimal("2.50")]),
+                amount=exact,
+                multiplier=st.none() | st.just(Decimal("1.2")),
+                kind=st.sampled_from(LineKind),
+                label=some_text,
+                windows=st.none() | st.integers(1, 9),
+                less=st.none() | exact,
+            ),
+            max_size=3,
+        )
+    )
+    def test_is_what_the_lines_say(self, lines: list[RatedLine]) -> None:
+        rated = Rated(lines=tuple(lines), quantity=Decimal(1), unit="unit", exact=Decimal(1))
+        one = Charge(key=KEY, account_id="a", plan_id="p", meter_id="m", currency="USD", rated=rated)
+        texts = [line.as_text() for line in lines]
+        assert one.lines_json == json.dumps(texts, separators=(",", ":"), ensure_ascii=False)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 from billing_pipeline.amounts import exact_sum, simplest
@@ -45,21 +46,28 @@ def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str, held: Seque
     for version, model, part, quantity in _merged(_parts(price, period.window, held)):
         billed, whole = billed_share(price, part, period.whole, zone)
         unit = model.per or "period"
-        lines.append(
-            RatedLine(
-                version=version.version,
-                tier=None,
-                quantity=simplest(Fraction(billed, whole) * Fraction(quantity)),
-                unit=unit,
-                unit_price=model.amount,
-                flat_fee=_ZERO,
-                amount=simplest(Fraction(billed, whole) * Fraction(quantity) * Fraction(model.amount)),
-            )
-        )
+        lines.append(_fee_line(version.version, model.amount, unit, billed, whole, quantity))
         if price.prorate is Prorate.NONE:
             break
+    if len(lines) == 1:
+        return Rated(lines=(lines[0],), quantity=lines[0].quantity, unit=unit, exact=lines[0].amount)
     total = exact_sum([line.amount for line in lines])
     return Rated(lines=tuple(lines), quantity=exact_sum([line.quantity for line in lines]), unit=unit, exact=total)
+
+
+@lru_cache(maxsize=1 << 12)
+def _fee_line(version: int, amount: Decimal, unit: str, billed: int, whole: int, quantity: Decimal) -> RatedLine:
+    """Return the line of one part: of a price that many have, nearly all have the same."""
+    share = Fraction(billed, whole) * Fraction(quantity)
+    return RatedLine(
+        version=version,
+        tier=None,
+        quantity=simplest(share),
+        unit=unit,
+        unit_price=amount,
+        flat_fee=_ZERO,
+        amount=simplest(share * Fraction(amount)),
+    )
 
 
 _Part = tuple[PriceVersion, FlatFee, Window, Decimal]

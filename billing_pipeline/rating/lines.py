@@ -67,6 +67,13 @@ class RatedLine:
     windows: int | None = None
     less: Exact | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it has nothing but the fields that every line has."""
+        if self.kind is not LineKind.USAGE or self.multiplier is not None or self.label is not None:
+            return False
+        return self.windows is None and self.less is None
+
     def as_text(self) -> dict[str, str | int | None]:
         """Return the line as it is kept and shown: exact numbers as text; what most lines do not have, only where it is."""
         text: dict[str, str | int | None] = {

@@ -21,6 +21,8 @@ from billing_pipeline.rating.transactions import rate_transactions
 from billing_pipeline.rating.usage import VersionUsage
 from billing_pipeline.rating.windows import rate_windows
 
+_ZERO = Decimal(0)
+
 
 def rate(
     *, price: Price, unit: str, usage: Sequence[VersionUsage], coupons: Sequence[tuple[str, Discount]] = ()
@@ -77,6 +79,9 @@ def _priced(price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
                 return rate_matrix(price=price, unit=unit, usage=usage)
         if version.is_prorated:
             return rate_levels(price=price, unit=unit, usage=usage)
+        if len(usage) == 1 and version.conversion is None and isinstance(usage[0].quantity, Decimal):
+            with exact_arithmetic():
+                return _alone(price, unit, version, usage[0].quantity)
     versions = [part.version for part in usage]
     decimals = [part.quantity for part in usage if isinstance(part.quantity, Decimal)]
     if len(decimals) == len(usage):
@@ -88,6 +93,17 @@ def _priced(price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
             pass
     fractions = [Fraction(part.quantity) for part in usage]
     return _rated(price, unit, list(zip(versions, fractions, strict=True)), Fraction)
+
+
+def _alone(price: Price, unit: str, version: PriceVersion, used: Decimal) -> Rated:
+    """Return what `_rated` does for one version without conversion: most charges are that. Nothing in it divides."""
+    upto = max(used - version.included_units, _ZERO) if version.included_units else used
+    lines: tuple[RatedLine, ...] = ()
+    total = _ZERO
+    for step in steps(price, version.model, _ZERO, upto, upto, has_fee=True):
+        total += amount_of(step)
+        lines += lines_of(step, version.version, unit)
+    return Rated(lines=lines, quantity=used, unit=unit, exact=total)
 
 
 def _rated(price: Price, unit: str, usage: Sequence[tuple[PriceVersion, Number]], number: type[Number]) -> Rated:

@@ -212,11 +212,11 @@ def amount_of(step: Step[Number]) -> Number:
     return amount if step.capped is None else amount - step.capped
 
 
-def lines_of(step: Step[Number], version: int, unit: str, label: str | None = None) -> Iterator[RatedLine]:
-    """Yield the line of a step, and one that takes off again what a tier's maximum leaves out."""
+def lines_of(step: Step[Number], version: int, unit: str, label: str | None = None) -> tuple[RatedLine, ...]:
+    """Return the line of a step, and one that takes off again what a tier's maximum leaves out."""
     number = type(step.size)
     amount = step.size * number(step.unit_price) + number(step.flat_fee)
-    yield RatedLine(
+    line = RatedLine(
         version=version,
         tier=step.tier,
         quantity=plain(step.size),
@@ -226,8 +226,11 @@ def lines_of(step: Step[Number], version: int, unit: str, label: str | None = No
         amount=plain(amount),
         label=label,
     )
-    if step.capped is not None:
-        yield RatedLine(
+    if step.capped is None:
+        return (line,)
+    return (
+        line,
+        RatedLine(
             version=version,
             tier=step.tier,
             quantity=_ONE,
@@ -238,4 +241,5 @@ def lines_of(step: Step[Number], version: int, unit: str, label: str | None = No
             kind=LineKind.MAXIMUM,
             label=label,
             less=plain(number(step.cap) + step.capped),
-        )
+        ),
+    )
