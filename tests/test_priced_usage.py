@@ -1,16 +1,18 @@
 """Charge models from usage rows to the books: transactions, windows, cells, levels; coupons and minimums over several charges."""
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
 
+from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import CatalogError
 from billing_pipeline.meters import EPOCH
 from resources.catalog_store import CatalogStore
-from resources.charge_reader import BookedCharge, ChargeReader
 from resources.charge_store import ChargeStore, DayBooking
 from resources.database import Database
 
@@ -186,6 +188,15 @@ PLANS = {
 MARCH = [date(2026, 3, 1) + timedelta(days=day) for day in range(31)]
 
 
+@dataclass(frozen=True)
+class Booked:
+    quantity: Decimal
+    unit: str
+    exact_amount: Decimal
+    amount: Money
+    lines: list[dict[str, Any]]
+
+
 class Books:
     """A catalog of one account on one plan, and what is booked for it."""
 
@@ -248,8 +259,20 @@ class Books:
         assert [booking.revisions_booked for booking in again] == [0] * len(again)
         return bookings
 
-    def charges(self, month: str = "2026-03") -> dict[str, BookedCharge]:
-        return {charge.price_id: charge for charge in ChargeReader(self.database).bill("acme", month).charges}
+    def charges(self, month: str = "2026-03") -> dict[str, "Booked"]:
+        """Return the newest revisions of the charges whose period begins in a month, by price."""
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                """
+                select distinct on (charge_id) price_id, quantity, unit, exact_amount, amount_minor, currency, lines
+                from billing.charge_revision
+                where to_char(period_start at time zone 'UTC', 'YYYY-MM') = %s
+                order by charge_id, revision desc
+                """,
+                [month],
+            ).fetchall()
+        found = {row[0]: Booked(*row[1:4], Money(row[4], row[5]), row[6]) for row in rows}
+        return {price_id: one for price_id, one in found.items() if one.amount.minor_units or one.quantity}
 
     def amounts(self, month: str = "2026-03") -> dict[str, Decimal]:
         return {price_id: charge.amount.major for price_id, charge in self.charges(month).items()}
