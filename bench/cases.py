@@ -273,6 +273,13 @@ def bulk_load(suite: Suite) -> Result:
     )
 
 
+def stripe_calls(suite: Suite) -> Result:
+    """A month of usage to Stripe in calls, and renewals at Stripe's rates."""
+    from bench.stripe_case import stripe_case
+
+    return stripe_case(suite)
+
+
 def storage(suite: Suite) -> Result:
     """A month of storage, from lake files to hourly rows in PostgreSQL."""
     from bench.storage import storage_case
@@ -304,6 +311,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "backtest": backtest,
     "copy": bulk_load,
     "storage": storage,
+    "stripe-calls": stripe_calls,
     "traffic": traffic,
     "traffic-year": traffic_year,
 }

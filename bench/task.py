@@ -35,6 +35,8 @@ CONTENDERS = {
     "storage-ours": "bench.storage_contenders:by_store",
     "storage-polars": "bench.storage_contenders:by_polars",
     "storage-postgres": "bench.storage_contenders:by_postgres",
+    "stripe-month": "bench.stripe_calls:month_of_syncs",
+    "stripe-renewals": "bench.stripe_calls:renewals",
     "traffic-data": "bench.traffic_contenders:make",
     "traffic-scan": "bench.traffic_contenders:scan",
     "traffic-deltas": "bench.traffic_contenders:deltas",

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -121,6 +122,14 @@ class TestOtherCases:
         small, large = cases.memory(suite).medians
         assert large.facts["lines"] == 5 * small.facts["lines"]
         assert small.peak_bytes > 50 * 2**20
+
+    def test_stripe_is_called_for_days_of_customers_not_for_events(self, suite: Suite) -> None:
+        result = cases.stripe_calls(replace(suite, rows=60_000))
+        syncs, after, one, many = result.rows
+        # 3 days of 6 customers: an item of each is made on the first and set again on the others.
+        assert (syncs[1], syncs[3]) == ("6", "18")
+        assert (after[3], one[3], many[3]) == ("6", "1", "60")
+        assert [goal.is_met for goal in result.goals] == [True, True, True]
 
 
 class TestData:
