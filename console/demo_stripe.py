@@ -19,17 +19,20 @@ from uuid import uuid4
 from rich.markup import escape
 from rich.table import Table
 
-from billing_pipeline.amounts import Money
+from billing_pipeline.amounts import Money, to_money
 from billing_pipeline.invoicing.items import InvoiceItem, ItemKind
 from billing_pipeline.invoicing.stripe_amounts import from_stripe
 from billing_pipeline.periods import Window
+from billing_pipeline.reconciliation import Agreement
 from billing_pipeline.stripe_sync.lines import ACCOUNT_FIELD, KEY_FIELD
 from console.runs import Pipeline
 from console.screen import count, page, table
+from resources.demo_canary import LATE_MINOR, ON_TIME_MINOR
 from resources.demo_stripe import API_KEY, CANARY, CUSTOMERS, HIKARI, DemoCustomer, DemoStripe, serving_demo_stripe
 from resources.invoicing.added_store import AddedStore, Decision
 from resources.invoicing.invoice_rows import InvoiceRow, read_invoice_rows
 from resources.invoicing.invoice_store import InvoiceStore
+from resources.reconciliation.reconciler import Reconciler
 from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_mirror.following import StripeFollowing
 from resources.stripe_mirror.gateway_reads import GatewayReads
@@ -208,18 +211,33 @@ class StripeMonth:
         for row in self._rows():
             self._add_invoice(shown, row)
         page().print(shown)
+        self._show_reconciliation()
+
+    def _show_reconciliation(self) -> None:
+        """Read Stripe back and print each customer's sums, here and there; what is not at Stripe is counted."""
+        found = self._reconciler.reconcile(self.stripe.clock().date(), run_id=_run_id())
         compared = table(
-            "Reconciliation: the ledger and Stripe",
-            *("account", "ledger", "Stripe's invoices", "pending there", "difference"),
-            numbers=("ledger", "Stripe's invoices", "pending there", "difference"),
+            "Reconciliation: the ledger, our invoices, and Stripe read back",
+            *("account", "ledger", "invoices", "Stripe's", "difference", ""),
+            numbers=("ledger", "invoices", "Stripe's", "difference"),
         )
         for one in CUSTOMERS:
-            lines = self._lines_of(one)
-            invoiced = from_stripe(sum(line["amount"] for line in lines if line["invoice"]), one.currency)
-            pending = from_stripe(sum(line["amount"] for line in lines if not line["invoice"]), one.currency)
-            ledger = self._ledger(one)
-            compared.add_row(one.account_id, str(ledger), str(invoiced), str(pending), str(ledger - invoiced - pending))
+            rows = [row for row in found.rows if row.account_id == one.account_id]
+            ours, held = (
+                from_stripe(sum(getattr(row, side) for row in rows), one.currency) for side in ("ours", "held")
+            )
+            worst = max((row.agreement for row in rows), key=list(Agreement).index, default=Agreement.EQUAL)
+            compared.add_row(one.account_id, str(self._ledger(one)), str(ours), str(held), str(held - ours), worst)
         page().print(compared)
+        expected = (
+            f"{Money(ON_TIME_MINOR, CANARY.currency) + to_money(GOODWILL, CANARY.currency)} and "
+            f"{Money(LATE_MINOR, CANARY.currency)}"
+        )
+        elsewhere = {row.account_id for row in found.of(Agreement.UNLINKED)}
+        page().print(
+            f"Known beforehand of canary: {expected}. "
+            f"{count(len(elsewhere))} other accounts have no customer at Stripe: invoiced here, sent nowhere."
+        )
 
     def _add_invoice(self, shown: Table, row: InvoiceRow) -> None:
         """Add an invoice's lines, each beside Stripe's line of the same key, and its sum if it has several."""
@@ -300,6 +318,12 @@ class StripeMonth:
             open_reads=lambda: GatewayReads(self._gateway),
             clock=self.stripe.clock,
             life=StoredInvoiceLife(self._invoices),
+        )
+
+    @property
+    def _reconciler(self) -> Reconciler:
+        return Reconciler(
+            database=self._invoices.database, reads=lambda: GatewayReads(self._gateway), clock=self.stripe.clock
         )
 
     @cached_property

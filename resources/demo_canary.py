@@ -17,6 +17,9 @@ CLIENT = "canary_probe"
 REQUESTS_PER_DAY = 100
 LATE_REQUESTS = 10
 LATE_DAY = EVENT_DAYS[1]
+# What that comes to, in cents: on the first invoice, and late.
+ON_TIME_MINOR = 10 * (REQUESTS_PER_DAY * len(EVENT_DAYS) - LATE_REQUESTS)
+LATE_MINOR = 10 * LATE_REQUESTS
 
 _FIRST_AT = time(8)
 _EVERY = timedelta(minutes=5)

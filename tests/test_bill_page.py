@@ -709,3 +709,42 @@ class TestOpenPoints:
         assert points[1].startswith("Held: usage/api_requests 2026-03-02 by hours_delivered")
         assert points[2].startswith("Undecided: 2 contradictory requests on 2026-03-01")
         assert len(points) == 3
+
+
+class TestRebuiltFromRaw:
+    """Everything that is derived from what was delivered is forgotten, and derived again."""
+
+    def test_has_the_same_facts_charges_nothing_and_calls_stripe_for_no_write(self, demo: Demo) -> None:
+        before, at_stripe = facts_of(demo), left_at_stripe(demo.home)
+        with psycopg.connect(demo.runtime.database.url, autocommit=True) as connection:
+            tables = connection.execute(
+                "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname = 'usage'"
+                " or (schemaname = 'invoicing' and tablename like 'draft%')"
+            ).fetchall()
+            connection.execute(f"truncate {', '.join(table for (table,) in tables)}".encode())
+        assert facts_of(demo) != before
+        run = billing(demo.home, "demo")
+        assert run.returncode == 0, run.stderr
+        assert [line for line in run.stdout.splitlines() if "new revisions" in line] == ["0 new revisions booked"] * 2
+        (together,) = [line for line in run.stdout.splitlines() if "a call for each request would be" in line]
+        assert together.split()[-1] == "0"
+        assert facts_of(demo) == before
+        assert left_at_stripe(demo.home).invoices == at_stripe.invoices
+
+
+def facts_of(demo: Demo) -> Mapping[str, object]:
+    """Return a digest of every row of usage, of money and of invoices."""
+    with demo.runtime.database.reading() as connection:
+        return {
+            table: connection.execute(
+                f"select count(*), md5(string_agg(one::text, '|' order by one::text)) from ({query}) as one".encode()
+            ).fetchone()
+            for table, query in {
+                **{name: f"select * from usage.{name}" for name in ("api_requests", "storage", "traffic")},
+                "minutes": "select * from usage.traffic_minute",
+                "charges": "select * from billing.charge_revision",
+                "ledger": "select * from billing.ledger_posting",
+                "prepaid": "select * from billing.prepaid_entry",
+                "items": "select invoice_id, item_key, amount_minor, source_digest from invoicing.item",
+            }.items()
+        }
