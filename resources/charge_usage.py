@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import exact_arithmetic
+from billing_pipeline.amounts import Exact, exact_arithmetic
 from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import Charge
