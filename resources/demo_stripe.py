@@ -75,10 +75,11 @@ def serving_demo_stripe(folder: Path) -> Iterator[DemoStripe]:
         ServerStartError: nothing can listen.
     """
     state = folder / "stripe.state"
-    is_new = not state.exists()
     application = keeping_application(now=START, rules=Rules(), state=state)
     with serving(application, own_date=True) as url, SimRemote(url) as remote:
-        if is_new:
+        if sum(1 for _ in application.world.table("subscription").oldest()) < len(CUSTOMERS):
+            # New, or ended while they were made: nothing has been charged yet.
+            remote.reset(START)
             _make_customers(url)
         yield DemoStripe(url=url, remote=remote, application=application)
     application.save()
