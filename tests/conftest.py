@@ -32,6 +32,11 @@ hypothesis_settings.load_profile("billing")
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name gzip bytes without their content: it holds the time, and the workers of a run must find the same tests."""
+    return "gzip" if isinstance(val, bytes) and val.startswith(b"\x1f\x8b") else None
+
+
 def database_url(server_url: str, database: str) -> str:
     """Return `server_url` with another database."""
     return urlunsplit(urlsplit(server_url)._replace(path="/" + quote(database, safe="")))
