@@ -15,6 +15,7 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import MeterSource
 from billing_pipeline.periods import Window
 from console.arithmetic import grouped, line_formula, line_place, plain
+from console.bill_invoices import invoice_sentences
 from console.days import Period, read_period
 from console.screen import count, page, table
 from console.subscription_notes import subscription_notes
@@ -61,7 +62,11 @@ def print_bill(console: Console, database: Database, account_id: str, asked: Per
         raise _nothing_billed(database, account_id, asked)
     status = read_status(database)
     print_charges(console, bill)
-    for sentence in (*_notes(bill), *open_points(bill, status, conflict_days=_conflict_days(database))):
+    for sentence in (
+        *_notes(bill),
+        *invoice_sentences(database, bill),
+        *open_points(bill, status, conflict_days=_conflict_days(database)),
+    ):
         console.print(f"  {escape(sentence)}")
     # A metered one leads on to files and lines.
     example = max(bill.charges, key=lambda charge: (charge.meter_id is not None, charge.amount.minor_units))

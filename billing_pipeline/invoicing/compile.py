@@ -3,7 +3,7 @@
 What is to be charged for a thing is its total to date less what final invoices have charged for it. Where nothing has been
 charged yet, that is the line of its own period; where something has, it is a correction on the next open invoice. So late
 usage, a rating that runs again and a chain of corrections end in the same money. Not here: which books matter
-(resources/invoicing), grouping (grouping), states (states). See docs/adr on final invoices.
+(resources/invoicing), grouping (grouping), states (states). See docs/adr/0015-final-invoices.md.
 """
 
 from collections import defaultdict
