@@ -61,7 +61,7 @@ class ByteWindows:
     def texts(self, at: Places, lengths: Places | int) -> pa.Array:
         """Return the texts of `lengths` bytes at each place, copied; the bytes must be ASCII."""
         if isinstance(lengths, int):
-            offsets = np.arange(0, (len(at) + 1) * lengths, lengths or 1, dtype=np.int32)[: len(at) + 1]
+            offsets = np.arange(len(at) + 1, dtype=np.int32) * np.int32(lengths)
             data = self._windows(at, lengths) if lengths else np.empty(0, dtype=np.uint8)
             return _strings(pa.string(), offsets, data)
         # Without a copy: the texts, and between them whatever lies between them.

@@ -20,7 +20,7 @@ class DraftFile:
         self._file = path.open("wb")
         self._hash = hashlib.sha256()
         self._size_bytes = self._begun_bytes = 0
-        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._disk: ThreadPoolExecutor | None = None
         self._waiting: Future[None] | None = None
 
     @property
@@ -42,6 +42,7 @@ class DraftFile:
             self._raise_failures()
             self._file.flush()
             self._begun_bytes = self._size_bytes
+            self._disk = self._disk or ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
             self._waiting = self._disk.submit(os.fsync, self._file.fileno())
         return written
 
@@ -51,7 +52,8 @@ class DraftFile:
 
     def close(self) -> None:
         """Close the file; that all of it is on the disk is not said by this."""
-        self._disk.shutdown(wait=True)
+        if self._disk is not None:
+            self._disk.shutdown(wait=True)
         self._file.close()
         self._raise_failures()
 

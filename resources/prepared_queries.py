@@ -6,10 +6,8 @@ Planning a query over a chunk of lines takes longer than running it over ten tho
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 # Plans that are kept; more come only from Avro files that are each written with a schema of their own.
@@ -43,13 +41,6 @@ class PreparedQueries:
         with prepared.reading(tables):
             # Not `execute`, which does the same and warns of Arrow.
             return prepared.session.sql(_call(parameters or {})).to_arrow_table()
-
-    def arrays(self, query: str, tables: Mapping[str, pa.Table]) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Return the same by column, which costs less where the rows are numbers."""
-        prepared = self._prepared_for(query, tables)
-        with prepared.reading(tables):
-            columns = prepared.session.execute(_call({})).fetchnumpy()
-            return {name: np.asarray(column) for name, column in columns.items()}
 
     def _prepared_for(self, query: str, tables: Mapping[str, pa.Table]) -> "_Prepared":
         plan = query, tuple((name, table.schema) for name, table in tables.items())

@@ -29,6 +29,7 @@ from resources.request_days import RequestDay, RequestDays
 from resources.request_manifest import Generation, ManifestFile
 from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
+from resources.shaped_lines import KnownSpellings
 
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
@@ -67,11 +68,11 @@ class DayRead:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plans:
+class _Tools:
     """What a day is read with, made once for all days that are read one after the other."""
 
-    of_reader: PreparedQueries
-    of_sink: PreparedQueries
+    queries: PreparedQueries
+    spellings: KnownSpellings
 
 
 class RequestDayReader:
@@ -93,16 +94,14 @@ class RequestDayReader:
         self._pseudonym_key = pseudonym_key
         self._side_by_side = side_by_side
         self._engine = engine
-        self._plans: SimpleQueue[_Plans] = SimpleQueue()
+        self._tools: SimpleQueue[_Tools] = SimpleQueue()
         for _ in range(side_by_side):
-            self._plans.put(_Plans(PreparedQueries(engine), PreparedQueries(engine)))
+            self._tools.put(_Tools(PreparedQueries(engine), KnownSpellings()))
 
     def close(self) -> None:
         """Close the sessions with the engine."""
         for _ in range(self._side_by_side):
-            plans = self._plans.get()
-            plans.of_reader.close()
-            plans.of_sink.close()
+            self._tools.get().queries.close()
 
     def read_days(
         self, days: Sequence[tuple[RequestDay, Path]], told: Callable[[date], None]
@@ -124,16 +123,16 @@ class RequestDayReader:
     def _outcome(self, day_and_draft: tuple[RequestDay, Path]) -> DayRead | AcceptedFileGoneError:
         delivery, draft = day_and_draft
         started = time.perf_counter()
-        plans = self._plans.get()
+        tools = self._tools.get()
         try:
-            written, results = self._read_files(delivery, plans, draft)
+            written, results = self._read_files(delivery, tools, draft)
         except AcceptedFileGoneError as error:
             return error
         finally:
-            self._plans.put(plans)
+            self._tools.put(tools)
         return DayRead(delivery=delivery, written=written, results=results, seconds=elapsed(started))
 
-    def _read_files(self, delivery: RequestDay, plans: _Plans, draft: Path) -> tuple[Written, Mapping[int, FileResult]]:
+    def _read_files(self, delivery: RequestDay, tools: _Tools, draft: Path) -> tuple[Written, Mapping[int, FileResult]]:
         """Gather all files in one Parquet file. A refused file leaves nothing behind: the others are then gathered again.
 
         A file that the current generation has read in the same way is taken over from there: the landing zone may have been
@@ -159,7 +158,7 @@ class RequestDayReader:
             results = dict(refused)
             spoiled = False
             expected = delivery.packed_bytes // PACKED_BYTES_PER_LINE
-            with RequestSink(draft, plans.of_sink, expected_rows=expected) as sink:
+            with RequestSink(draft, expected_rows=expected) as sink:
                 for file in files:
                     if file.file_id in refused:
                         continue
@@ -176,7 +175,7 @@ class RequestDayReader:
                         self._take_over(file, current, sink, identities_repeat=may_repeat(file))
                         continue
                     try:
-                        self._read_file(file, result.outcome, plans, sink, identities_repeat=may_repeat(file))
+                        self._read_file(file, result.outcome, tools, sink, identities_repeat=may_repeat(file))
                     except FileRejected as rejection:
                         if file.status == "accepted":
                             # Refused now, by a profile that was edited since or a file that is gone: its requests are in
@@ -192,7 +191,7 @@ class RequestDayReader:
         self,
         file: ManifestFile,
         outcome: FileOutcome,
-        plans: _Plans,
+        tools: _Tools,
         sink: RequestSink,
         *,
         identities_repeat: bool,
@@ -204,7 +203,12 @@ class RequestDayReader:
         try:
             with self._landing.fetched(file.key) as path, _proven(path, file):
                 for table in read_requests(
-                    path, profile=profile, context=context, queries=plans.of_reader, outcome=outcome
+                    path,
+                    profile=profile,
+                    context=context,
+                    queries=tools.queries,
+                    outcome=outcome,
+                    spellings=tools.spellings,
                 ):
                     sink.add(
                         table,

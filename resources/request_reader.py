@@ -8,7 +8,7 @@ Not here: which files there are (request_store), cutting them into lines (line_c
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, OutOfScope, Reason, Rejection, RequestRecord
 from billing_pipeline.sources.avro import SchemaRefusal, resolve
-from billing_pipeline.sources.line_shape import usual_shapes
 from billing_pipeline.sources.profile import SourceProfile
 from billing_pipeline.sources.request_avro import wanted_of
 from billing_pipeline.sources.request_lines import FileContext, pseudonym, read_fields, read_line
@@ -35,13 +34,15 @@ from resources.avro import read_avro, read_schema
 from resources.byte_windows import Mask, Places, array_of
 from resources.inflate import Compression, FileRejected, Framing, inflated, sniff
 from resources.prepared_queries import PreparedQueries
-from resources.shaped_lines import read_shaped, reading_of
+from resources.shaped_lines import KnownSpellings, Reading, read_shaped
 
 BLOCK_BYTES = 1 << 20
+# A file below this size is read in about the time that a thread for it takes.
+SHORT_FILE_BYTES = 256 << 10
 SAMPLED_LINES = 200
-LINES_TO_SEE_SHAPES = 9
-# So few lines are read one by one in the time that a query takes to start.
-FEW_LINES = 64
+LINES_TO_SEE_SPELLINGS = 9
+# So few lines are read one by one in the time that anything else takes to start.
+FEW_LINES = 32
 # A share of refused lines means something only over this many lines.
 LINES_TO_JUDGE = 1_000
 RECORD_SCHEMA = pa.schema(
@@ -105,8 +106,9 @@ def read_requests(
     context: FileContext,
     queries: PreparedQueries,
     outcome: FileOutcome,
+    spellings: KnownSpellings | None = None,
 ) -> Generator[pa.Table, None, None]:
-    """Yield the accepted rows of a file (RECORD_SCHEMA) and fill `outcome`.
+    """Yield the accepted rows of a file (RECORD_SCHEMA) and fill `outcome`. `spellings`: of files that were read before.
 
     Raises:
         FileRejected: the file is refused as a whole, whatever has been yielded of it.
@@ -117,7 +119,13 @@ def read_requests(
             Reason.SCHEMA_INCOMPATIBLE,
             f"the profile {profile.name} reads {profile.framing}, the file is {form.framing}",
         )
-    reading = _Reading(profile=profile, context=context, queries=queries, outcome=outcome)
+    reading = _Reading(
+        profile=profile,
+        context=context,
+        queries=queries,
+        outcome=outcome,
+        spellings=KnownSpellings() if spellings is None else spellings,
+    )
     if form.framing is Framing.AVRO:
         yield from reading.avro(path, form.compression)
     else:
@@ -131,12 +139,15 @@ class _Reading:
     context: FileContext
     queries: PreparedQueries
     outcome: FileOutcome
+    spellings: KnownSpellings
 
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
         """Inflate and cut into lines ahead in a thread while the chunk before is read."""
         query: BulkQuery | None = None
         blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, line_chunks.CHUNK_BYTES))
-        with contextlib.closing(_prefetched(line_chunks.chunks_of(blocks, self.profile.max_line_bytes))) as chunks:
+        cut = line_chunks.chunks_of(blocks, self.profile.max_line_bytes)
+        is_short = path.stat().st_size < SHORT_FILE_BYTES
+        with contextlib.closing(cut if is_short else _prefetched(cut)) as chunks:
             for number, chunk in enumerate(chunks):
                 if number == 0:
                     query = lines_query(self.profile, present=self._present(chunk))
@@ -183,23 +194,27 @@ class _Reading:
             )
 
     def _take_shaped(self, chunk: line_chunks.LineChunk) -> Generator[pa.Table, None, Places]:
-        """Yield the lines that are spelled like others of the chunk; return the indices of those that are left."""
+        """Yield the lines that are spelled like many others; return the indices of those that are left."""
         left = np.arange(len(chunk))
+        if len(left) > FEW_LINES:
+            left = yield from self._take_spelled(chunk, left, self.spellings.readings(self.profile))
+        if len(left) > FEW_LINES:
+            sample = left[np.linspace(0, len(left) - 1, min(len(left), LINES_TO_SEE_SPELLINGS), dtype=int)]
+            readings = self.spellings.learned(self.profile, (chunk.line(int(index)) for index in sample))
+            left = yield from self._take_spelled(chunk, left, readings)
+        return left
+
+    def _take_spelled(
+        self, chunk: line_chunks.LineChunk, left: Places, readings: Sequence[Reading]
+    ) -> Generator[pa.Table, None, Places]:
         latest_us = (self.context.as_of + CLOCK_TOLERANCE - _EPOCH) // timedelta(microseconds=1)
-        sample = sorted(set(np.linspace(0, len(chunk) - 1, LINES_TO_SEE_SHAPES, dtype=int).tolist()))
-        for shape in usual_shapes(chunk.line(index) for index in sample):
-            reading = reading_of(self.profile, shape)
-            if reading is None or not len(left):
-                continue
-            rows = read_shaped(chunk.data, chunk.starts[left], reading, latest_us=latest_us)
-            if rows is None:
-                continue
-            is_left = np.ones(len(left), dtype=bool)
-            is_left[rows.indices] = False
-            numbers = array_of(left[rows.indices] + chunk.first_line_number)
-            self.outcome.accepted += len(rows.indices)
-            yield self._shaped_table(numbers, rows.columns)
-            left = left[is_left]
+        for reading in readings:
+            rows = read_shaped(chunk.data, chunk.starts[left], reading, latest_us=latest_us) if len(left) else None
+            if rows is not None:
+                numbers = array_of(left[rows.indices] + chunk.first_line_number)
+                self.outcome.accepted += len(rows.indices)
+                yield self._shaped_table(numbers, rows.columns)
+                left = np.delete(left, rows.indices)
         return left
 
     def _shaped_table(self, numbers: pa.Array, columns: Mapping[str, pa.Array]) -> pa.Table:

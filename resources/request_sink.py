@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from resources.byte_windows import array_of, array_of_texts
 from resources.draft_file import DraftFile
-from resources.prepared_queries import PreparedQueries
+from resources.row_hashes import hashes_of
 
 LAKE_SCHEMA = pa.schema(
     [
@@ -40,14 +40,18 @@ LAKE_SCHEMA = pa.schema(
 )
 # Tables that wait for the worker: enough to keep it busy, few enough to keep memory flat.
 TABLES_AHEAD = 2
+# Fewer rows are written before a thread for it would have begun.
+ROWS_FOR_A_WORKER = 20_000
+IDENTITY = ("source", "event_id")
+CONTENT = tuple(name for name in LAKE_SCHEMA.names if name not in (*IDENTITY, "file_id", "line_number"))
+# UTC, without its zone, as the lake has it.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+_MICROSECONDS_PER_DAY = 86_400_000_000
 BITS_PER_ROW = 16
 SMALLEST_TABLE_BITS = 1 << 20
-_HASHES = """
-    select position, hash(source::varchar, event_id) as identity_hash,
-        hash(event_at, client_id, method, endpoint, status_code, response_time_us, response_bytes, is_simulated) as content_hash
-    from rows
-"""
 LARGEST_TABLE_BITS = 1 << 31
+# Rows of which the hashes are held; those of more are written to the scratch folder.
+HASHES_IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,24 +87,24 @@ class Written:
 class RequestSink:
     """A context manager; `add` tables of request_reader.RECORD_SCHEMA, then `finish` once."""
 
-    def __init__(self, path: Path, queries: PreparedQueries, *, expected_rows: int) -> None:
+    def __init__(self, path: Path, *, expected_rows: int) -> None:
         self._path = path
-        # Nobody else's meanwhile: the worker hashes while the caller queries the next rows.
-        self._queries = queries
         self._seen = _SeenHashes(expected_rows)
         self._aside: list[tuple[pa.Table, _Hashes]] = []
         # One worker, so that rows are judged and written in the order in which they are added.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sink")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sink") if expected_rows > ROWS_FOR_A_WORKER else None
         self._pending: deque[Future[None]] = deque()
         # Identities hardly ever repeat, so a dictionary of them is only work, and they hardly shrink; the other
         # texts are few and repeat always.
         self._file = DraftFile(path)
+        self._footer: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             self._file,
             LAKE_SCHEMA,
             compression={name: "none" if name == "event_id" else "lz4" for name in LAKE_SCHEMA.names},
             use_dictionary=["source", "client_id", "method", "endpoint"],
             write_statistics=["event_at", "file_id", "line_number"],
+            metadata_collector=self._footer,
         )
         self._hashes = _HashFile(path.with_suffix(".hashes"))
         # Of what is written, for each part of it.
@@ -113,25 +117,31 @@ class RequestSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            if self._worker is not None:
+                self._worker.shutdown(wait=True, cancel_futures=True)
             self._writer.close()
         finally:
-            self._file.close()
             self._hashes.close()
+            self._file.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
         """Take rows of one file. `identities_repeat` is false where the identity is the position: nothing can repeat.
 
         Raises what went wrong with rows added before: work goes on behind the caller's back.
         """
+        rows = _in_lake_form(table, source=source, file_id=file_id)
+        if self._worker is None:
+            self._take(rows, identities_repeat)
+            return
         while len(self._pending) >= TABLES_AHEAD:
             self._pending.popleft().result()
-        rows = _in_lake_form(table, source=source, file_id=file_id)
-        self._pending.append(self._executor.submit(self._take, rows, identities_repeat))
+        self._pending.append(self._worker.submit(self._take, rows, identities_repeat))
 
     def _take(self, rows: pa.Table, identities_repeat: bool) -> None:
         if identities_repeat:
-            hashes = self._hash(rows)
+            hashes = _Hashes(
+                identity=hashes_of(rows.select(IDENTITY).columns), content=hashes_of(rows.select(CONTENT).columns)
+            )
             fresh = self._seen.are_new(hashes.identity)
             if not fresh.all():
                 aside = ~fresh
@@ -151,7 +161,7 @@ class RequestSink:
             path=self._path,
             sha256=self._file.sha256,
             # What the file itself says, for the guard that holds it against what was counted on the way in.
-            rows=pq.read_metadata(self._path).num_rows,
+            rows=self._footer[0].num_rows,
             conflicting_identities=conflicting,
             file_days=self._file_days(),
         )
@@ -170,16 +180,6 @@ class RequestSink:
             )
             for (file_id, day), of_day in sorted(parts.items())
         )
-
-    def _hash(self, rows: pa.Table) -> "_Hashes":
-        """Return the hashes in the order of `rows`. DuckDB's threads give rows back in any order: each has its position."""
-        positioned = rows.append_column("position", array_of(np.arange(rows.num_rows)))
-        columns = self._queries.arrays(_HASHES, {"rows": positioned})
-        position = columns["position"]
-        hashes = _Hashes(np.empty(len(position), dtype=np.uint64), np.empty(len(position), dtype=np.uint64))
-        hashes.identity[position] = columns["identity_hash"]
-        hashes.content[position] = columns["content_hash"]
-        return hashes
 
     def _settle(self) -> int:
         """Write the rows set aside that are no duplicates; return the identities that have several contents.
@@ -280,22 +280,33 @@ class _SeenHashes:
 
 
 class _HashFile:
-    """The hashes of all rows written, on disk: 16 bytes a row that memory need not hold."""
+    """The hashes of all rows written, most of them on disk: 16 bytes a row that memory need not hold."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("w+b")
-        # Rows of each batch: its identity hashes lie before its content hashes.
+        self._file: BinaryIO | None = None
+        # Rows of each batch in the file: its identity hashes lie before its content hashes.
         self._batches: list[int] = []
+        self._held: list[_Hashes] = []
+        self._held_rows = 0
 
     def append(self, hashes: _Hashes) -> None:
-        hashes.identity.tofile(self._file)
-        hashes.content.tofile(self._file)
-        self._batches.append(len(hashes.identity))
+        self._held.append(hashes)
+        self._held_rows += len(hashes.identity)
+        if self._held_rows > HASHES_IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = self._path.open("w+b")
+        for hashes in self._held:
+            hashes.identity.tofile(self._file)
+            hashes.content.tofile(self._file)
+            self._batches.append(len(hashes.identity))
+        self._held, self._held_rows = [], 0
 
     def matching(self, identities: _Words) -> _Hashes:
         """Return the hashes of written rows whose identity is among `identities`."""
-        self._file.flush()
         wanted = np.unique(identities)
         bits = SMALLEST_TABLE_BITS
         while bits < len(wanted) * 32:
@@ -304,23 +315,30 @@ class _HashFile:
         table.put(wanted)
         nothing = np.empty(0, dtype=np.uint64)
         found = [_Hashes(nothing, nothing)]
-        self._file.seek(0)
-        for rows in self._batches:
-            identity = np.fromfile(self._file, dtype=np.uint64, count=rows)
-            content = np.fromfile(self._file, dtype=np.uint64, count=rows)
-            likely = np.flatnonzero(table.has(identity))
-            place = np.minimum(np.searchsorted(wanted, identity[likely]), len(wanted) - 1)
-            likely = likely[wanted[place] == identity[likely]]
-            found.append(_Hashes(identity[likely], content[likely]))
+        for hashes in self._all():
+            likely = np.flatnonzero(table.has(hashes.identity))
+            place = np.minimum(np.searchsorted(wanted, hashes.identity[likely]), len(wanted) - 1)
+            likely = likely[wanted[place] == hashes.identity[likely]]
+            found.append(_Hashes(hashes.identity[likely], hashes.content[likely]))
         return _Hashes(
             np.concatenate([hashes.identity for hashes in found]), np.concatenate([hashes.content for hashes in found])
         )
 
+    def _all(self) -> Iterator[_Hashes]:
+        if self._file is not None:
+            self._file.flush()
+            self._file.seek(0)
+            for rows in self._batches:
+                identity = np.fromfile(self._file, dtype=np.uint64, count=rows)
+                yield _Hashes(identity, np.fromfile(self._file, dtype=np.uint64, count=rows))
+        yield from self._held
+
     def close(self) -> None:
-        try:
-            self._file.close()
-        finally:
-            self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            try:
+                self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
 
 
 def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
@@ -334,14 +352,17 @@ def _in_lake_form(table: pa.Table, *, source: str, file_id: int) -> pa.Table:
 
 
 def _counted(rows: pa.Table) -> Iterator[FileDay]:
-    instants = rows.column("event_at")
-    dated = pa.table({"file_id": rows.column("file_id"), "event_day": instants.cast(pa.date32()), "event_at": instants})
-    days = dated.group_by(["file_id", "event_day"]).aggregate([([], "count_all"), ("event_at", "min_max")])
-    for row in days.to_pylist():
-        yield FileDay(
-            file_id=row["file_id"],
-            event_day=row["event_day"],
-            rows=row["count_all"],
-            first_event_at=row["event_at_min_max"]["min"],
-            last_event_at=row["event_at_min_max"]["max"],
-        )
+    instants = rows.column("event_at").cast(pa.int64()).to_numpy()
+    files, days = rows.column("file_id").to_numpy(), instants // _MICROSECONDS_PER_DAY
+    for file_id in np.unique(files).tolist():
+        # Most tables are of one file and one day.
+        of_file = files == file_id
+        for day in np.unique(days[of_file]).tolist():
+            found = instants[of_file & (days == day)]
+            yield FileDay(
+                file_id=file_id,
+                event_day=_EPOCH.date() + timedelta(days=day),
+                rows=len(found),
+                first_event_at=_EPOCH + timedelta(microseconds=int(found.min())),
+                last_event_at=_EPOCH + timedelta(microseconds=int(found.max())),
+            )

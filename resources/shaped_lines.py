@@ -5,14 +5,13 @@ condition may be stricter than the rule, never laxer. A profile or a shape with 
 Not here: what a shape is (`billing_pipeline/sources/line_shape`), endpoints (shaped_paths), which lines are left (request_reader).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from billing_pipeline.sources.line_shape import LineShape
+from billing_pipeline.sources.line_shape import LineShape, usual_shapes
 from billing_pipeline.sources.profile import (
     IDENTIFIER,
     DurationField,
@@ -31,6 +30,7 @@ from resources.shaped_paths import LONGEST_PART, Routes, harmless_lengths, read_
 # Nothing that is looked at lies further behind a line's start: a buffer needs so much room behind its last line.
 LONGEST_SHAPE = 4_096
 _LONGEST_TOKEN = 16
+_MOST_SPELLINGS = 8
 # Lines that are read together: enough that calling costs little, few enough that what is known of them stays in the cache.
 _ROWS_AT_ONCE = 16_384
 _PLACES_PER_UNIT = {"s": 6, "ms": 3, "us": 0}
@@ -59,7 +59,6 @@ class Reading:
     routes: Routes
 
 
-@lru_cache
 def reading_of(profile: SourceProfile, shape: LineShape) -> Reading | None:
     """Return how lines of `shape` are read, None where that is for others to do."""
     fields, routes = _usual_fields(profile), routes_of(profile.endpoints)
@@ -114,6 +113,29 @@ def _usual_fields(profile: SourceProfile) -> Mapping[str, _Field] | None:
                 return None
     has_more = fields.scope is not None or fields.request_line is not None
     return None if has_more or len({spec.path for spec in usual.values()}) < len(usual) else usual
+
+
+class KnownSpellings:
+    """How lines were spelled so far, of all files that a thread has read: only what is spelled otherwise is looked at anew."""
+
+    def __init__(self) -> None:
+        self._readings: dict[tuple[str, LineShape], Reading] = {}
+
+    def readings(self, profile: SourceProfile) -> list[Reading]:
+        """Return the readings for `profile`."""
+        return [reading for (digest, _), reading in self._readings.items() if digest == profile.sha256]
+
+    def learned(self, profile: SourceProfile, lines: Iterable[bytes]) -> list[Reading]:
+        """Return readings for the spellings of `lines` that were not known, the most frequent first, and keep them."""
+        found = []
+        for shape in usual_shapes(lines):
+            reading = None if (profile.sha256, shape) in self._readings else reading_of(profile, shape)
+            if reading is not None:
+                found.append(reading)
+                self._readings[profile.sha256, shape] = reading
+        while len(self._readings) > _MOST_SPELLINGS:
+            self._readings.pop(next(iter(self._readings)))
+        return found
 
 
 def read_shaped(data: bytes, starts: Places, reading: Reading, *, latest_us: int) -> ShapedRows | None:

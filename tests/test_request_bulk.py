@@ -375,7 +375,7 @@ def same_reading(path: Path, profile: SourceProfile, queries: PreparedQueries, c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(request_reader, "FEW_LINES", 0)
         compare(read_file(path, profile, queries), expected, content)
-        patch.setattr(request_reader, "usual_shapes", lambda lines: ())
+        patch.setattr(request_reader.KnownSpellings, "learned", lambda *_: [])
         compare(read_file(path, profile, queries), expected, content)
 
 
@@ -634,6 +634,7 @@ class TestReadingLinesByPosition:
         profile, _ = lenient(name)
         file.write_bytes(content)
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(request_reader, "FEW_LINES", 0)
             patch.setattr(shaped_lines, "_ROWS_AT_ONCE", rows_at_once)
             patch.setattr(byte_windows, "_ROWS_AT_ONCE", rows_at_once)
             compare(read_file(file, profile, queries), read_line_by_line(content, profile), content)
@@ -655,7 +656,7 @@ class TestReadingLinesByPosition:
             "is_real_vehicle": ["true", "false"],
             "bytes": ["0", "12345678", "null"],
         }
-        good = [spelled(tokens_of(base))] * 20
+        good = [spelled(tokens_of(base))] * 40
         varied = [
             spelled(with_token(tokens_of(base), path, token))
             for path in base

@@ -371,7 +371,7 @@ class TestDuckdbErrors:
         failing = "select cast(line as integer) from lines where $latest::timestamp is not null"
         broken = replace(query, optimistic=failing, careful=failing)
         monkeypatch.setattr(request_reader, "lines_query", lambda *_, **__: broken)
-        monkeypatch.setattr(request_reader, "usual_shapes", lambda lines: ())
+        monkeypatch.setattr(request_reader.KnownSpellings, "learned", lambda *_: [])
         monkeypatch.setattr(request_reader, "FEW_LINES", 0)
         assert len(files.read(b"".join(lines(3))).records) == 3
 
@@ -379,7 +379,7 @@ class TestDuckdbErrors:
         def out_of_memory(*_: object, **__: object) -> None:
             raise duckdb.OutOfMemoryException("could not allocate for jane@example.com")
 
-        monkeypatch.setattr(request_reader, "usual_shapes", lambda lines: ())
+        monkeypatch.setattr(request_reader.KnownSpellings, "learned", lambda *_: [])
         monkeypatch.setattr(request_reader, "FEW_LINES", 0)
         monkeypatch.setattr(request_reader._Reading, "_run", out_of_memory)
         with pytest.raises(BulkReadError, match="OutOfMemoryException") as caught:

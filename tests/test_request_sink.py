@@ -1,7 +1,7 @@
 """Deduplication in one pass equals a set of (identity, content): laws 2 and 3 for a delivery day."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resources import duck, request_sink
-from resources.prepared_queries import PreparedQueries
+from resources import request_sink
 from resources.request_reader import RECORD_SCHEMA
 from resources.request_sink import LAKE_SCHEMA, RequestSink, Written
 
@@ -22,12 +21,6 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Row = tuple[str, int]
 # source, file id, rows
 Delivery = tuple[str, int, Sequence[Row]]
-
-
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedQueries]:
-    with duck.connect(tmp_path_factory.mktemp("duck"), threads=1) as engine, PreparedQueries(engine) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +50,13 @@ def table_of(rows: Sequence[Row], *, first_line: int = 1) -> pa.Table:
 
 def written(
     path: Path,
-    queries: PreparedQueries,
     deliveries: Sequence[Delivery],
     *,
     expected_rows: int = 0,
     identities_repeat: bool = True,
 ) -> Written:
     lines: Counter[int] = Counter()
-    with RequestSink(path, queries, expected_rows=expected_rows) as sink:
+    with RequestSink(path, expected_rows=expected_rows) as sink:
         for source, file_id, rows in deliveries:
             table = table_of(rows, first_line=lines[file_id] + 1)
             lines[file_id] += len(rows)
@@ -91,12 +83,11 @@ class TestDeduplication:
         deliveries: list[Delivery],
         table_bits: int,
         path: Path,
-        queries: PreparedQueries,
     ) -> None:
         """Also with a bit table so small that it is full: it only sets more rows aside."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(request_sink, "SMALLEST_TABLE_BITS", table_bits)
-            done = written(path, queries, deliveries)
+            done = written(path, deliveries)
         distinct = {(source, event_id, content) for source, _, rows in deliveries for event_id, content in rows}
         contents = defaultdict(set)
         for source, event_id, content in distinct:
@@ -108,12 +99,10 @@ class TestDeduplication:
 
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(rows=ROWS, cut=st.integers(0, 25))
-    def test_does_not_depend_on_where_a_file_is_cut_or_on_order(
-        self, rows: list[Row], cut: int, path: Path, queries: PreparedQueries
-    ) -> None:
-        whole = written(path, queries, [("api", 1, rows)])
+    def test_does_not_depend_on_where_a_file_is_cut_or_on_order(self, rows: list[Row], cut: int, path: Path) -> None:
+        whole = written(path, [("api", 1, rows)])
         rows_of_whole = kept(path)
-        parts = written(path, queries, [("api", 2, rows[::-1][:cut]), ("api", 1, rows[::-1][cut:])])
+        parts = written(path, [("api", 2, rows[::-1][:cut]), ("api", 1, rows[::-1][cut:])])
         assert kept(path) == rows_of_whole
         assert (parts.rows, parts.conflicting_identities, parts.event_days) == (
             whole.rows,
@@ -121,12 +110,12 @@ class TestDeduplication:
             whole.event_days,
         )
 
-    def test_keeps_one_copy_of_each_content_and_its_first_position(self, path: Path, queries: PreparedQueries) -> None:
+    def test_keeps_one_copy_of_each_content_and_its_first_position(self, path: Path) -> None:
         deliveries: list[Delivery] = [
             ("api", 1, [("a", 1), ("b", 1), ("a", 1)]),
             ("api", 2, [("b", 1), ("b", 2), ("c", 0), ("c", 0)]),
         ]
-        done = written(path, queries, deliveries)
+        done = written(path, deliveries)
         rows = pq.read_table(path).to_pylist()
         assert sorted((row["event_id"], row["file_id"], row["line_number"]) for row in rows) == [
             ("a", 1, 1),
@@ -136,51 +125,55 @@ class TestDeduplication:
         ]
         assert (done.rows, done.conflicting_identities) == (4, 1)
 
-    def test_takes_an_identity_of_another_source_for_another_one(self, path: Path, queries: PreparedQueries) -> None:
-        assert written(path, queries, [("api", 1, [("a", 1)]), ("auth", 2, [("a", 1), ("a", 2)])]).rows == 3
+    def test_takes_an_identity_of_another_source_for_another_one(self, path: Path) -> None:
+        assert written(path, [("api", 1, [("a", 1)]), ("auth", 2, [("a", 1), ("a", 2)])]).rows == 3
 
-    def test_leaves_rows_alone_whose_identity_is_their_position(self, path: Path, queries: PreparedQueries) -> None:
-        done = written(path, queries, [("web", 1, [("x", 1), ("x", 1)])], identities_repeat=False)
+    def test_leaves_rows_alone_whose_identity_is_their_position(self, path: Path) -> None:
+        done = written(path, [("web", 1, [("x", 1), ("x", 1)])], identities_repeat=False)
         assert (done.rows, done.conflicting_identities) == (2, 0)
 
-    def test_finds_a_repeat_far_behind_its_first_among_many(self, path: Path, queries: PreparedQueries) -> None:
+    def test_finds_a_repeat_far_behind_its_first_among_many(self, path: Path) -> None:
         many = [(f"r{number}", 1) for number in range(30_000)]
         parts = [("api", 1, many[start : start + 1_000]) for start in range(0, len(many), 1_000)]
-        done = written(path, queries, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
+        done = written(path, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
         assert (done.rows, done.conflicting_identities) == (30_001, 1)
 
-    def test_drops_the_right_rows_though_threads_give_hashes_back_in_any_order(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("expected_rows", [0, 100_000])
+    def test_drops_the_right_rows_of_a_table_in_pieces(self, tmp_path: Path, expected_rows: int) -> None:
         # Found in a demo: the mask of repeats met other rows than its own, and every count still balanced.
         rows = [(f"r-{number}", number % 7) for number in range(40_000)]
         repeated = rows[5_000:45_000:3] + rows[:2_000]
         table = table_of([*rows, *repeated])
-        batches = pa.Table.from_batches(table.to_batches(max_chunksize=2_048))
-        for attempt in range(8):
-            path = tmp_path / f"{attempt}.parquet"
-            with (
-                duck.connect(tmp_path, threads=4) as engine,
-                PreparedQueries(engine) as queries,
-                RequestSink(path, queries, expected_rows=len(rows)) as sink,
-            ):
-                sink.add(batches, source="api", file_id=1, identities_repeat=True)
-                sink.finish()
-            assert sorted(pq.read_table(path).column("line_number").to_pylist()) == list(range(1, len(rows) + 1))
+        pieces = pa.Table.from_batches(table.to_batches(max_chunksize=2_048))
+        with RequestSink(tmp_path / "day.parquet", expected_rows=expected_rows) as sink:
+            sink.add(pieces, source="api", file_id=1, identities_repeat=True)
+            sink.finish()
+        lines = pq.read_table(tmp_path / "day.parquet").column("line_number").to_pylist()
+        assert sorted(lines) == list(range(1, len(rows) + 1))
+
+    def test_finds_repeats_of_rows_whose_hashes_are_on_disk(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(request_sink, "HASHES_IN_MEMORY", 100)
+        many = [(f"r{number}", 1) for number in range(1_000)]
+        parts = [("api", 1, many[start : start + 70]) for start in range(0, len(many), 70)]
+        done = written(path, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
+        assert (done.rows, done.conflicting_identities) == (1_001, 1)
+        assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 class TestFile:
-    def test_has_the_columns_of_the_lake(self, path: Path, queries: PreparedQueries) -> None:
-        written(path, queries, [("api", 1, [("a", 1)])])
+    def test_has_the_columns_of_the_lake(self, path: Path) -> None:
+        written(path, [("api", 1, [("a", 1)])])
         (row,) = pq.read_table(path).to_pylist()
         assert list(row) == LAKE_SCHEMA.names
         assert (row["source"], row["file_id"], row["event_at"]) == ("api", 1, datetime(2026, 3, 1, 20))  # noqa: DTZ001
 
-    def test_of_nothing_is_a_file_without_rows(self, path: Path, queries: PreparedQueries) -> None:
-        done = written(path, queries, [])
+    def test_of_nothing_is_a_file_without_rows(self, path: Path) -> None:
+        done = written(path, [])
         assert (done.rows, done.file_days, dict(done.event_days)) == (0, (), {})
         assert pq.read_table(path).num_rows == 0
 
-    def test_tells_the_event_days_of_each_file(self, path: Path, queries: PreparedQueries) -> None:
-        done = written(path, queries, [("api", 1, [("a", 0), ("b", 2)]), ("api", 2, [("b", 2), ("c", 1)])])
+    def test_tells_the_event_days_of_each_file(self, path: Path) -> None:
+        done = written(path, [("api", 1, [("a", 0), ("b", 2)]), ("api", 2, [("b", 2), ("c", 1)])])
         assert [(entry.file_id, entry.event_day, entry.rows) for entry in done.file_days] == [
             (1, date(2026, 3, 1), 1),
             (1, date(2026, 3, 2), 1),
@@ -188,9 +181,9 @@ class TestFile:
         ]
         assert dict(done.event_days) == {date(2026, 3, 1): 2, date(2026, 3, 2): 1}
 
-    def test_leaves_no_hashes_behind_even_when_the_work_fails(self, path: Path, queries: PreparedQueries) -> None:
+    def test_leaves_no_hashes_behind_even_when_the_work_fails(self, path: Path) -> None:
         broken = table_of([("a", 1)]).drop_columns("method")
-        with RequestSink(path, queries, expected_rows=1) as sink:
+        with RequestSink(path, expected_rows=1) as sink:
             sink.add(table_of([("a", 1)]), source="api", file_id=1, identities_repeat=True)
             with pytest.raises(KeyError):
                 sink.add(broken, source="api", file_id=1, identities_repeat=True)
