@@ -257,6 +257,35 @@ def backtest(suite: Suite) -> Result:
     )
 
 
+def merged(suite: Suite) -> Result:
+    """A month of usage that cannot be added, rated by the hour and by merged days."""
+    from bench.merged import BY_HOUR, CHANGED, write_merged_catalog
+
+    accounts = max(1, suite.subscriptions // 50)
+    catalog = write_merged_catalog(suite.folder / f"catalog-merged-{accounts}", accounts=accounts)
+    task = Task(contender="merged", options={"days": min(31, suite.days)})
+    median = suite.bench.interleaved([task], runs=suite.runs, catalog=catalog, told=suite.told)[0]
+    seconds = {part.name: part.seconds for part in median.parts}
+    faster = seconds[BY_HOUR] / seconds[CHANGED]
+    size = f"{median.facts['merged_bytes'] / 1e6:,.0f} MB beside {median.facts['usage_bytes'] / 1e6:,.0f} MB of usage"
+    return Result(
+        case="merged",
+        title=f"{median.facts['charges']:,} charges of a unique count and a percentile, {median.facts['usage_rows']:,} usage rows",
+        columns=("rated", "wall s"),
+        rows=tuple((part.name, f"{part.seconds:.2f}") for part in median.parts),
+        goals=(
+            Goal(
+                name="merged days",
+                goal="one changed day of a month at least 3 times as fast as every hour",
+                seen=f"{faster:.1f} times",
+                is_met=faster >= 3,
+            ),
+        ),
+        notes=(f"Kept for it: {size}.",),
+        medians=(median,),
+    )
+
+
 def bulk_load(suite: Suite) -> Result:
     """Rows a second through copy_arrow."""
     task = Task(contender="copy", options={"rows": suite.copied_rows})
@@ -309,6 +338,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "backfill": backfill,
     "rating": rating,
     "backtest": backtest,
+    "merged": merged,
     "copy": bulk_load,
     "storage": storage,
     "stripe-calls": stripe_calls,

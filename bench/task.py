@@ -29,6 +29,7 @@ CONTENDERS = {
     "rating": "bench.money:rate_lines",
     "booking": "bench.money:book_charges",
     "backtest": "bench.backtest:run_backtest",
+    "merged": "bench.merged:rate_merged",
     "copy": "bench.bulk_load:load_rows",
     "storage-data": "bench.storage_contenders:make",
     "storage-scan": "bench.storage_contenders:scan",

@@ -3,7 +3,7 @@
 A price is charged over an unbroken stretch of phases that have it, cut where its cadence's periods begin: a change of plan ends
 the stretch of a price that the new plan does not have, and begins one of those that it adds; what both have goes on, tiers and
 all. Nothing is charged in a pause, and in a trial what the plan says. Not here: quantities and amounts (rating), phases
-(catalog). ADR 0014.
+(catalog). ADR 0035.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

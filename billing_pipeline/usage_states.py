@@ -2,7 +2,7 @@
 
 What `meters.merge` makes of rows it also makes of their combined state, so that a period is merged from days, and days from
 hours, in any grouping and order. Days are combined in blocks of 1, 2, 4, .. days that begin at multiples of their size: a day
-that changes concerns one block of each size, whatever periods there are. Not here: keeping blocks (merged_usage). ADR 0018.
+that changes concerns one block of each size, whatever periods there are. Not here: keeping blocks (merged_usage). ADR 0036.
 """
 
 from collections import Counter

@@ -2,7 +2,7 @@
 
 A block is kept with a digest of the builds of its days, read before the usage itself, so that one whose day was built anew is
 made again from its halves: the day's hours and the blocks beside it. Days without a build, and the parts of days at a period's
-ends, are read by the hour. Not here: what combines (usage_states), rating (charge_usage). ADR 0018.
+ends, are read by the hour. Not here: what combines (usage_states), rating (charge_usage). ADR 0036.
 """
 
 import hashlib

@@ -101,6 +101,15 @@ class TestOtherCases:
         assert runs[0].facts["event_days"] == DAYS
         assert_same_usage(runs)
 
+    def test_merged_days_come_to_the_same_charges_as_hours(self, suite: Suite) -> None:
+        result = cases.merged(suite)
+        assert [row[0] for row in result.rows] == [
+            "by the hour",
+            "merged at first",
+            "nothing changed",
+            "one day built anew",
+        ]
+
     def test_backtest_rates_and_changes_every_metered_charge(self, suite: Suite) -> None:
         result = cases.backtest(suite)
         facts = result.medians[0].facts

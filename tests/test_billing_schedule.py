@@ -1,5 +1,6 @@
 """What is charged when: periods that tile a subscription's life, cadences, what a change splits and what it leaves whole."""
 
+import re
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from billing_pipeline.catalog import Catalog, CatalogError, parse_catalog
 from billing_pipeline.periods import BillingAnchor, Window
 from billing_pipeline.rating import Rated, rate_flat_fee
 from billing_pipeline.rating.flat_fees import QuantityMissingError
+from resources.settings import PROJECT_ROOT
 
 
 def at(text: str) -> datetime:
@@ -379,3 +381,26 @@ class TestQuantities:
         prices = PRICES.replace('id = "seats"', 'id = "seats"\nprorate = "none"')
         (seats,) = rated(catalog(UPGRADED, prices=prices), "seats", MARCH)
         assert seats.exact == 50
+
+
+class TestDocumentation:
+    def test_the_page_s_example_means_what_it_says(self) -> None:
+        page = (PROJECT_ROOT / "docs" / "subscriptions.md").read_text()
+        example, plan_versions = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+        prices = "".join(fee(name, "1.00", per="seat") for name in ("team_fee", "team_fee_2026")) + PRICES
+        plans = plan_versions + '[[plan]]\nid = "business"\nprices = ["team_fee"]\n'
+        body = example.split('account = "acme"\n')[1]
+        found = catalog(body, prices=prices, plans=plans).subscriptions["s"]
+        assert [
+            (f"{one.starts_at:%m-%d}", one.plan_id, one.plan_version, one.status.value) for one in found.phases
+        ] == [
+            ("01-01", "team", 1, "trial"),
+            ("01-15", "team", 1, "active"),
+            ("03-10", "business", 1, "active"),
+            ("03-16", "business", 1, "active"),
+            ("04-02", "business", 1, "paused"),
+            ("04-20", "business", 1, "active"),
+            # The downgrade of May 3rd takes effect where the month of an anchor on the 31st ends.
+            ("05-31", "team", 1, "active"),
+        ]
+        assert found.ends_at is None
