@@ -482,3 +482,24 @@ class TestTogether:
         assert findings(accounts=BASE["accounts.toml"].replace('{ id = "c1" }', never)) == [
             "accounts.toml: acme: clients: client 'c1' is valid at no instant"
         ]
+
+
+class TestLines:
+    def test_an_error_names_the_line_of_the_field_or_of_the_entry(self) -> None:
+        prices = BASE["prices.toml"].replace('meter = "requests"', 'meter = "nothing"') + VERSION_2.replace(
+            "2026-03", "2025-03"
+        )
+        with pytest.raises(CatalogError) as caught:
+            parse(prices=prices, accounts=BASE["accounts.toml"].replace('currency = "USD"\n', 'currency = "USX"\n'))
+        lines = {(finding.file, finding.field): finding.line for finding in caught.value.findings}
+        assert lines["prices.toml", "meter"] == 4
+        # Two versions write an effective_from: the line is that of the price's id.
+        assert lines["prices.toml", "versions.1.effective_from"] == 3
+        assert lines["accounts.toml", "currency"] == 4
+        assert "accounts.toml: acme: currency: currency 'USX' is not in ISO 4217 (line 4)" in str(caught.value)
+
+    def test_what_has_no_place_has_no_line(self) -> None:
+        with pytest.raises(CatalogError) as caught:
+            parse_catalog({name: text.encode() for name, text in BASE.items() if name != "plans.toml"})
+        assert [finding.line for finding in caught.value.findings] == [None]
+        assert "plans.toml: is missing" in str(caught.value)

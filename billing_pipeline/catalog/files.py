@@ -53,12 +53,18 @@ OPTIONAL: frozenset[Kind] = frozenset({Kind.FEATURE, Kind.ENTITLEMENT, Kind.RECU
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong: the file, the entry's id, the field, and what would be right."""
+    """One thing that is wrong: the file, the entry's id, the field, and what would be right; the line where it is known."""
 
     file: str
     entry: str
     field: str
     message: str
+    line: int | None = None
+
+    @property
+    def with_line(self) -> str:
+        """Return it as text, with its line."""
+        return str(self) if self.line is None else f"{self} (line {self.line})"
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.file, self.entry, self.field) if part)
@@ -71,7 +77,7 @@ class CatalogError(BillingError):
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(findings)
         count = len(self.findings)
-        shown = [f"\n    - {finding}" for finding in self.findings[:50]]
+        shown = [f"\n    - {finding.with_line}" for finding in self.findings[:50]]
         if count > len(shown):
             shown.append(f"\n    - and {count - len(shown)} more")
         super().__init__(

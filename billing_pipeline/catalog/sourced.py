@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from billing_pipeline.catalog.entries import Catalog, Kind
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
+from billing_pipeline.catalog.lines import placed
 from billing_pipeline.catalog.validation import catalog_of
 from billing_pipeline.sources.personal_names import Pseudonymise
 
@@ -93,7 +94,7 @@ def merged_catalog(
         except CatalogError as error:
             left_out = [_leave_out(drafts, finding, findings) for finding in _first_of_each(error.findings)]
             if not all(left_out):
-                raise
+                raise CatalogError(placed(error.findings, files)) from None
             drafts = [draft for draft in drafts if draft.start is not None]
             continue
         return Merged(

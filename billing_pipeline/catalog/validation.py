@@ -25,6 +25,7 @@ from billing_pipeline.catalog.entries import (
     Timing,
 )
 from billing_pipeline.catalog.files import FILES, CatalogError, Finding, Reader
+from billing_pipeline.catalog.lines import placed
 from billing_pipeline.catalog.models import MeteredBalance, MinimumSpend
 from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.price_validation import is_zone, meter_problems, usage_shape, version_problems
@@ -47,7 +48,10 @@ def parse_catalog(files: Mapping[str, bytes], pseudonymise: Pseudonymise | None 
     """
     reader = Reader(pseudonymise)
     reader.read_files(files)
-    return catalog_of(reader)
+    try:
+        return catalog_of(reader)
+    except CatalogError as error:
+        raise CatalogError(placed(error.findings, files)) from None
 
 
 def restore_catalog(contents: Iterable[tuple[Kind, str]]) -> Catalog:
