@@ -3,8 +3,10 @@
 Not here: reading the file (resources/stripe_sync/policy_file), secrets and addresses (settings).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 from billing_pipeline.stripe_sync.credit_split import Excess
@@ -15,6 +17,16 @@ class Collection(StrEnum):
 
     CHARGE_AUTOMATICALLY = "charge_automatically"
     SEND_INVOICE = "send_invoice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterRoute:
+    """A price whose usage is told to a meter at Stripe. `multiply` makes the price's quantity whole units of the meter: GB-months
+    x 1000 are MB-months."""
+
+    price_id: str
+    event_name: str
+    multiply: Decimal = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +43,7 @@ class SyncPolicy:
 
     Invoices of accounts without a subscription at Stripe are made here: `collection`, and `days_until_due` of those sent.
     Credited money that was paid already becomes `credit_excess`; the customer is mailed of it when `mail_credit_notes` says so.
+    `meters` by price id, for prices of `billing_mode` stripe_meter; what no summary shows `confirm_meters_within` is told of.
     """
 
     daily_push: bool = True
@@ -45,3 +58,5 @@ class SyncPolicy:
     days_until_due: int = 30
     credit_excess: Excess = Excess.BALANCE
     mail_credit_notes: bool = False
+    meters: Mapping[str, MeterRoute] = field(default_factory=dict, hash=False)
+    confirm_meters_within: timedelta = timedelta(hours=1)

@@ -29,6 +29,7 @@ from resources.stripe_sync.adjusted import invoices_adjusted
 from resources.stripe_sync.charged import Charged, record_charged, standing_of
 from resources.stripe_sync.held import BulkListing, HeldAtStripe
 from resources.stripe_sync.intent_store import Doer, Purpose, Write
+from resources.stripe_sync.meter_writer import MeterWriter
 from resources.stripe_sync.open_invoices import open_invoices
 from resources.stripe_sync.own_invoices import own_invoice, write_of_new_invoice
 from resources.stripe_sync.requests import Held, write_of
@@ -78,6 +79,9 @@ class AccountSync:
     run_id: str
     purpose: Purpose
     clock: Callable[[], datetime]
+    meters: MeterWriter
+    again: bool = False
+    """Tell meters again what they have reported not to count."""
     sleep: Callable[[float], None] = time.sleep
     reached: Reached = nothing_reached
 
@@ -116,7 +120,7 @@ class AccountSync:
         planned = self._plan(account, invoices, held)
         if planned.problems:
             raise _unsyncable(account, "; ".join(planned.problems))
-        return tuple(planned.writes)
+        return (*planned.writes, *self.meters.preview(account, invoices, now=self.clock()))
 
     def _sync_locked(
         self, account: StripeAccount, began_at: datetime, fresh_for_seconds: float, listing: BulkListing | None
@@ -150,6 +154,7 @@ class AccountSync:
                 break
         else:
             problems.append("Stripe and the books are still apart after several rounds")
+        problems += self.meters.bring(account, invoices, writer, again=self.again)
         return self._ended(account, held, digest, began_at, problems, writer.writes)
 
     def _ended(
@@ -176,6 +181,9 @@ class AccountSync:
                     run_id=self.run_id,
                 )
                 sync_store.close_finding(self.connection, FindingKind.ACCOUNT_FAILED, account.account_id, now=now)
+                sync_store.close_findings_of_account(
+                    self.connection, FindingKind.FINAL_BEFORE_TRUE_UP, account.account_id, now=now
+                )
         self.reached("recorded")
         if problems:
             return self._not_in_step(account, SyncState.FAILED, "; ".join(problems), writes=writes)

@@ -37,6 +37,11 @@ def for_time(invoice: Json, now: datetime, enough_time: timedelta, policy: SyncP
     return min(now + 2 * least, _made_at(invoice) + policy.hold_at_most)
 
 
+def longest(invoice: Json, policy: SyncPolicy) -> datetime:
+    """Return until when a draft may be held at most, a person's hold aside."""
+    return _made_at(invoice) + policy.hold_at_most
+
+
 def hold(writer: Writer, invoice: Json, until: datetime) -> datetime | None:
     """Keep the draft one until then at most, if it is not kept so long already; return when Stripe finalizes it, None: never."""
     current = finalizes_at(invoice)

@@ -63,15 +63,17 @@ class NotADeadLetterError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """A call to be made, and what it is about: an item's key, an invoice, a credit note."""
+    """A call to be made, and what it is about: an item's key, an invoice, a credit note. `meaning` stands for its parameters where
+    two calls of other parameters are the same request."""
 
     subject: str
     call: StripeCall
+    meaning: str = ""
 
     @property
     def digest(self) -> str:
         """Return the SHA-256 of the request: the same digest, the same request."""
-        parts = [str(self.call.operation), list(self.call.ids), self.call.params]
+        parts = [str(self.call.operation), list(self.call.ids), self.meaning or self.call.params]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def marked(self, intent_id: UUID) -> "Write":

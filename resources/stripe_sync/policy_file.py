@@ -5,14 +5,16 @@ Not here: what the decisions mean (billing_pipeline.stripe_sync.policy), keys an
 
 import tomllib
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from billing_pipeline.catalog.fields import Amount
 from billing_pipeline.errors import BillingError
 from billing_pipeline.stripe_sync.credit_split import Excess
-from billing_pipeline.stripe_sync.policy import Collection, SyncPolicy
+from billing_pipeline.stripe_sync.policy import Collection, MeterRoute, SyncPolicy
 
 POLICY_FILE = "stripe.toml"
 _Hours = Annotated[int, Field(strict=True, ge=1, le=72)]
@@ -51,11 +53,41 @@ class _CreditNotes(_Table):
     mail_customer: Annotated[bool, Field(strict=True)] = False
 
 
+class _Meter(_Table):
+    price: Annotated[str, Field(min_length=1)]
+    event_name: Annotated[str, Field(min_length=1, max_length=100)]
+    multiply: Amount = Decimal(1)
+    api: str = "meter_events"
+
+    @field_validator("api")
+    @classmethod
+    def _is_there(cls, api: str) -> str:
+        if api != "meter_events":
+            raise ValueError(
+                f"{api!r} is no way to tell usage: Stripe has removed usage records (API 2025-03-31); it takes meter_events, on a "
+                "meter with formula last"
+            )
+        return api
+
+    @field_validator("multiply")
+    @classmethod
+    def _is_above_nothing(cls, multiply: Decimal) -> Decimal:
+        if multiply <= 0:
+            raise ValueError("a quantity is multiplied by more than 0")
+        return multiply
+
+
+class _Meters(_Table):
+    confirm_within_minutes: _Minutes = 60
+
+
 class _File(_Table):
     sync: _Sync = _Sync()
     true_up: _TrueUp = _TrueUp()
     own_invoices: _OwnInvoices = _OwnInvoices()
     credit_notes: _CreditNotes = _CreditNotes()
+    meters: _Meters = _Meters()
+    meter: tuple[_Meter, ...] = ()
 
 
 def load_sync_policy(folder: Path) -> SyncPolicy:
@@ -73,6 +105,12 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
         raise _wrong(path, [f"cannot be read: {error}"]) from error
     except ValidationError as error:
         raise _wrong(path, [_problem(one["loc"], one["msg"]) for one in error.errors(include_url=False)]) from None
+    routes = {
+        one.price: MeterRoute(price_id=one.price, event_name=one.event_name, multiply=one.multiply)
+        for one in found.meter
+    }
+    if len(routes) < len(found.meter):
+        raise _wrong(path, ["meter: a price has one block"])
     return SyncPolicy(
         daily_push=found.sync.daily_push,
         concurrency=found.sync.concurrency,
@@ -86,6 +124,8 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
         days_until_due=found.own_invoices.days_until_due,
         credit_excess=found.credit_notes.paid_money_becomes,
         mail_credit_notes=found.credit_notes.mail_customer,
+        meters=routes,
+        confirm_meters_within=timedelta(minutes=found.meters.confirm_within_minutes),
     )
 
 

@@ -21,6 +21,7 @@ from billing_pipeline.stripe_sync.policy import SyncPolicy
 from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.invoice_store import InvoiceStore
+from resources.stripe_api.calls import Json
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
 from resources.stripe_mirror import changed_accounts
 from resources.stripe_mirror.links import stripe_links
@@ -29,6 +30,8 @@ from resources.stripe_sync.account_sync import AccountOutcome, AccountSync, want
 from resources.stripe_sync.accounts import StripeAccount, stripe_accounts
 from resources.stripe_sync.held import list_all
 from resources.stripe_sync.intent_store import Purpose, Write
+from resources.stripe_sync.meter_errors import tell_meter_errors
+from resources.stripe_sync.meter_writer import MeterUnusableError, MeterWriter, usable_meters
 from resources.stripe_sync.sync_store import FindingKind, RunCounts, SyncState
 from resources.stripe_sync.work import Worked, work_on
 from resources.stripe_sync.writer import Reached, nothing_reached
@@ -97,6 +100,7 @@ class StripeSync:
         self.store.compile_invoices(as_of=began_at, accounts=accounts)
         linked, invoices, unlinked = self._accounts(accounts)
         self._tell_unlinked(unlinked, linked, run_id)
+        tell_meter_errors(self.database, now=began_at)
         changed = self._changed_at_stripe()
         due = self._due(linked, invoices, began_at, changed=frozenset(changed), verify=verify)
         sync_store.begin_run(self.database, run_id, purpose, now=began_at)
@@ -108,12 +112,13 @@ class StripeSync:
                 with self.database.reading() as connection:
                     newest = intent_store.newest_number(connection)
                 listing = list_all(gateway, since=_since(due, invoices, began_at), after_intent=newest)
+            meters = usable_meters(gateway, self.policy) if due else {}
             worked = work_on(
                 self.database,
                 due,
-                lambda connection, account: self._account_sync(gateway, connection, run_id, purpose).sync(
-                    account, fresh_for_seconds=0, listing=listing
-                ),
+                lambda connection, account: self._account_sync(
+                    gateway, connection, run_id, purpose, meters, again=verify
+                ).sync(account, fresh_for_seconds=0, listing=listing),
                 concurrency=self.policy.concurrency,
             )
         except (StripeUnavailableError, StripeDeniedError) as error:
@@ -147,7 +152,8 @@ class StripeSync:
         self.store.compile_invoices(as_of=self.clock(), accounts=[account_id])
         with closing(self.database.connect()) as connection:
             connection.autocommit = True
-            sync = self._account_sync(gateway, connection, run_id, Purpose.DEMAND)
+            meters = usable_meters(gateway, self.policy)
+            sync = self._account_sync(gateway, connection, run_id, Purpose.DEMAND, meters)
             return sync.sync(account, fresh_for_seconds=DEMAND_FRESH_SECONDS)
 
     def preview(self, accounts: Sequence[str] | None = None) -> Iterator[tuple[str, tuple[Write, ...] | str]]:
@@ -164,7 +170,8 @@ class StripeSync:
             yield account_id, "it has no customer at Stripe"
         with closing(self.database.connect()) as connection:
             connection.autocommit = True
-            sync = self._account_sync(gateway, connection, "dry run", Purpose.DEMAND)
+            meters = usable_meters(gateway, self.policy)
+            sync = self._account_sync(gateway, connection, "dry run", Purpose.DEMAND, meters)
             for account in linked.values():
                 try:
                     yield account.account_id, sync.preview(account)
@@ -174,7 +181,14 @@ class StripeSync:
                     yield account.account_id, error.what
 
     def _account_sync(
-        self, gateway: "StripeGateway", connection: psycopg.Connection, run_id: str, purpose: Purpose
+        self,
+        gateway: "StripeGateway",
+        connection: psycopg.Connection,
+        run_id: str,
+        purpose: Purpose,
+        meters: Mapping[str, Json | MeterUnusableError],
+        *,
+        again: bool = False,
     ) -> AccountSync:
         return AccountSync(
             store=self.store,
@@ -184,6 +198,8 @@ class StripeSync:
             run_id=run_id,
             purpose=purpose,
             clock=self.clock,
+            meters=MeterWriter(gateway=gateway, connection=connection, policy=self.policy, meters=meters),
+            again=again,
             sleep=self.sleep,
             reached=self.reached,
         )
@@ -232,6 +248,7 @@ class StripeSync:
         with self.database.reading() as connection:
             states = sync_store.account_states(connection)
             unfinished = intent_store.customers_with_open_intents(connection)
+            unfinished |= sync_store.customers_with_unconfirmed_totals(connection)
         due = []
         for account_id, account in sorted(linked.items()):
             state = states.get(account_id)

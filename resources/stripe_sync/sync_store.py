@@ -208,6 +208,14 @@ def known_item_ids(connection: psycopg.Connection, customer_id: str) -> tuple[st
     return tuple(row[0] for row in rows)
 
 
+def customers_with_unconfirmed_totals(connection: psycopg.Connection) -> frozenset[str]:
+    """Return the customers of whom a meter was told something that no summary has shown yet."""
+    rows = connection.execute(
+        "select distinct customer_id from stripe.sync_meter where state in ('sending', 'sent', 'unconfirmed')"
+    )
+    return frozenset(row[0] for row in rows)
+
+
 def begin_run(database: Database, run_id: str, purpose: str, *, now: datetime) -> None:
     """Write that a run began; one that dies stays without an end."""
     with database.transaction() as connection:
@@ -274,6 +282,16 @@ def close_findings(
     connection.execute(
         "update stripe.sync_finding set closed_at = %s where kind = %s and subject = any(%s) and closed_at is null",
         [now, kind, list(subjects)],
+    )
+
+
+def close_findings_of_account(
+    connection: psycopg.Connection, kind: FindingKind, account_id: str, *, now: datetime
+) -> None:
+    """Say that those of an account are gone."""
+    connection.execute(
+        "update stripe.sync_finding set closed_at = %s where kind = %s and account_id = %s and closed_at is null",
+        [now, kind, account_id],
     )
 
 

@@ -28,6 +28,7 @@ from resources.stripe_sync.charged import amounts_by_key, finalized_at_of, recor
 from resources.stripe_sync.draft_target import Draft, NoSuchPeriodError, Target, target_of_draft, target_of_period
 from resources.stripe_sync.held import BulkListing, HeldAtStripe
 from resources.stripe_sync.intent_store import Doer, Purpose
+from resources.stripe_sync.meter_writer import MeterWriter
 from resources.stripe_sync.open_invoices import open_invoices
 from resources.stripe_sync.requests import Held, write_of
 from resources.stripe_sync.sync_store import FindingKind, TrueUpRow, TrueUpState
@@ -89,6 +90,7 @@ class TrueUp:
     clock: Callable[[], datetime]
     enough_time: timedelta
     drafts: DraftListing
+    meters: MeterWriter
     items: BulkListing | None = None
     sleep: Callable[[float], None] = time.sleep
     reached: Reached = nothing_reached
@@ -193,8 +195,11 @@ class TrueUp:
     ) -> TrueUpOutcome:
         """Write that the draft was read back and is right; let it go unless its period is not whole or a person holds it."""
         self.reached("right")
-        if target.why_kept is not None:
-            return self._waiting(draft, target, invoice, finalizes_at, target.why_kept)
+        kept = target.why_kept or self._meters_kept(draft, target, writer)
+        if kept is not None:
+            if target.why_kept is None:
+                finalizes_at = holding.hold(writer, invoice, holding.longest(invoice, self.policy)) or finalizes_at
+            return self._waiting(draft, target, invoice, finalizes_at, kept)
         holding.let_go(writer, invoice, finalizes_at, self.clock(), self.policy, is_ours=draft.is_ours)
         now = self.clock()
         with self.connection.transaction():
@@ -206,6 +211,13 @@ class TrueUp:
                 sync_store.close_finding(self.connection, kind, draft.invoice_id, now=now)
         self.reached("recorded")
         return self._outcome(draft, Outcome.RIGHT)
+
+    def _meters_kept(self, draft: Draft, target: Target, writer: Writer) -> str | None:
+        """Tell the meters the final totals of the period, and return why the draft waits for them."""
+        if target.compiled is None or not any(item.by_meter for item in target.compiled.detail):
+            return None
+        problems = self.meters.bring(draft.account, [target.compiled], writer)
+        return "; ".join(problems) or self.meters.why_kept(draft.account, target.compiled)
 
     def _waiting(
         self, draft: Draft, target: Target, invoice: Json, finalizes_at: datetime | None, kept: str

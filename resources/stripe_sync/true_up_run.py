@@ -29,6 +29,7 @@ from resources.stripe_sync.accounts import StripeAccount, stripe_accounts
 from resources.stripe_sync.draft_target import Draft
 from resources.stripe_sync.held import BulkListing, list_all
 from resources.stripe_sync.intent_store import Purpose
+from resources.stripe_sync.meter_writer import MeterWriter, usable_meters
 from resources.stripe_sync.sync_store import RunCounts
 from resources.stripe_sync.true_up import DraftListing, Outcome, TrueUp, TrueUpOutcome
 from resources.stripe_sync.work import Worked, work_on
@@ -118,6 +119,7 @@ class StripeTrueUp:
         enough_time = timedelta(seconds=2 * len(drafts) * _CALLS_OF_ONE_OPERATION / gateway.limiter.pace.per_operation)
         try:
             listing, items = self._lists(gateway, drafts)
+            meters = usable_meters(gateway, self.policy)
         except (StripeUnavailableError, StripeDeniedError) as error:
             return Worked(results=(), left_over=tuple(drafts), problem=error.what)
 
@@ -132,6 +134,7 @@ class StripeTrueUp:
                 clock=self.clock,
                 enough_time=enough_time,
                 drafts=listing,
+                meters=MeterWriter(gateway=gateway, connection=connection, policy=self.policy, meters=meters),
                 items=items,
                 sleep=self.sleep,
                 reached=self.reached,

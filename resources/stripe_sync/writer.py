@@ -117,6 +117,42 @@ class Writer:
                 self.answered.append(intent)
         return sent
 
+    def settle_meter_events(self) -> tuple[str, ...]:
+        """Settle meter events that earlier runs left open: one that may not have arrived is sent again as it is, under its key and
+        its identifier, so that a newer one is newer for Stripe too. After the key's life it is lost, and the newer one says it all.
+        Return the identifiers of those that Stripe has by now.
+
+        Raises:
+            StripeUnavailableError, StripeDeniedError: nothing more can be done now.
+        """
+        taken = []
+        for intent in intent_store.open_intents(self.connection, self.doer.customer_id):
+            if intent.write.call.operation is not Operation.METER_EVENTS_CREATE:
+                continue
+            if intent.state is IntentState.PLANNED:
+                self._end(intent, IntentState.ABANDONED, why="the run ended before it was sent")
+            elif intent.state is IntentState.ANSWERED:
+                self._end(intent, IntentState.CONFIRMED)
+                taken.append(intent.write.subject)
+            elif self._age(intent) >= KEY_LIFE:
+                self._end(intent, IntentState.LOST, why="a newer total says it")
+            else:
+                try:
+                    self._send(intent)
+                except StripeUnavailableError as error:
+                    if not error.result_is_stored:
+                        raise
+                    self._end(intent, IntentState.SUPERSEDED, why="Stripe keeps a failure for its key")
+        return (*taken, *self.confirm_meter_events())
+
+    def confirm_meter_events(self) -> tuple[str, ...]:
+        """Confirm meter events that were answered, which cannot be read back one by one, and return their identifiers."""
+        events = [one for one in self.answered if one.write.call.operation is Operation.METER_EVENTS_CREATE]
+        for intent in events:
+            self._end(intent, IntentState.CONFIRMED)
+        self.answered = [one for one in self.answered if one not in events]
+        return tuple(intent.write.subject for intent in events)
+
     def send(self, writes: Sequence[Write]) -> tuple[str, ...]:
         """Write down all, then send one after the other; return what Stripe refused, in words.
 
@@ -242,6 +278,10 @@ class Writer:
         return None
 
     def _refused(self, intent: Intent, error: StripeRefusedError) -> str | None:
+        if intent.write.call.operation is Operation.METER_EVENTS_CREATE and error.param == "identifier":
+            # The identifier is of this very value and time: Stripe has it.
+            self.answered.append(intent)
+            return None
         if _is_overtaken(intent.write.call, error):
             self._end(intent, IntentState.SUPERSEDED, why=f"{error.code or error.status}: {error.answer}")
             return None
@@ -280,6 +320,6 @@ class Writer:
 
 def _is_overtaken(call: StripeCall, error: StripeRefusedError) -> bool:
     """Tell whether what the call was to change is gone or final: no mistake, but something to plan anew."""
-    if call.operation in _CREATES:
+    if call.operation in (*_CREATES, Operation.METER_EVENTS_CREATE):
         return False
     return error.is_missing or error.code == _NOT_EDITABLE
