@@ -296,3 +296,24 @@ class TestReports:
         assert "meter_event_customer_not_found" in finding.message
         assert world.customers["beta"] in finding.message
         assert finding.account_id == "beta"
+
+    def test_are_closed_once_stripe_counts_all_totals_of_the_account(self, world: StripeWorld) -> None:
+        with world.database.transaction() as connection:
+            for account in ("beta", "acme"):
+                sync_store.open_finding(
+                    connection,
+                    FindingKind.METER_ERROR,
+                    f"evt_{account}",
+                    "not counted",
+                    account_id=account,
+                    now=world.now,
+                )
+        world.use("beta", "2026-03-01", 94)
+        world.sync()
+        world.advance_to(world.now + timedelta(hours=2))
+        world.sync()
+        with world.database.reading() as connection:
+            left = [
+                one.account_id for one in sync_store.open_findings(connection) if one.kind is FindingKind.METER_ERROR
+            ]
+        assert left == ["acme"]

@@ -164,8 +164,8 @@ class MeterWriter:
         seen = [Decimal(one["aggregated_value"]) for one in self.gateway.pages(call)]
         if seen and seen[0] == told.value:
             self._set_state(total, MeterState.CONFIRMED, writer.clock())
-            for kind in (FindingKind.METER_UNCONFIRMED, FindingKind.METER_ERROR):
-                self._close(kind, total, writer)
+            self._close(FindingKind.METER_UNCONFIRMED, total, writer)
+            self._close_errors(account, writer)
             return None
         if writer.clock() < told.sent_at + self.policy.confirm_meters_within:
             return None
@@ -178,6 +178,18 @@ class MeterWriter:
             f"meter {total.event_name} was told {told.value} at {told.sent_at:%Y-%m-%d %H:%M} UTC and counts {counted}",
             writer.clock(),
         )
+
+    def _close_errors(self, account: StripeAccount, writer: Writer) -> None:
+        """Close what was reported of the account's events, once Stripe counts all of its totals again."""
+        with self.connection.transaction():
+            row = self.connection.execute(
+                "select exists (select from stripe.sync_meter where account_id = %s and state = 'failed')",
+                [account.account_id],
+            ).fetchone()
+            if row is not None and not row[0]:
+                sync_store.close_findings_of_account(
+                    self.connection, FindingKind.METER_ERROR, account.account_id, now=writer.clock()
+                )
 
     def _told(self, total: MeterTotal) -> _Told | None:
         row = self.connection.execute(
