@@ -17,6 +17,7 @@ from assets.plots import signed_bars
 from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange
 from resources.backtest.backtest_store import BacktestStore
+from resources.catalog_places import errors_placed
 from resources.catalog_store import read_catalog
 
 KEY = "backtest/scenarios"
@@ -54,7 +55,7 @@ def backtest_asset() -> dg.AssetsDefinition:
     def scenarios(
         config: BacktestConfig, backtest_store: dg.ResourceParam[BacktestStore]
     ) -> dg.MaterializeResult[None]:
-        with retried_when_transient():
+        with retried_when_transient(), errors_placed(Path(config.catalog)):
             found = backtest_store.run(
                 read_catalog(Path(config.catalog)),
                 first=date.fromisoformat(config.first_day),

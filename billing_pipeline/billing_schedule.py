@@ -55,8 +55,7 @@ def scheduled_charges(catalog: Catalog, subscription: Subscription, window: Wind
     Periods of one price do not overlap, and together cover the time in which it is charged.
     """
     for price, phases in stretches(catalog, subscription):
-        starts_at, ends_at = phases[0].starts_at, phases[-1].ends_at
-        for period in _periods(subscription, price.cadence, starts_at, ends_at, window):
+        for period in _periods(subscription, price.cadence, phases[0].starts_at, phases[-1].ends_at, window):
             held = tuple(_held(phases, period.window))
             yield ScheduledCharge(subscription, price, period, _plan_at(phases, period.window), held)
 
@@ -124,18 +123,26 @@ def _charged(catalog: Catalog, phase: Phase) -> Iterator[Price]:
 def _periods(
     subscription: Subscription, cadence: Cadence, starts_at: datetime, ends_at: datetime | None, window: Window
 ) -> Iterator[BillingPeriod]:
-    """Yield the periods of `[starts_at, ends_at)` that meet `window`; whole periods are the subscription's."""
-    reach = window.overlap(starts_at, ends_at)
-    if reach is None:
-        return
-    anchor, since = subscription.anchor, subscription.starts_at
-    at = reach.start
-    while at < reach.end:
-        whole = period_containing(cadence, anchor, since=since, instant=at)
-        part = whole.overlap(starts_at, ends_at)
-        if part is not None:
-            yield BillingPeriod(part, whole)
-        at = whole.end
+    """Yield the periods of `[starts_at, ends_at)` that meet `window`; whole periods are the subscription's, and are counted anew
+    where its anchor moves, which cuts them."""
+    for one in subscription.anchored:
+        start, end = max(one.starts_at, starts_at), _earlier(one.ends_at, ends_at)
+        reach = window.overlap(start, end)
+        if reach is None:
+            continue
+        at = reach.start
+        while at < reach.end:
+            whole = period_containing(cadence, one.anchor, since=one.starts_at, instant=at)
+            part = whole.overlap(start, end)
+            if part is not None:
+                yield BillingPeriod(part, whole)
+            at = whole.end
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def _held(phases: Sequence[Phase], window: Window) -> Iterator[Held]:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
 
-from billing_pipeline.amounts import Money, allocate, exact_difference, exact_product, exact_sum, to_money
+from billing_pipeline.amounts import Money, allocate, to_money
 from billing_pipeline.billing_schedule import ScheduledCharge
 from billing_pipeline.cadences import MONTHLY
 from billing_pipeline.catalog import (
@@ -21,7 +21,6 @@ from billing_pipeline.catalog import (
     Catalog,
     Coupon,
     Discount,
-    MinimumSpend,
     PercentOff,
     PriceVersion,
     Subscription,
@@ -29,20 +28,20 @@ from billing_pipeline.catalog import (
 from billing_pipeline.charges import Charge, ChargeKey
 from billing_pipeline.periods import Window
 from billing_pipeline.rating import (
-    LineKind,
     Rated,
-    RatedLine,
+    UnratableError,
     VersionUsage,
     bounded,
     discounted,
     rate,
     rate_before_coupons,
     rate_flat_fee,
+    rate_minimum,
     version_shares,
     with_coupons,
 )
 
-_ZERO, _ONE = Decimal(0), Decimal(1)
+_ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def period_charges(catalog: Catalog, usages: Iterable[PeriodUsage]) -> Iterator[
         if is_plain:
             yield from _charges_alone(usage)
         else:
-            whole = subscription.anchor.period_containing(usage.scheduled.period.window.start)
+            whole = subscription.period_containing(usage.scheduled.period.window.start)
             together[subscription.subscription_id, whole].append(usage)
     for (_, whole), found in together.items():
         yield from _charges_together(catalog, whole, found)
@@ -98,13 +97,13 @@ def shares_amounts(catalog: Catalog, subscription: Subscription) -> bool:
     if any(isinstance(catalog.coupons[one.coupon_id].discount, AmountOff) for one in redeemed):
         return True
     prices = catalog.prices_of(subscription)
-    return any(isinstance(price.versions[0].model, MinimumSpend) for price in prices)
+    return any(price.is_minimum for price in prices)
 
 
 def subscriptions_that_share(catalog: Catalog) -> Iterator[Subscription]:
     """Yield the subscriptions that share amounts; of a catalog without such coupons and prices, at once none."""
     has_coupons = any(isinstance(coupon.discount, AmountOff) for coupon in catalog.coupons.values())
-    if has_coupons or any(isinstance(price.versions[0].model, MinimumSpend) for price in catalog.prices.values()):
+    if has_coupons or any(price.is_minimum for price in catalog.prices.values()):
         yield from (one for one in catalog.subscriptions.values() if shares_amounts(catalog, one))
 
 
@@ -112,7 +111,7 @@ def coupons_in(catalog: Catalog, subscription: Subscription, whole: Window) -> I
     """Yield the coupons that count for a subscription's period `whole`: its own first, then its account's, as redeemed."""
     for redemption in (*subscription.coupons, *catalog.accounts[subscription.account_id].coupons):
         coupon = catalog.coupons[redemption.coupon_id]
-        if coupon.covers(subscription.anchor, redemption.since, whole):
+        if coupon.covers(subscription, redemption.since, whole):
             yield coupon
 
 
@@ -132,16 +131,39 @@ def _has_coupons(catalog: Catalog, subscription: Subscription) -> bool:
 
 
 def _charges_alone(usage: PeriodUsage) -> Iterator[Charge]:
-    price, zone = usage.scheduled.price, usage.scheduled.subscription.anchor.zone
+    price = usage.scheduled.price
     if price.meter_id is None:
-        fee = rate_flat_fee(price=price, period=usage.scheduled.period, zone=zone, held=usage.scheduled.held)
+        fee = _rated_fee(usage)
         if any(version.adjustments for version, _ in usage.versions):
             parts = _fee_parts(usage)
             fee = bounded(discounted(fee, price=price, usage=parts), price=price, usage=parts)
         yield _charge(usage, "", fee)
         return
     for group, by_version in usage.groups.items():
-        yield _charge(usage, group, rate(price=price, unit=usage.unit, usage=by_version))
+        try:
+            rated = rate(price=price, unit=usage.unit, usage=by_version)
+        except UnratableError as error:
+            raise _of(usage, error, group) from None
+        yield _charge(usage, group, rated)
+
+
+def _rated_fee(usage: PeriodUsage) -> Rated:
+    scheduled = usage.scheduled
+    zone = scheduled.subscription.anchor.zone
+    try:
+        return rate_flat_fee(price=scheduled.price, period=scheduled.period, zone=zone, held=scheduled.held)
+    except UnratableError as error:
+        raise _of(usage, error) from None
+
+
+def _of(usage: PeriodUsage, error: UnratableError, group: str = "") -> UnratableError:
+    subscription = usage.scheduled.subscription
+    return error.of_charge(
+        account_id=subscription.account_id,
+        subscription_id=subscription.subscription_id,
+        period=usage.scheduled.period.window,
+        group_key=group,
+    )
 
 
 def _charge(usage: PeriodUsage, group: str, rated: Rated) -> Charge:
@@ -179,19 +201,21 @@ def _charges_together(catalog: Catalog, whole: Window, usages: Sequence[PeriodUs
 
 
 def _is_minimum(usage: PeriodUsage) -> bool:
-    return isinstance(usage.scheduled.price.versions[0].model, MinimumSpend)
+    return usage.scheduled.price.is_minimum
 
 
 def _before_coupons(usage: PeriodUsage) -> Iterator[_Rating]:
     price = usage.scheduled.price
     if price.meter_id is not None:
         for group, parts in usage.groups.items():
-            yield _Rating(usage, group, parts, rate_before_coupons(price=price, unit=usage.unit, usage=parts))
+            try:
+                rated = rate_before_coupons(price=price, unit=usage.unit, usage=parts)
+            except UnratableError as error:
+                raise _of(usage, error, group) from None
+            yield _Rating(usage, group, parts, rated)
     elif not _is_minimum(usage):
-        zone = usage.scheduled.subscription.anchor.zone
-        fee = rate_flat_fee(price=price, period=usage.scheduled.period, zone=zone, held=usage.scheduled.held)
         parts = _fee_parts(usage)
-        yield _Rating(usage, "", parts, discounted(fee, price=price, usage=parts))
+        yield _Rating(usage, "", parts, discounted(_rated_fee(usage), price=price, usage=parts))
 
 
 def _take_off(coupon: Coupon, ratings: Sequence[_Rating]) -> None:
@@ -231,35 +255,7 @@ def _fee_parts(usage: PeriodUsage) -> tuple[VersionUsage, ...]:
 
 
 def _minimum_spend(usage: PeriodUsage, charges: Iterable[Charge]) -> Rated:
-    """Return what is missing to a minimum: of 10.00 for 25 of 28 days, with 8.00 charged, 0.93.
-
-    It is of the charges, as they are rounded, that begin while it is in force.
-    """
+    """Return what is missing to a minimum of the charges, as they are rounded, that begin while it is in force."""
     price, window = usage.scheduled.price, usage.scheduled.period.window
     charged = sum(charge.amount.minor_units for charge in charges if charge.key.period.start in window)
-    spent = Money(charged, price.currency).major
-    parts = [(part, part.version.model) for part in _fee_parts(usage) if part.share]
-    least = exact_sum(
-        [
-            exact_product(model.amount, times=part.share, over=_ONE)
-            for part, model in parts
-            if isinstance(model, MinimumSpend)
-        ]
-    )
-    rest = exact_difference(least, spent)
-    if rest <= 0:
-        return Rated(lines=(), quantity=_ZERO, unit="period", exact=_ZERO)
-    part, model = parts[-1]
-    is_one = len(parts) == 1 and isinstance(model, MinimumSpend)
-    line = RatedLine(
-        version=part.version.version,
-        tier=None,
-        quantity=part.share if is_one else least,
-        unit="period" if is_one else price.currency,
-        unit_price=model.amount if isinstance(model, MinimumSpend) and is_one else _ONE,
-        flat_fee=_ZERO,
-        amount=rest,
-        kind=LineKind.MINIMUM,
-        less=spent,
-    )
-    return Rated(lines=(line,), quantity=line.quantity, unit=line.unit, exact=rest)
+    return rate_minimum(price=price, usage=_fee_parts(usage), spent=Money(charged, price.currency).major)

@@ -5,7 +5,7 @@ Not here: which price a period is rated with (catalog, rating).
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -144,28 +144,42 @@ class BillingPeriod:
     whole: Window = field(compare=False)
 
 
-class Recurring(Protocol):
-    """Whatever is billed by period: a subscription. `starts_at` inclusive, `ends_at` exclusive, None is open."""
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """An anchor that counts from `starts_at` until `ends_at` (None: open)."""
 
-    @property
-    def anchor(self) -> BillingAnchor: ...
+    starts_at: datetime
+    ends_at: datetime | None
+    anchor: BillingAnchor
+
+
+class Recurring(Protocol):
+    """Whatever is billed by period: a subscription. `anchored` follow each other from its start (inclusive) to its end."""
+
     @property
     def starts_at(self) -> datetime: ...
     @property
     def ends_at(self) -> datetime | None: ...
+    @property
+    def anchored(self) -> Sequence[Anchored]: ...
 
 
 def billing_periods(subscription: Recurring, window: Window) -> Iterator[BillingPeriod]:
-    """Yield the periods of `subscription` that meet `window`, in order, cut at its start and end, not at `window`."""
-    reach = window.overlap(subscription.starts_at, subscription.ends_at)
-    if reach is None:
-        return
-    whole = subscription.anchor.period_containing(reach.start)
-    while whole.start < reach.end:
-        part = whole.overlap(subscription.starts_at, subscription.ends_at)
-        if part is not None:
-            yield BillingPeriod(part, whole)
-        whole = subscription.anchor.period_containing(whole.end)
+    """Yield the periods of `subscription` that meet `window`, in order, cut at its start and end, not at `window`.
+
+    Where its anchor moves, the period is cut: moved from the 1st to the 15th on March 10th, March 1st to 10th is a part of March,
+    and the 10th to the 15th one of February 15th to March 15th.
+    """
+    for one in subscription.anchored:
+        reach = window.overlap(one.starts_at, one.ends_at)
+        if reach is None:
+            continue
+        whole = one.anchor.period_containing(reach.start)
+        while whole.start < reach.end:
+            part = whole.overlap(one.starts_at, one.ends_at)
+            if part is not None:
+                yield BillingPeriod(part, whole)
+            whole = one.anchor.period_containing(whole.end)
 
 
 class RequestedDays:
@@ -216,11 +230,10 @@ def cuts(subscriptions: Iterable[Recurring], window: Window) -> tuple[datetime, 
     """
     found: set[datetime] = set()
     for subscription in subscriptions:
-        ends_at = window.end if subscription.ends_at is None else subscription.ends_at
-        found.update((subscription.starts_at, ends_at))
-        found.update(
-            at for at in _boundaries_inside_hours(subscription.anchor, window) if subscription.starts_at < at < ends_at
-        )
+        for one in subscription.anchored:
+            ends_at = window.end if one.ends_at is None else one.ends_at
+            found.update((one.starts_at, ends_at))
+            found.update(at for at in _boundaries_inside_hours(one.anchor, window) if one.starts_at < at < ends_at)
     return tuple(sorted(at for at in found if window.start < at < window.end and not _is_whole_hour(at)))
 
 

@@ -5,9 +5,10 @@ Not here: reading usage (charge_usage), what a version asks for it (rating).
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from billing_pipeline.amounts import Exact, exact_product, exact_sum
 from billing_pipeline.billing_schedule import ScheduledCharge
@@ -23,6 +24,7 @@ from billing_pipeline.rating import (
     Levels,
     LevelStep,
     Transactions,
+    UnratableError,
     VersionUsage,
     Windows,
     version_shares,
@@ -72,6 +74,11 @@ class Slot:
         return self.meter is not None and self.meter.aggregation.is_additive
 
     @property
+    def needs_before(self) -> bool:
+        """Tell whether it matters what was used before the period: units are included once."""
+        return any(version.is_included_once for version, _ in self.versions)
+
+    @property
     def is_level(self) -> bool:
         """Tell whether its meter goes on from the period before."""
         return self.meter is not None and self.meter.aggregation is Aggregation.LEVEL
@@ -94,7 +101,14 @@ class Slots:
         common = self._common.get((price.price_id, window))
         if common is None:
             meter = None if price.meter_id is None else self._meters[price.meter_id]
-            common = self._common[price.price_id, window] = _common(price, meter, tuple(versions_in(price, window)))
+            try:
+                versions = tuple(versions_in(price, window))
+            except UnratableError as error:
+                subscription = scheduled.subscription
+                raise error.of_charge(
+                    account_id=subscription.account_id, subscription_id=subscription.subscription_id, period=window
+                ) from None
+            common = self._common[price.price_id, window] = _common(price, meter, versions)
         shares = common.shares
         if shares is None:
             shares = version_shares(price, common.versions, scheduled.period, scheduled.subscription.anchor.zone)
@@ -162,8 +176,18 @@ def key_of_group(slot: Slot, group: Sequence[str]) -> str:
     return group_key({name: group[DIMENSIONS.index(name)] for name in slot.scheduled.price.group_by})
 
 
-def usage_of_sums(slot: Slot, by_group: Mapping[Group, Sums]) -> dict[str, tuple[VersionUsage, ...]]:
-    """Return the usage of a slot by its price's groups; the cells of a matrix are in them."""
+def usage_of_sums(
+    slot: Slot, by_group: Mapping[Group, Sums], before: Mapping[str, Exact] = MappingProxyType({})
+) -> dict[str, tuple[VersionUsage, ...]]:
+    """Return the usage of a slot by its price's groups; the cells of a matrix are in them. `before` is by group key, of a price
+    that needs it."""
+    found = _by_group(slot, by_group)
+    if not before:
+        return found
+    return {key: tuple(replace(part, before=before.get(key, _ZERO)) for part in parts) for key, parts in found.items()}
+
+
+def _by_group(slot: Slot, by_group: Mapping[Group, Sums]) -> dict[str, tuple[VersionUsage, ...]]:
     if not slot.scheduled.price.group_by:
         return {"": tuple(_usage_of_sums(slot, list(by_group.items())))} if by_group else {}
     together: dict[str, list[tuple[Group, Sums]]] = defaultdict(list)

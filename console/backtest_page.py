@@ -11,6 +11,7 @@ from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange, ChangedCharge
 from console.screen import count, notes, page, progress, table
 from resources.backtest.backtest_store import Backtest, BacktestStore, Scenario
+from resources.catalog_places import errors_placed
 from resources.catalog_store import read_catalog
 from resources.runtime import running
 from resources.settings import Settings
@@ -27,7 +28,7 @@ def run_backtest(settings: Settings, catalog: Path, first: date, last: date, *, 
         BacktestRefusedError: the draft measures differently.
     """
     draft = read_catalog(catalog)
-    with running(settings) as runtime, progress() as advance:
+    with running(settings) as runtime, progress() as advance, errors_placed(catalog):
         store = BacktestStore(runtime.database)
         found = store.run(draft, first=first, last=last, name=name, code_version=code_version(), on_progress=advance)
     print_backtest(page(), found)

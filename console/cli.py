@@ -118,20 +118,35 @@ def status() -> None:
 
 @app.command()
 def rate(
-    quantity: Annotated[str, typer.Argument(help="How much, in the meter's unit; fractions allowed.")],
+    quantity: Annotated[
+        list[str],
+        typer.Argument(
+            help="How much, in the meter's unit; fractions allowed. Several: single transactions, or windows from midnight on."
+        ),
+    ],
     price: Annotated[
         str | None,
         typer.Option(metavar="ID", help="A price of the catalog.", autocompletion=completion.prices),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A charge model: standard, graduated, volume, package.", autocompletion=completion.models),
+        typer.Option(
+            help="A charge model, such as graduated or percentage, with its figures.", autocompletion=completion.models
+        ),
     ] = None,
     unit_price: Annotated[str | None, typer.Option(metavar="AMOUNT", help="For standard and package.")] = None,
     package_size: Annotated[str | None, typer.Option(metavar="UNITS", help="For package.")] = None,
     tier: Annotated[
         list[str] | None,
-        typer.Option(metavar="UP_TO:UNIT_PRICE[:FLAT]", help="For graduated and volume; UP_TO inclusive, or `inf`."),
+        typer.Option(metavar="UP_TO:UNIT_PRICE[:FLAT]", help="For models with tiers; UP_TO inclusive, or `inf`."),
+    ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Any other field of a price version, such as percent=1.5."),
+    ] = None,
+    of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For a matrix: a dimension's value, such as endpoint=/v1/things."),
     ] = None,
     currency: Annotated[str, typer.Option(help="For --model.")] = "USD",
     at: Annotated[
@@ -144,10 +159,17 @@ def rate(
     if (price is None) == (model is None):
         raise typer.BadParameter("Give either --price, a price of the catalog, or --model with its figures.")
     if price is not None:
-        rate_by_price(Settings.from_environment().catalog_dir, price, quantity, at=at)
+        rate_by_price(Settings.from_environment().catalog_dir, price, quantity, at=at, dimensions=of or ())
     elif model is not None:
         rate_by_model(
-            model, quantity, currency=currency, unit_price=unit_price, package_size=package_size, tiers=tier or ()
+            model,
+            quantity,
+            currency=currency,
+            unit_price=unit_price,
+            package_size=package_size,
+            tiers=tier or (),
+            figures=figure or (),
+            dimensions=of or (),
         )
 
 

@@ -22,7 +22,19 @@ ASSETS = (
     "billing/ledger",
     "invoicing/items",
 )
-MODELS = ("standard", "graduated", "volume", "package")
+MODELS = (
+    "standard",
+    "graduated",
+    "volume",
+    "package",
+    "percentage",
+    "graduated_percentage",
+    "dynamic",
+    "matrix",
+    "flat_fee",
+    "minimum_spend",
+    "metered_balance",
+)
 
 
 def accounts(incomplete: str) -> list[str]:

@@ -213,7 +213,7 @@ def approve(settings: Settings, proposal: str, *, actor: str, reason: str, now: 
         store = ProposalStore(runtime.database)
         found = store.approve(proposal, actor=actor, reason=reason, now=now)
         policy = load_invoicing_policy(settings.catalog_dir)
-        charges = ChargeStore(runtime.database, policy.thresholds)
+        charges = ChargeStore(runtime.database, policy.thresholds, settings.catalog_dir)
         charges.book_days([found.day], run_id="approve", code_version=code_version())
         still = any(one.period == found.period and one.account_id == found.account_id for one in store.waiting())
         InvoiceStore(runtime.database, policy).compile_invoices(as_of=now, accounts=[found.account_id])

@@ -76,11 +76,11 @@ def read_scope(connection: psycopg.Connection, catalog: Catalog, days: Requested
 
 def _together(connection: psycopg.Connection, catalog: Catalog, days: RequestedDays) -> Mapping[str, Window]:
     """Return subscription -> the months that have one of `days`, of those whose charges share amounts; and all that is booked
-    since, of those with a level: what a late record changes goes on from period to period."""
+    since, of those with a level, or with units that are included once: what a late record changes goes on from period to period."""
     found = {}
-    with_levels = list(_with_levels(catalog))
-    booked_until = _booked_until(connection, with_levels, days.span)
-    for subscription in with_levels:
+    going_on = list(_going_on(catalog))
+    booked_until = _booked_until(connection, going_on, days.span)
+    for subscription in going_on:
         reach = days.span.overlap(subscription.starts_at, subscription.ends_at)
         until = booked_until.get(subscription.subscription_id, days.span.end)
         if reach is not None:
@@ -88,20 +88,25 @@ def _together(connection: psycopg.Connection, catalog: Catalog, days: RequestedD
     for subscription in subscriptions_that_share(catalog):
         reach = days.span.overlap(subscription.starts_at, subscription.ends_at)
         if reach is not None:
-            anchor, last = subscription.anchor, reach.end - _INSTANT
-            months = anchor.period_containing(reach.start), anchor.period_containing(last)
-            since, until = months[0].start, months[1].end
+            since = subscription.period_containing(reach.start).start
+            until = subscription.period_containing(reach.end - _INSTANT).end
             if subscription.subscription_id in found:
                 until = max(until, found[subscription.subscription_id].end)
             found[subscription.subscription_id] = Window(since, until)
     return found
 
 
-def _with_levels(catalog: Catalog) -> Iterator[Subscription]:
+def _going_on(catalog: Catalog) -> Iterator[Subscription]:
+    """Yield the subscriptions with charges that depend on the periods before."""
     levels = {one.meter_id for one in catalog.meters.values() if one.aggregation is Aggregation.LEVEL}
-    if levels:
+    prices = {
+        price.price_id
+        for price in catalog.prices.values()
+        if price.meter_id in levels or any(version.is_included_once for version in price.versions)
+    }
+    if prices:
         for subscription in catalog.subscriptions.values():
-            if any(price.meter_id in levels for price in catalog.prices_of(subscription)):
+            if any(price.price_id in prices for price in catalog.prices_of(subscription)):
                 yield subscription
 
 

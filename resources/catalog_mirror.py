@@ -6,7 +6,7 @@ They say again what `catalog.entry` says, and follow it in the same transaction.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, time
 
 import psycopg
 
@@ -77,7 +77,8 @@ def _write_phases(connection: psycopg.Connection, catalog: Catalog) -> None:
         """
         create temporary table phase (
             subscription_id text, phase_number integer, account_id text, plan_id text, plan_version integer, status text,
-            quantities jsonb, starts_at timestamptz, ends_at timestamptz
+            quantities jsonb, starts_at timestamptz, ends_at timestamptz, anchor_day smallint, anchor_time time,
+            anchor_month smallint
         ) on commit drop
         """
     )
@@ -96,6 +97,7 @@ def _write_phases(connection: psycopg.Connection, catalog: Catalog) -> None:
                         json.dumps(quantities),
                         phase.starts_at,
                         phase.ends_at,
+                        *_anchor_of(phase),
                     )
                 )
     changed = [
@@ -122,7 +124,9 @@ def _notice_reshaped(connection: psycopg.Connection, catalog: Catalog, changed: 
     before: dict[str, list[_Terms]] = defaultdict(list)
     for subscription_id, *terms in connection.execute(
         """
-        select subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities
+        select
+            subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities, anchor_day, anchor_time,
+            anchor_month
         from catalog.subscription_phase
         where subscription_id = any(%s)
         order by subscription_id, starts_at
@@ -153,7 +157,21 @@ _Terms = tuple[object, ...]
 
 def _terms(phase: Phase) -> _Terms:
     quantities = {name: exact_text(quantity) for name, quantity in phase.quantities.items()}
-    return phase.starts_at, phase.ends_at, phase.plan_id, phase.plan_version, phase.status, quantities
+    return (
+        phase.starts_at,
+        phase.ends_at,
+        phase.plan_id,
+        phase.plan_version,
+        phase.status,
+        quantities,
+        *_anchor_of(phase),
+    )
+
+
+def _anchor_of(phase: Phase) -> tuple[int | None, time | None, int | None]:
+    """Return day, time and month of the anchor that a phase moves to; without a move nothing."""
+    anchor = phase.anchor
+    return (None, None, None) if anchor is None else (anchor.day, anchor.time_of_day, anchor.month)
 
 
 def _first_difference(before: Sequence[_Terms], after: Sequence[_Terms]) -> datetime | None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -21,6 +22,7 @@ from billing_pipeline.invoicing.policy import Threshold
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
 from resources.booking_scope import BookingScope, forget_reshaped, read_scope
+from resources.catalog_places import errors_placed
 from resources.catalog_store import current_catalog
 from resources.charge_rows import WrittenBy, write_postings, write_revisions
 from resources.charge_usage import UsageToDate, rate_to_date
@@ -74,10 +76,11 @@ class _Unbookable(Exception):
 @dataclass(frozen=True, slots=True)
 class ChargeStore:
     """The charges and the ledger of one database. `thresholds`: by currency, from where on a change of a period whose invoice is
-    final waits for a person."""
+    final waits for a person. `catalog_dir`: where errors find the line that a person has to correct."""
 
     database: Database
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    catalog_dir: Path | None = None
 
     def unbooked_days(self) -> tuple[date, ...]:
         """Return the event days whose usage or catalog changed since they were last booked, ascending.
@@ -111,7 +114,7 @@ class ChargeStore:
         if not days:
             return ()
         # The values of this call are gone before the collector may look at them.
-        with collector_paused():
+        with collector_paused(), errors_placed(self.catalog_dir):
             progress = on_progress or _no_progress
             return self._book_days(RequestedDays(days), run_id=run_id, code_version=code_version, progress=progress)
 

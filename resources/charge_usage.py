@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.amounts import Exact, exact_arithmetic
+from billing_pipeline.amounts import Exact, exact_arithmetic, exact_sum
 from billing_pipeline.billing_schedule import scheduled_charges
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import Charge
@@ -123,9 +123,11 @@ class _UsageReader:
     def usages(self) -> Iterator[PeriodUsage]:
         """Yield the usage of every slot, those without any too."""
         added_up = self._added_up()
+        before = self._used_before()
         for number, slot in enumerate(self._slots):
             if not slot.needs_rows:
-                yield period_usage(slot, usage_of_sums(slot, added_up.pop(number, {})))
+                usage = usage_of_sums(slot, added_up.pop(number, {}), before.get(number, {}))
+                yield period_usage(slot, usage)
         with_rows = set()
         for number, groups in chain(self._from_days(), self._from_rows()):
             with_rows.add(number)
@@ -152,6 +154,28 @@ class _UsageReader:
                 if uncut:
                     self.uncut_rows[slot.window] += uncut
         return sums
+
+    def _used_before(self) -> dict[int, dict[str, Exact]]:
+        """Return what was used before the period since the subscription began, by slot and group key, where that matters."""
+        wanted = [
+            (number, slot)
+            for number, slot in enumerate(self._slots)
+            if slot.needs_before and slot.scheduled.subscription.starts_at < slot.window.start
+        ]
+        found: dict[int, dict[str, Exact]] = defaultdict(dict)
+        if not wanted:
+            return found
+        rows = self._connection.execute(
+            _USED_BEFORE.encode(),
+            [
+                [number for number, _ in wanted],
+                [slot.scheduled.subscription.starts_at for _, slot in wanted],
+            ],
+        )
+        for number, quantity, *group in rows:
+            key = key_of_group(self._slots[number], group)
+            found[number][key] = exact_sum([found[number].get(key, _ZERO), quantity])
+        return found
 
     def _from_rows(self) -> Iterator[tuple[int, dict[str, tuple[VersionUsage, ...]]]]:
         """Yield the usage of slots that need the rows of it, group by group."""
@@ -327,6 +351,22 @@ _ADDED_UP = f"""
     select slot, null, quantity, 0, 0, {", ".join("''" for _ in DIMENSIONS)} from usage_per_slot
 """
 
+
+# Of few slots: those of prices whose included units are used up once.
+_USED_BEFORE = f"""
+    select
+        slot,
+        sum(quantity) as quantity,
+        {_GROUP_COLUMNS}
+    from unnest(%s::integer[], %s::timestamptz[]) as wanted (slot, began_at)
+    join rated_slot using (slot)
+    join usage.metered as metered
+        on metered.account_id = rated_slot.account_id
+        and metered.meter_id = rated_slot.meter_id
+        and metered.period_start >= began_at
+        and metered.period_start < rated_slot.period_start
+    group by slot, {", ".join(str(2 + place + 1) for place in range(len(DIMENSIONS)))}
+"""
 
 # Read by a cursor of its own right after: in one transaction both see what was committed before, unless a day is replaced in
 # between; then the guard compares what does not fit, and nothing is booked.

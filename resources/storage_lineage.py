@@ -91,7 +91,7 @@ def read_storage_rows(database: Database, charge: BookedCharge, *, limit: int) -
     """
     catalog = CatalogStore(database).current()
     subscription = catalog.subscriptions[charge.subscription_id]
-    cadence = catalog.price(charge.price_id).cadence
+    cadence, of = catalog.price(charge.price_id).cadence, subscription.anchored_at(charge.period.start)
     counted = catalog.meters[charge.meter_id or ""].field
     where = {
         "account_id": charge.account_id,
@@ -118,9 +118,7 @@ def read_storage_rows(database: Database, charge: BookedCharge, *, limit: int) -
         first=found,
         rows=rows,
         byte_seconds=byte_seconds,
-        whole=period_containing(
-            cadence, subscription.anchor, since=subscription.starts_at, instant=charge.period.start
-        ),
+        whole=period_containing(cadence, of.anchor, since=of.starts_at, instant=charge.period.start),
         visibility=_VISIBILITY.get(counted or ""),
     )
 

@@ -128,7 +128,7 @@ def open_stores(settings: Settings, database: Database) -> Stores:
         ),
         timelines=TimelineReader(database=database, lake=lake, scratch_dir=settings.scratch_dir),
         catalog=CatalogStore(database, e_mail_pseudonyms(key)),
-        charges=ChargeStore(database, policy.thresholds),
+        charges=ChargeStore(database, policy.thresholds, settings.catalog_dir),
         payments=PaymentStore(database),
         entitlements=EntitlementStore(database),
         backtests=BacktestStore(database),

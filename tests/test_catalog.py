@@ -279,11 +279,14 @@ class TestTogether:
         [
             (
                 {"prices": BASE["prices.toml"].replace('"USD"', '"US1"')},
-                "prices.toml: each: currency: currency 'US1' is not in ISO 4217",
+                (
+                    "prices.toml: each: currency: currency 'US1' is not in ISO 4217: "
+                    "write the three capital letters of a currency in use, such as USD"
+                ),
             ),
             (
                 {"prices": BASE["prices.toml"].replace('"requests"', '"request"')},
-                "prices.toml: each: meter: 'request' is not a meter",
+                "prices.toml: each: meter: 'request' is not a meter: name one of meters.toml such as requests, or define it there",
             ),
             (
                 {"plans": '[[plan]]\nid = "plain"\nprices = ["eahc"]\n'},
@@ -351,15 +354,18 @@ class TestTogether:
             ),
             (
                 {"prices": price_with('model = "graduated"\ntiers = [{ up_to = "10" }, { up_to = "10" }, {}]')},
-                "prices.toml: each: versions.1.tiers.2.up_to: 10 is not above 10; tiers ascend",
+                "prices.toml: each: versions.1.tiers.2.up_to: 10 is not above 10: write the tiers in ascending order",
             ),
             (
                 {"prices": price_with('model = "volume"\ntiers = [{ unit_price = "1" }, { up_to = "10" }]')},
-                "prices.toml: each: versions.1.tiers.1.up_to: is open, and tiers follow; only the last may be open",
+                (
+                    "prices.toml: each: versions.1.tiers.1.up_to: is open, and tiers follow: say where it ends; "
+                    "only the last may be open"
+                ),
             ),
             (
                 {"prices": price_with('model = "flat_fee"\namount = "1"')},
-                "prices.toml: each: versions.1.model: a flat fee has no meter, and every other model needs one",
+                "prices.toml: each: versions.1.model: a flat_fee has no meter: leave meter out, or take a model that rates usage",
             ),
             (
                 {"prices": price_with('model = "flat_fee"\namount = "1"\nincluded_units = "5"', head="")},
@@ -397,7 +403,7 @@ class TestTogether:
         second = BASE["prices.toml"].replace('"each"', '"other"')
         plan = '[[plan]]\nid = "plain"\nprices = ["each", "other"]\n'
         assert findings(prices=BASE["prices.toml"] + second, plans=plan) == [
-            "plans.toml: plain: prices: each, other would bill meter 'requests' twice"
+            "plans.toml: plain: prices: each, other would bill meter 'requests' twice: leave one of them in the plan"
         ]
         euros = second.replace("USD", "EUR")
         assert "plans.toml: plain: prices: mixes the currencies EUR, USD" in findings(
@@ -432,7 +438,10 @@ class TestTogether:
         }
         if is_shared:
             assert findings(**changes) == [
-                "plans.toml: plain: prices: p0, p1 would bill the bytes twice that meters 'm0' and 'm1' share"
+                (
+                    "plans.toml: plain: prices: p0, p1 would bill the bytes twice that meters 'm0' and 'm1' share: "
+                    "leave one of them in the plan"
+                )
             ]
         else:
             assert parse(**changes).plans["plain"].prices == ("p0", "p1")
@@ -443,7 +452,7 @@ class TestTogether:
         assert findings(subscriptions=first + second) == [
             (
                 "subscriptions.toml: s2: plan: bills meter 'requests' of account 'acme' together with 's1', "
-                "which has it at the same time"
+                "which has it at the same time: end one of them, or put one on a plan without it"
             )
         ]
         followed = first + "ends_at = 2026-02-01T00:00:00Z\n" + second
@@ -493,10 +502,11 @@ class TestLines:
             parse(prices=prices, accounts=BASE["accounts.toml"].replace('currency = "USD"\n', 'currency = "USX"\n'))
         lines = {(finding.file, finding.field): finding.line for finding in caught.value.findings}
         assert lines["prices.toml", "meter"] == 4
-        # Two versions write an effective_from: the line is that of the price's id.
-        assert lines["prices.toml", "versions.1.effective_from"] == 3
+        place = lines["prices.toml", "versions.1.effective_from"]
+        assert place is not None
+        assert prices.splitlines()[place - 1].startswith("effective_from")
         assert lines["accounts.toml", "currency"] == 4
-        assert "accounts.toml: acme: currency: currency 'USX' is not in ISO 4217 (line 4)" in str(caught.value)
+        assert "such as USD (line 4)" in str(caught.value)
 
     def test_what_has_no_place_has_no_line(self) -> None:
         with pytest.raises(CatalogError) as caught:

@@ -2,12 +2,15 @@
 
 import json
 import tomllib
+from collections.abc import Iterator
 from datetime import date, datetime, time
+from typing import Any
 
 import jsonschema
 import pytest
 
-from billing_pipeline.catalog import FILES, file_schemas
+from billing_pipeline.catalog import FILES, Kind, file_schemas
+from billing_pipeline.catalog.files import LIST_OF
 from billing_pipeline.catalog.price_tables import MODEL_FIELDS
 from resources.settings import PROJECT_ROOT
 
@@ -44,6 +47,29 @@ def test_the_published_file_is_the_one_that_is_made(name: str) -> None:
     published = json.loads((CATALOG / "schema" / name).read_text(encoding="utf-8"))
     assert published == file_schemas()[name], "run `billing catalog schema`"
     jsonschema.Draft202012Validator.check_schema(published)
+
+
+def fields_of(part: object, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each field that a schema names, with its place; what a charge model only refuses is none."""
+    if isinstance(part, dict):
+        for name, field in part.get("properties", {}).items():
+            if field is not False:
+                yield f"{place}.{name}", field
+        for name, inner in part.items():
+            if name == "if":
+                continue
+            yield from fields_of(inner, f"{place}.{name}")
+    elif isinstance(part, list):
+        for inner in part:
+            yield from fields_of(inner, place)
+
+
+@pytest.mark.parametrize("name", sorted(file_schemas()))
+def test_every_field_says_what_it_is(name: str) -> None:
+    fields = dict(fields_of(file_schemas()[name]))
+    assert len(fields) > 2
+    lists = {f".{LIST_OF[kind]}" for kind in Kind if kind is not Kind.BILLABLE_RULE}
+    assert [place for place, field in fields.items() if place not in lists and not field.get("description")] == []
 
 
 @pytest.mark.parametrize("file", sorted(FILES.values()))

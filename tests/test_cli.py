@@ -1,6 +1,7 @@
 """The command line: help, exit codes, one clear error, and what a person types read as they mean it."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_pipeline.catalog import parse_catalog
+from billing_pipeline.catalog.price_tables import MODEL_FIELDS
 from billing_pipeline.errors import BillingError
 from console import cli, completion
 from console.arithmetic import grouped, line_formula, line_place, plain
@@ -208,7 +210,7 @@ class TestCompletion:
     def test_completes_profiles_assets_models_and_reasons(self) -> None:
         assert "billable_request_json" in completion.profiles("billable")
         assert completion.assets("usage") == ["usage/api_requests", "usage/storage", "usage/traffic"]
-        assert completion.models("g") == ["graduated"]
+        assert completion.models("g") == ["graduated", "graduated_percentage"]
         assert "bad_json" in completion.reasons("bad")
 
     def test_offers_the_completion_of_the_shell(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,6 +267,12 @@ class TestProposeCatalog:
         assert len(catalog.subscriptions) == 4
 
 
+PERCENTAGE = (
+    "percentage --figure percent=2.99 --figure minimum_per_transaction=1.75 --figure maximum_per_transaction=12 "
+)
+MATRIX = """matrix --unit-price 2 --figure dimensions='["method"]' --figure cells='[{ method = "GET", unit_price = "0.5" }]' """
+
+
 class TestRate:
     @pytest.mark.parametrize(
         ("arguments", "shown"),
@@ -284,6 +292,33 @@ class TestRate:
         assert shown in capsys.readouterr().out
 
     @pytest.mark.parametrize(
+        ("command", "shown"),
+        [
+            (PERCENTAGE + "10 80 10000", "exact 16.142 USD, charged 16.14 USD"),
+            ("percentage --figure percent=1 --figure free_events=1 10 80", "80 unit x 0.01 = 0.8"),
+            ("graduated_percentage --tier 1000:1.5 --tier inf:1 1500", "charged 20.00 USD"),
+            ("dynamic --figure multiplier=1.2 10", "10 unit x 1.2 = 12"),
+            (MATRIX + "--of method=GET 4", "method GET: 4 unit x 0.5 = 2"),
+            (MATRIX + "4", "all others: 4 unit x 2 = 8"),
+            ("flat_fee --figure amount=10 --figure per=seat 5", "5 seat x 10 = 50"),
+            ("flat_fee --figure per=seat --tier 3:10 --tier inf:8:1 5", "charged 47.00 USD"),
+            ("flat_fee --figure per=seat --figure tiering=volume --tier 3:10 --tier inf:8:1 5", "charged 41.00 USD"),
+            ("flat_fee --figure amount=29.00 1", "charged 29.00 USD"),
+            ("minimum_spend --figure amount=10 8", "1 period x 10 - 8 charged = 2"),
+            ("metered_balance --unit-price 0.5 --figure included_quota_bytes=100 150", "50 unit x 0.5 = 25"),
+            ("package --package-size 100 --unit-price 5 --figure 'window={seconds = 60}' 50 150 200 99", "30.00 USD"),
+            ("graduated --tier 5:10:100 --tier inf:5:50 --figure prorated=true 10", "charged 225.00 USD"),
+            ("standard --unit-price 10 20 --figure 'discount={ percent = \"50\" }' --figure 'commitment={ units = 30 }'",
+             "charged 150.00 USD"),
+        ],
+    )  # fmt: skip
+    def test_shows_the_arithmetic_of_every_model(
+        self, command: str, shown: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.run(["rate", "--model", *shlex.split(command)]) == 0
+        assert shown in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
         ("arguments", "what"),
         [
             (["--price", "request", "5"], "Did you mean requests"),
@@ -295,6 +330,12 @@ class TestRate:
             (["--model", "standard", "3"], "--unit-price is missing"),
             (["--model", "package", "--unit-price", "1", "--package-size", "0", "3"], "A package of 0 units"),
             (["--model", "volume", "3"], "needs tiers"),
+            (["--model", "percentage", "3"], "a percentage price needs percent"),
+            (["--model", "percentage", "--figure", "percent=1.5%", "3"], "percent: '1.5%' is not an amount"),
+            (["--model", "percentage", "--figure", "percent", "3"], "'percent' is no figure"),
+            (["--model", "dynamic", "--figure", "multiplier=[", "3"], "multiplier cannot be read"),
+            (["--model", "dynamic", "--unit-price", "1", "3"], "has no unit_price"),
+            (["--model", "standard", "--unit-price", "1", "3", "4"], "2 quantities are given"),
             (["--model", "volume", "--tier", "10", "3"], "'10' is no tier"),
             (["--model", "volume", "--tier", "10:1", "--tier", "5:2", "3"], "do not ascend"),
             (["--model", "volume", "--tier", "10:1", "11"], "beyond the last tier"),
@@ -306,6 +347,9 @@ class TestRate:
     ) -> None:
         assert cli.run(["rate", *arguments]) == 1
         assert what in capsys.readouterr().err
+
+    def test_offers_every_model_at_the_prompt(self) -> None:
+        assert set(completion.MODELS) == set(MODEL_FIELDS)
 
     def test_names_a_catalog_folder_that_does_not_exist(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing_pipeline.periods import (
+    Anchored,
     BillingAnchor,
     BillingPeriod,
     EmptyWindowError,
@@ -45,6 +46,11 @@ class Subscribed:
     anchor: BillingAnchor
     starts_at: datetime
     ends_at: datetime | None = None
+
+    @property
+    def anchored(self) -> tuple[Anchored, ...]:
+        """Return its one anchor."""
+        return (Anchored(self.starts_at, self.ends_at, self.anchor),)
 
 
 anchors = st.builds(

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from billing_pipeline.catalog import CatalogError, PhaseStatus
+from billing_pipeline.periods import Anchored
 from resources.catalog_store import CatalogLoad, CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
@@ -85,6 +86,16 @@ class TestTable:
         assert (subscription.anchor.zone, subscription.ends_at) == ("America/New_York", at("2026-06-01T04:00"))
         assert "of_files" in sources.store.current().subscriptions
         assert not sources.load().changed
+
+    def test_a_change_may_move_the_anchor(self, sources: Sources) -> None:
+        sources.start("t", anchor_day=1)
+        sources.say("t", "change", "2026-03-10T12:00:00", anchor_day=15, anchor_time="14:37:12")
+        assert sources.load().left_out == ()
+        anchors = [(one.anchor.day, str(one.anchor.time_of_day)) for one in self.anchored(sources)]
+        assert anchors == [(1, "00:00:00"), (15, "14:37:12")]
+
+    def anchored(self, sources: Sources) -> tuple[Anchored, ...]:
+        return sources.store.current().subscriptions["t"].anchored
 
     def test_what_is_wrong_waits_with_its_reason_and_the_rest_counts(self, sources: Sources) -> None:
         sources.start("t")

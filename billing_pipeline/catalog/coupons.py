@@ -7,13 +7,19 @@ amount over charges (period_charges).
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from billing_pipeline.catalog.fields import Amount, Id, Instant, Positive, Table, Version, share_of
 from billing_pipeline.catalog.models import AmountOff, Discount, PercentOff
-from billing_pipeline.periods import BillingAnchor, Window
+from billing_pipeline.periods import Window
+
+
+class Periodic(Protocol):
+    """Whatever has billing periods: a subscription, an anchor."""
+
+    def period_containing(self, instant: datetime) -> Window: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +34,14 @@ class Coupon:
     periods: int | None = None
     until: datetime | None = None
 
-    def covers(self, anchor: BillingAnchor, redeemed_at: datetime, whole: Window) -> bool:
-        """Tell whether the coupon, redeemed at `redeemed_at`, counts for the anchor's period `whole`."""
+    def covers(self, subscription: Periodic, redeemed_at: datetime, whole: Window) -> bool:
+        """Tell whether the coupon, redeemed at `redeemed_at`, counts for the subscription's period `whole`."""
         if self.until is not None and whole.start >= self.until:
             return False
-        first = anchor.period_containing(redeemed_at)
+        first = subscription.period_containing(redeemed_at)
         if whole.start < first.start:
             return False
-        return self.periods is None or _periods_between(anchor, first, whole) < self.periods
+        return self.periods is None or _periods_between(subscription, first, whole) < self.periods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +56,21 @@ class CouponTable(Table):
     """A coupon as a file spells it."""
 
     id: Id
+    """The name of the coupon, by which accounts and subscriptions redeem it."""
     version: Version = 1
+    """Raised by whoever changes the coupon after charges rest on it."""
     percent: Annotated[Positive, Field(le=100)] | None = None
+    """Percent that are taken off. Write this or amount."""
     amount: Positive | None = None
+    """What is taken off a month's charges together, in major units of currency. Write this or percent."""
     currency: str | None = None
+    """The currency of amount."""
     prices: tuple[Id, ...] = ()
+    """The prices that it is for; left out: all of the subscription's."""
     periods: Annotated[int, Field(strict=True, ge=1, le=1200)] | None = None
+    """For how many billing periods it counts, from the one of its redemption on; left out: without end."""
     until: Instant | None = None
+    """Periods that begin at this instant or later have it no more."""
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -86,18 +100,20 @@ class RedemptionTable(Table):
     """A redeemed coupon as accounts and subscriptions spell it."""
 
     coupon: Id
+    """The coupon."""
     since: Instant
+    """The instant of its redemption: it counts from the billing period on that contains it."""
 
     def entry(self) -> Redemption:
         """Return the entry."""
         return Redemption(coupon_id=self.coupon, since=self.since)
 
 
-def _periods_between(anchor: BillingAnchor, first: Window, later: Window) -> int:
-    """Return how many of the anchor's periods `later` comes after `first`."""
+def _periods_between(subscription: Periodic, first: Window, later: Window) -> int:
+    """Return how many of its periods `later` comes after `first`."""
     count, at = 0, first
     while at.end <= later.start:
-        count, at = count + 1, anchor.period_containing(at.end)
+        count, at = count + 1, subscription.period_containing(at.end)
     return count
 
 

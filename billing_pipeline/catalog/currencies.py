@@ -10,7 +10,7 @@ def currency_problem(currency: str) -> str | None:
     try:
         minor_digits(currency)
     except UnknownCurrencyError as error:
-        return error.what
+        return f"{error.what}: {error.fix}"
     return None
 
 

@@ -22,11 +22,11 @@ def in_one_plan(prices: Iterable[Price], meters: Mapping[str, Meter]) -> Iterato
             by_meter[price.meter_id].add(price.price_id)
     for meter_id, price_ids in by_meter.items():
         if len(price_ids) > 1:
-            yield f"{', '.join(sorted(price_ids))} would bill meter {meter_id!r} twice"
+            yield f"{', '.join(sorted(price_ids))} would bill meter {meter_id!r} twice: leave one of them in the plan"
     for one, other in _sharing(by_meter, by_meter, meters):
         if one < other:
             names = ", ".join(sorted(by_meter[one] | by_meter[other]))
-            yield f"{names} would bill the bytes twice that meters {one!r} and {other!r} share"
+            yield f"{names} would bill the bytes twice that meters {one!r} and {other!r} share: leave one of them in the plan"
 
 
 def in_two_plans(ones: Iterable[Price], others: Iterable[Price], meters: Mapping[str, Meter]) -> Iterator[str]:

@@ -6,7 +6,7 @@ not stand together (validation), what a price makes of a quantity (rating).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -41,7 +41,7 @@ from billing_pipeline.catalog.models import (
 from billing_pipeline.catalog.phases import Existing, Phase, PhaseStatus
 from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import Meter
-from billing_pipeline.periods import BillingAnchor
+from billing_pipeline.periods import Anchored, BillingAnchor, Window
 
 _Entry = TypeVar("_Entry")
 
@@ -111,6 +111,7 @@ class PriceVersion:
     """What a price asks from `effective_from` (whole UTC hours) until the next version, or `effective_to` (exclusive).
 
     Tiers, packages and included units go on counting over a change of version, unless this one says `restart_tiers`. With
+    `is_included_once` included units are not given anew with each period: they are used up from the subscription's start on. With
     `window` each window is rated by itself, and `commitment` is for each of them; else it is for the whole period.
     """
 
@@ -120,6 +121,7 @@ class PriceVersion:
     effective_to: datetime | None = None
     conversion: UnitConversion | None = None
     included_units: Decimal = Decimal(0)
+    is_included_once: bool = False
     restart_tiers: bool = False
     commitment: Commitment | None = None
     window: WindowRating | None = None
@@ -208,6 +210,15 @@ class Price:
         """Tell whether it takes from the account's balance, minute by minute."""
         return self.billing_mode is BillingMode.PREPAID_BALANCE
 
+    def place(self, field: str = "", *, version: int | None = None) -> "Place":
+        """Return where the catalog says it."""
+        return Place(kind=Kind.PRICE, entry_id=self.price_id, field=field, version=version)
+
+    @property
+    def is_minimum(self) -> bool:
+        """Tell whether it is what the subscription's other charges come to at least."""
+        return isinstance(self.versions[0].model, MinimumSpend)
+
     def version_at(self, instant: datetime) -> PriceVersion | None:
         """Return the version in force at `instant`, None before the first and after the last."""
         for version in reversed(self.versions):
@@ -266,7 +277,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """An account on plans from `starts_at` until `ends_at` (exclusive; None is open), billed on `anchor`.
+    """An account on plans from `starts_at` until `ends_at` (exclusive; None is open), billed on `anchor` until a phase moves it.
 
     `phases` follow each other without gap from `starts_at` to `ends_at`; `plan_id` is the first one's. `initial_balance` (major
     units) stands in for that of the plan's prepaid price; None leaves it as it is. `invoice_with` is
@@ -285,11 +296,34 @@ class Subscription:
     stripe_subscription: str | None = None
     phases: tuple[Phase, ...] = ()
     coupons: tuple[Redemption, ...] = ()
+    anchored: tuple[Anchored, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.phases:
             only = Phase(starts_at=self.starts_at, ends_at=self.ends_at, plan_id=self.plan_id)
             object.__setattr__(self, "phases", (only,))
+        if any(phase.anchor is not None for phase in self.phases):
+            anchored = tuple(_anchored(self.phases, self.anchor, self.ends_at))
+        else:
+            anchored = (Anchored(self.starts_at, self.ends_at, self.anchor),)
+        object.__setattr__(self, "anchored", anchored)
+
+    def anchored_at(self, instant: datetime) -> Anchored:
+        """Return the anchor in force at `instant`; before the start the first one, after the end the last."""
+        for one in reversed(self.anchored):
+            if one.starts_at <= instant:
+                return one
+        return self.anchored[0]
+
+    def period_containing(self, instant: datetime) -> Window:
+        """Return the whole period of the anchor that contains `instant`, cut only where the anchor moves."""
+        if len(self.anchored) == 1:
+            return self.anchor.period_containing(instant)
+        one = self.anchored_at(instant)
+        whole = one.anchor.period_containing(instant)
+        start = whole.start if one is self.anchored[0] else max(whole.start, one.starts_at)
+        end = whole.end if one is self.anchored[-1] or one.ends_at is None else min(whole.end, one.ends_at)
+        return Window(start, end)
 
     def phase_at(self, instant: datetime) -> Phase | None:
         """Return the phase that contains `instant`, None before the first and after the last."""
@@ -297,6 +331,16 @@ class Subscription:
             if phase.starts_at <= instant and (phase.ends_at is None or instant < phase.ends_at):
                 return phase
         return None
+
+
+def _anchored(phases: Sequence[Phase], first: BillingAnchor, ends_at: datetime | None) -> Iterator[Anchored]:
+    """Yield the anchors of phases, those that follow each other with the same one together."""
+    starts_at, anchor = phases[0].starts_at, phases[0].anchor or first
+    for phase in phases[1:]:
+        if (phase.anchor or first) != anchor:
+            yield Anchored(starts_at, phase.starts_at, anchor)
+            starts_at, anchor = phase.starts_at, phase.anchor or first
+    yield Anchored(starts_at, ends_at, anchor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +426,16 @@ class Kind(StrEnum):
     ENTITLEMENT = "entitlement"
     RECURRING_CREDIT = "recurring_credit"
     COUPON = "coupon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An entry of the catalog, and a field of it (`tiers`, `versions.2.tiers`); `version` is that of a price's version."""
+
+    kind: Kind
+    entry_id: str
+    field: str = ""
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,17 @@ class FeatureTable(Table):
     """A feature as a file spells it: what an account may use."""
 
     id: Id
+    """The name of the feature, by which applications ask for it."""
     name: Text
+    """What it is, for readers."""
     type: FeatureType
+    """boolean (on or off), static (a text) or metered (a limit on a meter)."""
     meter: Id | None = None
+    """Of a metered feature: the meter that is counted."""
     reset: Reset = Reset.PERIOD
+    """Of a metered feature: when the count begins anew: with each period, each UTC day, or never."""
     thresholds: tuple[Positive, ...] = DEFAULT_THRESHOLDS
+    """Of a metered feature: percents of the limit at which an alert is told, each once for its window."""
 
     @model_validator(mode="after")
     def _has_the_fields_of_its_type(self) -> Self:
@@ -59,16 +65,27 @@ class EntitlementTable(Table):
     """An entitlement as a file spells it: what a plan, a subscription or an account is given of a feature."""
 
     id: Id
+    """The name of the entitlement; an id is used once."""
     feature: Id
+    """The feature that it gives."""
     plan: Id | None = None
+    """Give it to every subscription on this plan. Write one of plan, subscription, account."""
     subscription: Id | None = None
+    """Give it to this subscription. Write one of plan, subscription, account."""
     account: Id | None = None
+    """Give it to this account. Write one of plan, subscription, account."""
     limit: Amount | None = None
+    """How much of a metered feature, in the meter's unit; left out: unlimited. Limits of several sources add up."""
     beyond: Beyond = Beyond.DENY
+    """What happens beyond the limit: deny (hard), or allow (soft)."""
     value: Text | None = None
+    """Of a static feature: its text."""
     enabled: bool = True
+    """false gives nothing."""
     valid_from: Instant | None = None
+    """The instant from which it is given; left out: always."""
     valid_to: Instant | None = None
+    """The instant from which it is given no more; left out: open."""
 
     @model_validator(mode="after")
     def _is_given_to_one(self) -> Self:
@@ -102,14 +119,23 @@ class RecurringCreditTable(Table):
     """A recurring credit as a file spells it; its currency and its anchor's zone are the account's."""
 
     id: Id
+    """The name of the recurring credit."""
     account: Id
+    """The account that is granted it, in its currency."""
     amount: Positive
+    """How much is granted in each period, in major units."""
     priority: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
+    """1 is spent first; of one priority what expires first."""
     starts_at: Instant
+    """The first instant from which it is granted."""
     ends_at: Instant | None = None
+    """The instant from which it is granted no more; left out: open."""
     anchor_day: Annotated[int, Field(strict=True, ge=1, le=31)] = 1
+    """The day of the month on which it is granted anew."""
     anchor_time: TimeOfDay = time(0)
+    """The local time of day at which it is granted anew."""
     rolls_over: bool = False
+    """Whether what is left stays when the next grant comes; else it expires then."""
 
     def entry(self, *, zone: str, currency: str) -> RecurringCredit:
         """Return the entry, in the currency and zone of its account."""

@@ -96,6 +96,6 @@ Hour = Annotated[int, Field(strict=True, ge=0, le=24)]
 
 
 class Table(BaseModel):
-    """A TOML table whose fields are all known."""
+    """A TOML table whose fields are all known. The text under a field is what editors show of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -10,6 +10,7 @@ from itertools import combinations
 
 from billing_pipeline.catalog.entries import Account, Kind, Subscription
 from billing_pipeline.catalog.files import FILES, Finding
+from billing_pipeline.periods import Anchored, Window
 
 _OPEN = datetime.max.replace(tzinfo=UTC)
 
@@ -44,7 +45,8 @@ def _host_findings(subscription: Subscription, host: Subscription | None) -> Ite
     if host is subscription or host.invoice_with is not None:
         yield finding("invoice_with", f"{host.subscription_id!r} has no invoices of its own: name one that has")
         return
-    if host.anchor != subscription.anchor:
+    together = _both(host, subscription)
+    if _anchors(host, together) != _anchors(subscription, together):
         yield finding("invoice_with", f"{host.subscription_id!r} has other billing periods: give both one anchor")
     if host.starts_at > subscription.starts_at or (host.ends_at or _OPEN) < (subscription.ends_at or _OPEN):
         message = f"{host.subscription_id!r} is not in force all the time: these periods would have no invoice"
@@ -52,6 +54,18 @@ def _host_findings(subscription: Subscription, host: Subscription | None) -> Ite
     if subscription.stripe_subscription is not None:
         message = f"its lines stand on the invoices of {host.subscription_id!r}: give the link there"
         yield finding("stripe_subscription", message)
+
+
+def _both(one: Subscription, other: Subscription) -> Window | None:
+    """Return the time in which both are in force."""
+    start, end = max(one.starts_at, other.starts_at), min(one.ends_at or _OPEN, other.ends_at or _OPEN)
+    return Window(start, end) if start < end else None
+
+
+def _anchors(subscription: Subscription, window: Window | None) -> list[Anchored]:
+    """Return the anchors of a subscription in a window."""
+    parts = ((one.anchor, window and window.overlap(one.starts_at, one.ends_at)) for one in subscription.anchored)
+    return [Anchored(part.start, part.end, anchor) for anchor, part in parts if part is not None]
 
 
 def _shared_subscriptions(subscriptions: Mapping[str, Subscription]) -> Iterator[Finding]:

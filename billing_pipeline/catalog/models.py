@@ -31,6 +31,13 @@ class UsageShape(StrEnum):
     CELLS = "cells"
 
 
+class Tiering(StrEnum):
+    """How tiers rate a quantity: each part of it in its own tier, or all of it in the one that its total lies in."""
+
+    GRADUATED = "graduated"
+    VOLUME = "volume"
+
+
 class PackageRounding(StrEnum):
     """Whether a package that is begun is charged (up) or only a full one (down)."""
 
@@ -153,10 +160,12 @@ class Matrix:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlatFee:
     """One amount for each whole billing period, without a meter; with `per`, for each unit of that quantity of the
-    subscription (`seat`)."""
+    subscription (`seat`), or by `tiers` of it in place of the amount: what it costs at each instant, weighed by time."""
 
-    amount: Decimal
+    amount: Decimal = Decimal(0)
     per: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    tiering: Tiering = Tiering.GRADUATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ spell changes (tables), what is charged in a phase (billing_schedule).
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
@@ -39,7 +39,8 @@ class Existing(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """`[starts_at, ends_at)` (None: open) of a subscription, in which nothing about it changes."""
+    """`[starts_at, ends_at)` (None: open) of a subscription, in which nothing about it changes. `anchor` None: the one that
+    it began with."""
 
     starts_at: datetime
     ends_at: datetime | None
@@ -47,14 +48,34 @@ class Phase:
     plan_version: int = 1
     status: PhaseStatus = PhaseStatus.ACTIVE
     quantities: Mapping[str, Decimal] = field(default_factory=dict, hash=False)
+    anchor: BillingAnchor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorMove:
+    """What becomes of an anchor; what is None stays."""
+
+    day: int | None = None
+    time_of_day: time | None = None
+    month: int | None = None
+
+    def of(self, anchor: BillingAnchor) -> BillingAnchor:
+        """Return the anchor after the move."""
+        return replace(
+            anchor,
+            day=self.day or anchor.day,
+            time_of_day=anchor.time_of_day if self.time_of_day is None else self.time_of_day,
+            month=self.month or anchor.month,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What is other from `at` on, or from the end of the `at_end_of` period that contains it. What is None, or empty, stays.
 
-    `plan` without `plan_version` is the version in force then. `trial_until` makes the trial longer or shorter. `cancel` True
-    ends the subscription; False takes back what was cancelled before it in the list and has not ended at `at`.
+    `anchor` moves the billing anchor: the period is cut there. `plan` without `plan_version` is the version in force then.
+    `trial_until` makes the trial longer or shorter. `cancel` True ends the subscription; False takes back what was cancelled
+    before it in the list and has not ended at `at`.
     """
 
     at: datetime
@@ -65,6 +86,7 @@ class Change:
     status: PhaseStatus | None = None
     trial_until: datetime | None = None
     cancel: bool | None = None
+    anchor: AnchorMove | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +125,11 @@ def life_of(begin: Beginning, changes: Sequence[Change], plans: Mapping[str, Seq
     Plan basic with 5 seats from January 1st, 6 seats from the 10th, plan pro from the end of that month: [January 1st, 10th)
     basic 5, [10th, February 1st) basic 6, [February 1st, ...) pro 6.
     """
-    effects = [_Effect(_effective_at(begin, change), place, change) for place, change in enumerate(changes)]
+    effects = list(_effects(begin, changes))
     end, problems = _end_of(begin, effects)
     live = sorted((one for one in effects if begin.starts_at <= one.at < end), key=lambda one: (one.at, one.place))
-    entered, more = _plan_versions(begin, live, plans, end)
+    anchors = _Steps(_anchors(begin, live))
+    entered, more = _plan_versions(begin, live, plans, end, anchors)
     problems += more
     if begin.trial_until is not None and begin.trial_until <= begin.starts_at:
         problems.append(
@@ -117,7 +140,7 @@ def life_of(begin: Beginning, changes: Sequence[Change], plans: Mapping[str, Seq
     plan = _Steps(entered)
     quantities = _Steps(_quantities(begin, live))
     status = _Steps(_statuses(begin, live, end))
-    instants = sorted({at for steps in (plan, quantities, status) for at in steps.instants if at < end})
+    instants = sorted({at for steps in (plan, quantities, status, anchors) for at in steps.instants if at < end})
     phases: list[Phase] = []
     for starts_at, ends_at in pairwise([*instants, end]):
         plan_id, version = plan.at(starts_at)
@@ -128,6 +151,7 @@ def life_of(begin: Beginning, changes: Sequence[Change], plans: Mapping[str, Seq
             plan_version=version,
             status=status.at(starts_at),
             quantities=quantities.at(starts_at),
+            anchor=anchor if (anchor := anchors.at(starts_at)) != begin.anchor else None,
         )
         if phases and _is_same(phases[-1], phase):
             phase = replace(phase, starts_at=phases.pop().starts_at)
@@ -156,11 +180,27 @@ class _Steps(Generic[_Value]):
         return self._values[bisect_right(self.instants, instant) - 1]
 
 
-def _effective_at(begin: Beginning, change: Change) -> datetime:
-    if change.at_end_of is None:
-        return change.at
-    since = min(begin.starts_at, change.at)
-    return period_containing(change.at_end_of, begin.anchor, since=since, instant=change.at).end
+def _effects(begin: Beginning, changes: Sequence[Change]) -> Iterator[_Effect]:
+    """Yield when each change takes effect. The end of a period is that of the anchor as earlier changes of the list have it."""
+    found: list[_Effect] = []
+    for place, change in enumerate(changes):
+        at = change.at
+        if change.at_end_of is not None:
+            moved = [one for one in found if one.change.anchor is not None and one.at <= at]
+            anchor = _Steps(_anchors(begin, sorted(moved, key=lambda one: (one.at, one.place)))).at(at)
+            since = max([min(begin.starts_at, at), *(one.at for one in moved)])
+            at = period_containing(change.at_end_of, anchor, since=since, instant=at).end
+        found.append(_Effect(at, place, change))
+        yield found[-1]
+
+
+def _anchors(begin: Beginning, live: Sequence[_Effect]) -> Iterator[tuple[datetime, BillingAnchor]]:
+    anchor = begin.anchor
+    yield begin.starts_at, anchor
+    for one in live:
+        if one.change.anchor is not None:
+            anchor = one.change.anchor.of(anchor)
+            yield one.at, anchor
 
 
 def _end_of(begin: Beginning, effects: Sequence[_Effect]) -> tuple[datetime, list[tuple[str, str]]]:
@@ -198,7 +238,11 @@ def _end_of(begin: Beginning, effects: Sequence[_Effect]) -> tuple[datetime, lis
 
 
 def _plan_versions(
-    begin: Beginning, live: Sequence[_Effect], plans: Mapping[str, Sequence[PlanTerms]], end: datetime
+    begin: Beginning,
+    live: Sequence[_Effect],
+    plans: Mapping[str, Sequence[PlanTerms]],
+    end: datetime,
+    anchors: _Steps[BillingAnchor],
 ) -> tuple[list[tuple[datetime, tuple[str, int]]], list[tuple[str, str]]]:
     """Return (instant, (plan, version)) in order: what is chosen, and where a newer version takes over what is not pinned."""
     chosen = [(begin.starts_at, begin.plan, begin.plan_version, "")]
@@ -224,20 +268,21 @@ def _plan_versions(
                 problems.append((f"{place}plan", f"plan {plan!r} has no version in force at {_shown(at)}"))
                 continue
             steps.append((at, (plan, in_force[-1].version)))
-            moves = (step for step in _moves(begin.anchor, versions, at) if step[0] < until)
+            moves = (step for step in _moves(anchors, versions, at) if step[0] < until)
             steps += ((moves_at, (plan, version)) for moves_at, version in moves)
     return steps, problems
 
 
 def _moves(
-    anchor: BillingAnchor, versions: Sequence[PlanTerms], entered_at: datetime
+    anchors: _Steps[BillingAnchor], versions: Sequence[PlanTerms], entered_at: datetime
 ) -> Iterator[tuple[datetime, int]]:
     for version in versions:
         at = version.effective_from
         if at is None or at <= entered_at or version.existing is Existing.STAY:
             continue
-        if version.existing is Existing.NEXT_PERIOD and (period := anchor.period_containing(at)).start < at:
-            at = period.end
+        if version.existing is Existing.NEXT_PERIOD and (period := anchors.at(at).period_containing(at)).start < at:
+            moved = (one for one in anchors.instants if at < one < period.end)
+            at = min([period.end, *moved])
         yield at, version.version
 
 

@@ -35,13 +35,21 @@ DAY_SECONDS = 86_400
 
 def version_problems(table: PriceTable, number: int, version: PriceVersion) -> Iterator[Problem]:
     """Yield what is wrong with one version by itself; `number` is its place in the table."""
-    if isinstance(version.model, FlatFee | MinimumSpend) != (table.meter is None):
-        yield "model", "a flat fee has no meter, and every other model needs one"
+    if isinstance(version.model, FlatFee | MinimumSpend):
+        if table.meter is not None:
+            yield "model", f"a {version.model_name} has no meter: leave meter out, or take a model that rates usage"
+    elif table.meter is None:
+        yield (
+            "model",
+            f'a {version.model_name} price needs a meter: say which usage it charges, such as meter = "requests"',
+        )
     if isinstance(version.model, FlatFee | MinimumSpend):
         if version.conversion or version.included_units:
             yield "model", "a flat fee has neither included units nor a unit conversion"
         if version.window or version.commitment:
             yield "model", "a flat fee has neither windows nor a commitment"
+    if isinstance(version.model, FlatFee):
+        yield from _fee_problems(table, number, version.model)
     for field, instant in (("effective_from", version.effective_from), ("effective_to", version.effective_to)):
         if instant is not None and (instant.minute or instant.second):
             yield field, f"{instant.isoformat()} is inside an hour; usage rows change price on whole UTC hours"
@@ -55,18 +63,47 @@ def version_problems(table: PriceTable, number: int, version: PriceVersion) -> I
         case Percentage() as percentage:
             yield from _percentage_problems(version, percentage)
     yield from _window_problems(version)
+    yield from _included_problems(version)
     yield from _adjustment_problems(version)
+
+
+def _fee_problems(table: PriceTable, number: int, fee: FlatFee) -> Iterator[Problem]:
+    if fee.tiers:
+        if fee.per is None:
+            yield "tiers", 'are of a quantity of the subscription: say of which, such as per = "seat"'
+        for place, tier in enumerate(fee.tiers, 1):
+            if tier.package_size is not None or tier.maximum is not None:
+                yield f"tiers.{place}", "of a fee has up_to, unit_price and flat_fee: leave the rest out"
+        yield from tier_problems(table, number, fee.tiers)
+    elif "tiering" in table.versions[number].model_fields_set:
+        yield "tiering", "goes with tiers"
+
+
+def _included_problems(version: PriceVersion) -> Iterator[Problem]:
+    if not version.is_included_once:
+        return
+    if not version.included_units:
+        yield "included_reset", "says when included_units are given anew: say how many there are"
+    if version.restart_tiers:
+        yield "included_reset", "never, and restart_tiers would give included units anew: leave one of them out"
+    if version.conversion is not None and version.conversion.rounding is not None:
+        yield (
+            "included_reset",
+            "never goes on over periods, and a rounded conversion begins anew with each: leave rounding out",
+        )
+    if version.is_prorated:
+        yield "included_reset", "never is about quantities that add up, not about a level"
 
 
 def tier_problems(table: PriceTable, number: int, tiers: Sequence[Tier]) -> Iterator[Problem]:
     """Yield what is wrong with tiers: a gap, an overlap, an open tier that is not the last."""
     for place, (lower, upper) in enumerate(pairwise(tiers), 1):
         if lower.up_to is None:
-            yield f"tiers.{place}.up_to", "is open, and tiers follow; only the last may be open"
+            yield f"tiers.{place}.up_to", "is open, and tiers follow: say where it ends; only the last may be open"
         elif upper.up_to is not None and upper.up_to <= lower.up_to:
             yield (
                 f"tiers.{place + 1}.up_to",
-                f"{exact_text(upper.up_to)} is not above {exact_text(lower.up_to)}; tiers ascend",
+                f"{exact_text(upper.up_to)} is not above {exact_text(lower.up_to)}: write the tiers in ascending order",
             )
     bound: Decimal | None = Decimal(0)
     for place, (tier, written) in enumerate(zip(tiers, table.versions[number].tiers or (), strict=False), 1):
@@ -100,6 +137,9 @@ def meter_problems(price: Price, version: PriceVersion, meter: Meter) -> Iterato
         yield "model", f"a percentage is of a sum; meter {meter.meter_id!r} has the aggregation {meter.aggregation}"
     if version.is_prorated and meter.aggregation is not Aggregation.LEVEL:
         yield "prorated", f"needs a meter of a level; meter {meter.meter_id!r} has the aggregation {meter.aggregation}"
+    if version.is_included_once and meter.aggregation not in (Aggregation.COUNT, Aggregation.SUM):
+        message = f"never needs a meter that adds up; meter {meter.meter_id!r} has the aggregation {meter.aggregation}"
+        yield "included_reset", message
     if version.window is not None:
         grain = meter.bucket_seconds or 3600
         if version.window.seconds % grain:

@@ -12,7 +12,7 @@ from billing_pipeline.catalog.entries import Kind
 from billing_pipeline.catalog.feature_tables import EntitlementTable, FeatureTable, RecurringCreditTable
 from billing_pipeline.catalog.fields import Table
 from billing_pipeline.catalog.files import FILES, LIST_OF
-from billing_pipeline.catalog.price_tables import MODEL_FIELDS, PriceTable
+from billing_pipeline.catalog.price_tables import MODEL_CHOICES, MODEL_FIELDS, PriceTable
 from billing_pipeline.catalog.subscription_tables import SubscriptionTable
 from billing_pipeline.catalog.tables import (
     AccountTable,
@@ -68,6 +68,11 @@ def _with_models(definitions: dict[str, Any]) -> None:
             "then": {
                 "required": sorted(needed),
                 "properties": dict.fromkeys(sorted(every - needed - allowed), False),
+                **(
+                    {"oneOf": [{"required": [field]} for field in MODEL_CHOICES[model]]}
+                    if model in MODEL_CHOICES
+                    else {}
+                ),
             },
         }
         for model, (needed, allowed) in MODEL_FIELDS.items()

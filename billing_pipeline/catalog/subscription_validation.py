@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
 
+from billing_pipeline.amounts import exact_text
 from billing_pipeline.catalog import double_billing
 from billing_pipeline.catalog.currencies import places_problem
 from billing_pipeline.catalog.entries import Catalog, Kind, Plan, Price, Subscription
@@ -69,7 +70,7 @@ def _billed_twice(catalog: Catalog, account_id: str, one: Subscription, other: S
         for what in double_billing.in_two_plans(*prices, catalog.meters):
             yield (
                 f"bills {what} of account {account_id!r} together with {one.subscription_id!r}, "
-                "which has it at the same time"
+                "which has it at the same time: end one of them, or put one on a plan without it"
             )
         if all(any(price.is_prepaid for price in found) for found in prices):
             yield f"spends the balance of {account_id!r} together with {one.subscription_id!r}: end one of them"
@@ -114,27 +115,55 @@ def _one_subscription(
             )
             message = f"price {price.price_id!r} has a gap in the subscription: it is in force {spans}"
             yield _finding(subscription, "starts_at", message)
-    yield from _quantity_findings(subscription, charged)
+    yield from _quantity_findings(catalog, subscription, charged)
 
 
 def _quantity_findings(
-    subscription: Subscription, charged: Sequence[tuple[Phase, Sequence[Price]]]
+    catalog: Catalog, subscription: Subscription, charged: Sequence[tuple[Phase, Sequence[Price]]]
 ) -> Iterator[Finding]:
     """Find fees by a quantity that the subscription does not say, and quantities that nothing asks for."""
-    asked_for: set[str] = set()
     missing: dict[str, str] = {}
     for phase, prices in charged:
         for price in prices:
-            per = {version.model.per for version in price.versions if isinstance(version.model, FlatFee)}
-            wanted = {one for one in per if one is not None}
-            asked_for |= wanted
-            missing.update(dict.fromkeys(wanted - phase.quantities.keys(), price.price_id))
+            missing.update(dict.fromkeys(_asked_by(price) - phase.quantities.keys(), price.price_id))
+    # Prices that a trial or a pause leaves out ask for it too, later.
+    asked_for = {
+        name
+        for phase in subscription.phases
+        if (plan := catalog.plan_versions.get((phase.plan_id, phase.plan_version))) is not None
+        for price_id in plan.prices
+        if price_id in catalog.prices
+        for name in _asked_by(catalog.prices[price_id])
+    }
     for name, price_id in sorted(missing.items()):
         message = f"price {price_id!r} asks for each {name}: say how many, such as quantities = {{ {name} = 5 }}"
         yield _finding(subscription, "quantities", message)
+    for phase, prices in charged:
+        for price in prices:
+            for message in _beyond_last_tiers(price, phase):
+                yield _finding(subscription, "quantities", message)
     said = {name for phase, _ in charged for name in phase.quantities}
     for name in sorted(said - asked_for):
         yield _finding(subscription, f"quantities.{name}", "is asked for by no price of its plans: correct the name")
+
+
+def _asked_by(price: Price) -> set[str]:
+    """Return the quantities whose units a price charges for."""
+    per = (version.model.per for version in price.versions if isinstance(version.model, FlatFee))
+    return {one for one in per if one is not None}
+
+
+def _beyond_last_tiers(price: Price, phase: Phase) -> Iterator[str]:
+    """Yield a sentence for each version whose bounded last tier is below what a phase holds."""
+    for version in price.versions:
+        fee = version.model
+        if isinstance(fee, FlatFee) and fee.per is not None and fee.per in phase.quantities and fee.tiers:
+            last, quantity = fee.tiers[-1].up_to, phase.quantities[fee.per]
+            if last is not None and quantity > last:
+                yield (
+                    f"{exact_text(quantity)} {fee.per} are beyond the last tier of price {price.price_id!r}, which ends at "
+                    f"{exact_text(last)}: leave up_to out of its last tier, or say less here"
+                )
 
 
 def _charged(catalog: Catalog, phase: Phase) -> tuple[Price, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from difflib import get_close_matches
 from itertools import pairwise
 
 from billing_pipeline.cadences import MONTHLY
@@ -189,7 +190,11 @@ def _price_findings(
     if (problem := currency_problem(table.currency)) is not None:
         yield finding("currency", problem)
     if table.meter is not None and table.meter not in meters:
-        yield finding("meter", f"{table.meter!r} is not a meter")
+        near = get_close_matches(table.meter, meters, n=3)
+        hint = f" such as {', '.join(near)}" if near else ""
+        yield finding(
+            "meter", f"{table.meter!r} is not a meter: name one of {FILES[Kind.METER]}{hint}, or define it there"
+        )
     if table.meter is None and table.group_by:
         yield finding("group_by", "a price without a meter has no groups")
     if table.timing is Timing.ADVANCE and table.meter is not None:
@@ -298,7 +303,7 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
         if len(prepaid) > 1:
             message = f"{', '.join(prepaid)} would spend one balance by two quotas: keep one prepaid price in a plan"
             yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
-        minimums = sorted({price.price_id for price in known if isinstance(price.versions[0].model, MinimumSpend)})
+        minimums = sorted({price.price_id for price in known if price.is_minimum})
         if len(minimums) > 1:
             message = f"{', '.join(minimums)} are two minimums of one bill: keep one in a plan"
             yield _finding(Kind.PLAN, plan.plan_id, "prices", message)

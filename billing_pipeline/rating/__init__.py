@@ -17,9 +17,11 @@ from billing_pipeline.rating.lines import (
     NoPriceVersionError,
     Rated,
     RatedLine,
+    UnratableError,
     UsageDetailMissingError,
 )
 from billing_pipeline.rating.metered import rate, rate_before_coupons
+from billing_pipeline.rating.minimums import rate_minimum
 from billing_pipeline.rating.shares import version_shares
 from billing_pipeline.rating.sharing import LineShare, line_shares
 from billing_pipeline.rating.usage import (
@@ -50,6 +52,7 @@ __all__ = [
     "RatedLine",
     "RatedWindow",
     "Transactions",
+    "UnratableError",
     "UsageDetailMissingError",
     "VersionUsage",
     "Windows",
@@ -62,6 +65,7 @@ __all__ = [
     "rate_before_coupons",
     "rate_each_window",
     "rate_flat_fee",
+    "rate_minimum",
     "version_shares",
     "versions_in",
     "window_start",

@@ -6,17 +6,18 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Protocol
 
-from billing_pipeline.amounts import exact_sum, simplest
-from billing_pipeline.catalog import FlatFee, Price, PriceVersion, Prorate
-from billing_pipeline.errors import BillingError
+from billing_pipeline.amounts import exact_arithmetic, exact_sum, simplest
+from billing_pipeline.catalog import FlatFee, Graduated, Price, PriceVersion, Prorate, Tiering, Volume
 from billing_pipeline.periods import BillingPeriod, Window
-from billing_pipeline.rating.lines import NoPriceVersionError, Rated, RatedLine
+from billing_pipeline.rating.lines import NoPriceVersionError, Rated, RatedLine, UnratableError
 from billing_pipeline.rating.shares import billed_share
+from billing_pipeline.rating.tiers import steps
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
+TIER_FEE = "tier fee"
 
 
-class QuantityMissingError(BillingError):
+class QuantityMissingError(UnratableError):
     """A fee is asked for each unit of a quantity that the subscription does not say."""
 
 
@@ -35,24 +36,30 @@ def rate_flat_fee(*, price: Price, period: BillingPeriod, zone: str, held: Seque
     100.00 over January, used to the 16th 00:00, by seconds: 100.00 x 1296000 / 2678400, which rounds to 48.39. A version
     that begins inside the period is charged for its own share. 10.00 a seat, 5 seats and from the 16th 00:00 on 7: 5 x 15/31 +
     7 x 16/31 seats. With `prorate: none` version and quantity at the start count, whole. `held` covers the period; it is needed
-    by fees with `per`.
+    by fees with `per`. By tiers (to 3 at 10 each, then 8) 5 seats are 46.00, and for 15 of 31 days 15/31 of it, flat fees of the
+    tiers too.
 
     Raises:
         NoPriceVersionError: a part of the period has no version.
+        BeyondLastTierError: more of the quantity than a bounded last tier covers.
         QuantityMissingError: a part of it does not say how many there are.
     """
-    lines = []
+    lines: list[RatedLine] = []
     unit = "period"
     for version, model, part, quantity in _merged(_parts(price, period.window, held)):
         billed, whole = billed_share(price, part, period.whole, zone)
         unit = model.per or "period"
-        lines.append(_fee_line(version.version, model.amount, unit, billed, whole, quantity))
+        if model.tiers:
+            lines.extend(_tier_lines(price, version.version, model, Fraction(billed, whole), quantity))
+        else:
+            lines.append(_fee_line(version.version, model.amount, unit, billed, whole, quantity))
         if price.prorate is Prorate.NONE:
             break
     if len(lines) == 1:
         return Rated(lines=(lines[0],), quantity=lines[0].quantity, unit=unit, exact=lines[0].amount)
     total = exact_sum([line.amount for line in lines])
-    return Rated(lines=tuple(lines), quantity=exact_sum([line.quantity for line in lines]), unit=unit, exact=total)
+    held_units = exact_sum([line.quantity for line in lines if line.unit != TIER_FEE])
+    return Rated(lines=tuple(lines), quantity=held_units, unit=unit, exact=total)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -68,6 +75,27 @@ def _fee_line(version: int, amount: Decimal, unit: str, billed: int, whole: int,
         flat_fee=_ZERO,
         amount=simplest(share * Fraction(amount)),
     )
+
+
+def _tier_lines(price: Price, version: int, fee: FlatFee, share: Fraction, quantity: Decimal) -> Iterator[RatedLine]:
+    """Yield what `quantity` costs by tiers for a share of the period: a line for each tier's units, and one for its flat fee."""
+    with exact_arithmetic():
+        model = Volume(tiers=fee.tiers) if fee.tiering is Tiering.VOLUME else Graduated(tiers=fee.tiers)
+        found = list(steps(price, model, _ZERO, quantity, quantity, has_fee=True))
+    for step in found:
+        parts = ((step.size, fee.per or "period", step.unit_price), (_ONE, TIER_FEE, step.flat_fee))
+        for size, unit, unit_price in parts:
+            if unit_price or unit != TIER_FEE:
+                weighed = Fraction(size) * share
+                yield RatedLine(
+                    version=version,
+                    tier=step.tier,
+                    quantity=simplest(weighed),
+                    unit=unit,
+                    unit_price=unit_price,
+                    flat_fee=_ZERO,
+                    amount=simplest(weighed * Fraction(unit_price)),
+                )
 
 
 _Part = tuple[PriceVersion, FlatFee, Window, Decimal]
@@ -94,6 +122,7 @@ def _parts(price: Price, window: Window, held: Sequence[HeldQuantities]) -> Iter
                 f"price {price.price_id!r} asks for each {model.per}, and nothing says how many there are at {at.isoformat()}",
                 bill="this charge is not changed; what is booked stays",
                 fix=f"say it in the subscription, such as quantities = {{ {model.per} = 5 }}, and load the catalog",
+                place=price.place("per", version=version.version),
             )
 
 
@@ -131,4 +160,5 @@ def versions_in(price: Price, window: Window) -> Iterator[tuple[PriceVersion, Wi
             f"price {price.price_id!r} has no version at {at.isoformat()}",
             bill="this charge is not changed; what is booked stays",
             fix=f"add a version of {price.price_id!r} to prices.toml that is in force then, and load the catalog",
+            place=price.place(),
         )

@@ -65,6 +65,7 @@ def _priced_steps(price: Price, part: VersionUsage) -> Iterator[LevelStep]:
             f"price {price.price_id!r} prorates its tiers, and its usage does not say when the level changed",
             bill="this charge is not changed; what is booked stays",
             fix=f"rate it with a meter of a level, or leave prorated out of {price.price_id!r} in prices.toml",
+            place=price.place("prorated", version=part.version.version),
         )
     share = _ONE if part.version.conversion is None else part.version.conversion.share
     for step in part.detail.steps:

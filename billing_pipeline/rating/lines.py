@@ -6,28 +6,58 @@ Quantities and amounts are exact, amounts in major units of the price's currency
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Self
 
 from billing_pipeline.amounts import Exact, exact_text
+from billing_pipeline.catalog import FILES, Place
 from billing_pipeline.errors import BillingError
+from billing_pipeline.periods import Window
 
 
-class NegativeQuantityError(BillingError):
+class UnratableError(BillingError):
+    """Usage that a price cannot rate. `place` is where the catalog says what does not fit; whose charge it is, and the line in
+    the file, are added by whoever knows them."""
+
+    def __init__(self, what: str, *, bill: str, fix: str, place: Place) -> None:
+        super().__init__(what, bill=bill, fix=fix)
+        self.place = place
+
+    def of_charge(self, *, account_id: str, subscription_id: str, period: Window, group_key: str = "") -> Self:
+        """Return the same error with whose charge it is."""
+        group = f", group {group_key}" if group_key else ""
+        whose = f"account {account_id!r}, subscription {subscription_id!r}{group}, {_span(period)}"
+        return type(self)(f"{self.what}; {whose}", bill=self.bill, fix=self.fix, place=self.place)
+
+    def at_line(self, line: int | None) -> Self:
+        """Return the same error with its file, and its line there."""
+        place = self.place
+        version = "" if place.version is None else f"version {place.version}"
+        shown = ": ".join(part for part in (FILES[place.kind], place.entry_id, version, place.field) if part)
+        shown += "" if line is None else f" (line {line})"
+        return type(self)(f"{self.what} [{shown}]", bill=self.bill, fix=self.fix, place=self.place)
+
+
+def _span(period: Window) -> str:
+    return f"{period.start.isoformat()} to {period.end.isoformat()}"
+
+
+class NegativeQuantityError(UnratableError):
     """A quantity below 0 has no price."""
 
 
-class BeyondLastTierError(BillingError):
+class BeyondLastTierError(UnratableError):
     """A quantity above a bounded last tier has no price."""
 
 
-class NoPriceVersionError(BillingError):
+class NoPriceVersionError(UnratableError):
     """No version of the price is in force where it is needed."""
 
 
-class NoMatrixCellError(BillingError):
+class NoMatrixCellError(UnratableError):
     """Usage with these values of its dimensions has no price in the matrix."""
 
 
-class UsageDetailMissingError(BillingError):
+class UsageDetailMissingError(UnratableError):
     """A price rates single transactions, windows, levels or cells, and the usage says only what they come to."""
 
 

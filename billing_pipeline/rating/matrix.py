@@ -31,6 +31,7 @@ def rate_matrix(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Ra
                 f"price {price.price_id!r} is by {', '.join(model.dimensions)}, and its usage only says what it comes to",
                 bill="this charge is not changed; what is booked stays",
                 fix="rate usage that is grouped by these dimensions",
+                place=price.place("dimensions", version=version.version),
             )
         share = _ONE if version.conversion is None else version.conversion.share
         priced_unit = unit if version.conversion is None else version.conversion.unit
@@ -58,7 +59,7 @@ def _by_cell(price: Price, model: Matrix, part: VersionUsage) -> Iterator[tuple[
     """Yield (what the cell is about, unit price, quantity) of each cell, in the matrix's order, all others last."""
     found: dict[int, list[Exact]] = defaultdict(list)
     for values, quantity in part.detail.quantities if isinstance(part.detail, Cells) else ():
-        found[_cell_of(price, model, values)].append(quantity)
+        found[_cell_of(price, part.version.version, model, values)].append(quantity)
     for number in sorted(found):
         if number == len(model.cells):
             yield "all others", model.unit_price or _ZERO, exact_sum(found[number])
@@ -69,7 +70,7 @@ def _by_cell(price: Price, model: Matrix, part: VersionUsage) -> Iterator[tuple[
             yield label, cell.unit_price, exact_sum(found[number])
 
 
-def _cell_of(price: Price, model: Matrix, values: tuple[str, ...]) -> int:
+def _cell_of(price: Price, version: int, model: Matrix, values: tuple[str, ...]) -> int:
     for number, cell in enumerate(model.cells):
         if all(wanted is None or wanted == value for wanted, value in zip(cell.values, values, strict=True)):
             return number
@@ -80,4 +81,5 @@ def _cell_of(price: Price, model: Matrix, values: tuple[str, ...]) -> int:
         f"price {price.price_id!r}: no cell of its matrix is for {shown}",
         bill="this charge is not changed; what is booked stays",
         fix=f"add a version of {price.price_id!r} to prices.toml with a cell for it, or with a unit_price for all others",
+        place=price.place("cells", version=version),
     )

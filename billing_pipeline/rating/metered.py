@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal, Inexact
 from fractions import Fraction
 
-from billing_pipeline.amounts import exact_arithmetic, exact_text
+from billing_pipeline.amounts import Exact, exact_arithmetic, exact_difference, exact_product, exact_text
 from billing_pipeline.catalog import Discount, Matrix, Percentage, Price, PriceVersion
 from billing_pipeline.rating.adjustments import adjusted, discounted
 from billing_pipeline.rating.balances import by_quota, rate_balance
@@ -21,7 +21,7 @@ from billing_pipeline.rating.transactions import rate_transactions
 from billing_pipeline.rating.usage import VersionUsage
 from billing_pipeline.rating.windows import rate_windows
 
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 
 
 def rate(
@@ -58,7 +58,9 @@ def _checked(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated
             raise NegativeQuantityError(
                 f"price {price.price_id!r}: the quantity is {exact_text(part.quantity)} {unit}, below 0",
                 bill="this charge is not changed; what is booked stays",
-                fix="find the usage rows below 0 in usage.metered and build their days again",
+                fix="find the usage rows below 0 in usage.metered and build their days again; amounts that may be below 0 "
+                'need a price with model = "dynamic"',
+                place=price.place("model", version=part.version.version),
             )
         is_committed = is_committed or part.version.commitment is not None
     if price.is_prepaid:
@@ -80,24 +82,39 @@ def _priced(price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
         if version.is_prorated:
             return rate_levels(price=price, unit=unit, usage=usage)
         if len(usage) == 1 and version.conversion is None and isinstance(usage[0].quantity, Decimal):
-            with exact_arithmetic():
-                return _alone(price, unit, version, usage[0].quantity)
-    versions = [part.version for part in usage]
-    decimals = [part.quantity for part in usage if isinstance(part.quantity, Decimal)]
-    if len(decimals) == len(usage):
+            included = _included(usage[0])
+            if isinstance(included, Decimal):
+                with exact_arithmetic():
+                    return _alone(price, unit, version, usage[0].quantity, included)
+    parts = [(part.version, part.quantity, _included(part)) for part in usage]
+    decimals = [
+        (one, quantity, included)
+        for one, quantity, included in parts
+        if isinstance(quantity, Decimal) and isinstance(included, Decimal)
+    ]
+    if len(decimals) == len(parts):
         try:
             with exact_arithmetic():
-                return _rated(price, unit, list(zip(versions, decimals, strict=True)), Decimal)
+                return _rated(price, unit, decimals, Decimal)
         except Inexact:
             # A conversion that does not terminate, such as seconds over 3600: the same formulas on fractions.
             pass
-    fractions = [Fraction(part.quantity) for part in usage]
-    return _rated(price, unit, list(zip(versions, fractions, strict=True)), Fraction)
+    fractions = [(one, Fraction(quantity), Fraction(included)) for one, quantity, included in parts]
+    return _rated(price, unit, fractions, Fraction)
 
 
-def _alone(price: Price, unit: str, version: PriceVersion, used: Decimal) -> Rated:
+def _included(part: VersionUsage) -> Exact:
+    """Return the priced units that cost nothing: of those that are included once what is left of them, 20 of 100 after 80."""
+    version = part.version
+    if not version.is_included_once:
+        return version.included_units
+    share = _ONE if version.conversion is None else version.conversion.share
+    return max(exact_difference(version.included_units, exact_product(part.before, times=share, over=_ONE)), _ZERO)
+
+
+def _alone(price: Price, unit: str, version: PriceVersion, used: Decimal, included: Decimal) -> Rated:
     """Return what `_rated` does for one version without conversion: most charges are that. Nothing in it divides."""
-    upto = max(used - version.included_units, _ZERO) if version.included_units else used
+    upto = max(used - included, _ZERO) if included else used
     lines: tuple[RatedLine, ...] = ()
     total = _ZERO
     for step in steps(price, version.model, _ZERO, upto, upto, has_fee=True):
@@ -106,16 +123,19 @@ def _alone(price: Price, unit: str, version: PriceVersion, used: Decimal) -> Rat
     return Rated(lines=lines, quantity=used, unit=unit, exact=total)
 
 
-def _rated(price: Price, unit: str, usage: Sequence[tuple[PriceVersion, Number]], number: type[Number]) -> Rated:
+_Part = tuple[PriceVersion, Number, Number]
+
+
+def _rated(price: Price, unit: str, usage: Sequence[_Part[Number]], number: type[Number]) -> Rated:
     lines: list[RatedLine] = []
     quantity = total = number(0)
     priced_unit = unit
     for run in _runs(usage):
         raw = number(0)
-        run_total = sum((used for _, used in run), number(0))
+        run_total = sum((used for _, used, _ in run), number(0))
         has_fee = True
-        for version, used in run:
-            converted_before, included = converted(raw, version.conversion), number(version.included_units)
+        for version, used, included in run:
+            converted_before = converted(raw, version.conversion)
             raw += used
             upto = converted(raw, version.conversion)
             priced_unit = version.conversion.unit if version.conversion else unit
@@ -132,10 +152,10 @@ def _rated(price: Price, unit: str, usage: Sequence[tuple[PriceVersion, Number]]
     return Rated(lines=tuple(lines), quantity=plain(quantity), unit=priced_unit, exact=plain(total))
 
 
-def _runs(usage: Sequence[tuple[PriceVersion, Number]]) -> Iterator[Sequence[tuple[PriceVersion, Number]]]:
+def _runs(usage: Sequence[_Part[Number]]) -> Iterator[Sequence[_Part[Number]]]:
     """Split `usage` where a version restarts its tiers."""
     start = 0
-    for index, (version, _) in enumerate(usage):
+    for index, (version, _, _) in enumerate(usage):
         if index > start and version.restart_tiers:
             yield usage[start:index]
             start = index

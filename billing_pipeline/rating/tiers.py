@@ -164,7 +164,14 @@ def beyond_last_tier(price: Price, tiers: tuple[Tier, ...], quantity: Exact) -> 
         f"which ends at {'-' if last is None else exact_text(last)}",
         bill="this charge is not changed; what is booked stays",
         fix=f"add a version of {price.price_id!r} whose last tier is open, or reaches further, and load the catalog",
+        place=price.place("tiers", version=_version_of(price, tiers)),
     )
+
+
+def _version_of(price: Price, tiers: tuple[Tier, ...]) -> int | None:
+    """Return the version that has these tiers, None where they are not a version's own but of some hours of the day."""
+    found = (one.version for one in price.versions if getattr(one.model, "tiers", None) is tiers)
+    return next(found, None)
 
 
 def converted(raw: Number, conversion: UnitConversion | None) -> Number:

@@ -89,7 +89,7 @@ def _lines(version: int, model: Percentage, unit: str, paid: _Paid) -> Iterator[
 def _paid(price: Price, part: VersionUsage, model: Percentage, share: Exact, free: _Free) -> _Paid:
     if not isinstance(part.detail, Transactions):
         if model.needs_transactions or (model.fixed_fee and part.events is None):
-            raise _missing(price)
+            raise _missing(price, part.version.version)
         return _Paid(base=exact_product(part.quantity, times=share, over=_ONE), count=part.events or 0)
     paid = _Paid()
     bases: list[Exact] = []
@@ -99,6 +99,7 @@ def _paid(price: Price, part: VersionUsage, model: Percentage, share: Exact, fre
                 f"price {price.price_id!r}: a transaction is {exact_text(value)}, below 0",
                 bill="this charge is not changed; what is booked stays",
                 fix="a share of a refund has no meaning here: count refunds with a meter of their own",
+                place=price.place("model", version=part.version.version),
             )
         for base, count in _after_free(model, exact_product(value, times=share, over=_ONE), number, free):
             amount = exact_sum([exact_product(base, times=model.rate, over=_ONE), model.fixed_fee])
@@ -146,9 +147,10 @@ def _times(amount: Exact, count: int) -> Exact:
     return exact_product(amount, times=Decimal(count), over=_ONE)
 
 
-def _missing(price: Price) -> UsageDetailMissingError:
+def _missing(price: Price, version: int) -> UsageDetailMissingError:
     return UsageDetailMissingError(
         f"price {price.price_id!r} charges for each transaction, and its usage only says what they come to",
         bill="this charge is not changed; what is booked stays",
         fix=f'give the meter {price.meter_id!r} transactions = "ordered" in meters.toml, and build its days again',
+        place=price.place("model", version=version),
     )

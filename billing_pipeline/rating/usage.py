@@ -62,7 +62,8 @@ class VersionUsage:
 
     `share` is the part of the whole billing period in which the version was in force, as the price prorates: of amounts that
     are for a whole period it counts. `events` is the number of records behind the quantity, where the price charges for
-    each. `detail` is what the quantity is made of, where the price does not rate the quantity alone.
+    each. `detail` is what the quantity is made of, where the price does not rate the quantity alone. `before` is what was used
+    since the subscription began and before the period, where included units are used up once.
     """
 
     version: PriceVersion
@@ -70,6 +71,7 @@ class VersionUsage:
     share: Exact = _ONE
     events: int | None = None
     detail: Detail | None = None
+    before: Exact = _ZERO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

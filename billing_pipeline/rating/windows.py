@@ -78,6 +78,7 @@ def rate_each_window(*, price: Price, unit: str, part: VersionUsage) -> Iterator
                 f"price {price.price_id!r} rates windows of {version.window.seconds} seconds, and its usage does not say them",
                 bill="this charge is not changed; what is booked stays",
                 fix="rate usage that is told by windows",
+                place=price.place("window", version=version.version),
             )
         return
     priced_unit = unit if version.conversion is None else version.conversion.unit
@@ -87,6 +88,7 @@ def rate_each_window(*, price: Price, unit: str, part: VersionUsage) -> Iterator
                 f"price {price.price_id!r}: the window at {start.isoformat()} has a quantity below 0",
                 bill="this charge is not changed; what is booked stays",
                 fix="find the usage rows below 0 in usage.metered and build their days again",
+                place=price.place("window", version=version.version),
             )
         label, model, commitment = _terms(price, version, start)
         size = _converted(quantity, version.conversion)

@@ -6,7 +6,7 @@ ones do. Not here: what invoices are made of it (billing_pipeline.invoicing.comp
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -168,6 +168,7 @@ def _charges(
     connection: psycopg.Connection, catalog: Catalog, parameters: Mapping[str, object]
 ) -> Iterator[tuple[str, Billable, int | None]]:
     by_meter = frozenset(_price_ids(catalog, BillingMode.STRIPE_METER))
+    minimums = frozenset(price.price_id for price in catalog.prices.values() if price.is_minimum)
     for row in connection.execute(_CHARGES.encode(), parameters):
         account_id, charge_id, subscription_id, price_id, group_key, meter_id, start, end, quantity, unit, *rest = row
         amount_minor, currency, revision, rating_digest, charged_minor = rest
@@ -176,7 +177,7 @@ def _charges(
             account_id,
             Billable(
                 source_id=charge_id,
-                kind=ItemKind.FEE if meter_id is None else ItemKind.USAGE,
+                kind=_kind(price_id, meter_id, minimums),
                 subscription_id=subscription_id,
                 charge_key=str(charge_id),
                 slot=slot_of(
@@ -195,6 +196,13 @@ def _charges(
             ),
             charged_minor,
         )
+
+
+def _kind(price_id: str, meter_id: str | None, minimums: Collection[str]) -> ItemKind:
+    """Return what a charge's line is for: what is missing to a minimum is no fee."""
+    if meter_id is not None:
+        return ItemKind.USAGE
+    return ItemKind.MINIMUM if price_id in minimums else ItemKind.FEE
 
 
 def _due_at(catalog: Catalog, price_id: str, period: Window) -> datetime:

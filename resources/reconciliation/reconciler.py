@@ -282,7 +282,7 @@ def _canary_results(
 def _is_whole(catalog: Catalog, canary: Canary, period_start: datetime) -> bool:
     """Return whether a period began where the subscription's anchor says, not in the middle of one."""
     subscription = catalog.subscriptions[canary.subscription_id]
-    return subscription.anchor.period_containing(period_start).start == period_start
+    return subscription.period_containing(period_start).start == period_start
 
 
 def _write(connection: psycopg.Connection, result: Reconciliation, run_id: str) -> None:

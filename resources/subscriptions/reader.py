@@ -2,26 +2,34 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, time
 from decimal import Decimal
 
 import psycopg
 
 from billing_pipeline.catalog import Phase, PhaseStatus, Subscription
 from billing_pipeline.catalog.subscription_tables import SubscriptionTable
+from billing_pipeline.periods import BillingAnchor
 
 
 def account_subscriptions(connection: psycopg.Connection, account_id: str) -> Mapping[str, Subscription]:
     """Return the account's subscriptions with their phases, by id."""
     phases: dict[str, list[Phase]] = defaultdict(list)
-    for subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities in connection.execute(
+    moved: dict[tuple[str, datetime], tuple[int, time, int | None]] = {}
+    for subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities, *anchor in connection.execute(
         """
-        select subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities
+        select
+            subscription_id, starts_at, ends_at, plan_id, plan_version, status, quantities, anchor_day, anchor_time,
+            anchor_month
         from catalog.subscription_phase
         where account_id = %s
         order by subscription_id, phase_number
         """,
         [account_id],
     ):
+        if anchor[0] is not None:
+            moved[subscription_id, starts_at] = (anchor[0], anchor[1], anchor[2])
         phases[subscription_id].append(
             Phase(
                 starts_at=starts_at,
@@ -47,20 +55,30 @@ def account_subscriptions(connection: psycopg.Connection, account_id: str) -> Ma
     found = {}
     for content, zone in rows:
         table = SubscriptionTable.model_validate(content)
-        of_it = tuple(phases.get(table.id, ()))
+        first = table.beginning(zone).anchor
+        of_it = tuple(
+            replace(phase, anchor=_anchor(first.zone, *moved[table.id, phase.starts_at]))
+            if (table.id, phase.starts_at) in moved
+            else phase
+            for phase in phases.get(table.id, ())
+        )
         found[table.id] = Subscription(
             subscription_id=table.id,
             account_id=table.account,
             plan_id=table.plan,
             starts_at=table.starts_at,
             ends_at=of_it[-1].ends_at if of_it else table.ends_at,
-            anchor=table.beginning(zone).anchor,
+            anchor=first,
             initial_balance=table.initial_balance,
             invoice_with=table.invoice_with,
             stripe_subscription=table.stripe_subscription,
             phases=of_it,
         )
     return found
+
+
+def _anchor(zone: str, day: int, time_of_day: time, month: int | None) -> BillingAnchor:
+    return BillingAnchor(day=day, time_of_day=time_of_day, zone=zone, month=month)
 
 
 def prices_in_advance(connection: psycopg.Connection) -> frozenset[str]:
