@@ -34,7 +34,7 @@ from resources.runtime import Runtime
 from resources.settings import Settings
 from resources.stores import open_stores
 from resources.usage_store import DayBuild, UsageStore
-from tests.conftest import administer, database_url
+from tests.databases import lent_database
 
 DAYS = (date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 3))
 RUN = "run"
@@ -476,14 +476,12 @@ class Site:
         catalog_dir = self.folder / "catalog"
         if not catalog_dir.exists():
             write_catalog(catalog_dir)
-        name = f"chain_{uuid.uuid4().hex[:12]}"
-        administer(self.postgres_url, f'create database "{name}" template "{self.template}"')
-        home = self.folder / name
+        home = self.folder / f"chain_{uuid.uuid4().hex[:12]}"
         home.mkdir()
         try:
-            yield Installation(home, Database(database_url(self.postgres_url, name)), catalog_dir)
+            with lent_database(self.postgres_url, self.template) as database:
+                yield Installation(home, database, catalog_dir)
         finally:
-            administer(self.postgres_url, f'drop database "{name}" with (force)')
             shutil.rmtree(home)
 
 

@@ -16,11 +16,15 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 import pytest
 from hypothesis import settings as hypothesis_settings
+from psycopg import sql
 
 from resources.database import Database
 from resources.embedded_postgres import EmbeddedPostgres
 from resources.migrate import migrate
 from resources.settings import PROJECT_ROOT
+from tests.databases import administer as administer
+from tests.databases import cloning, lent_database
+from tests.databases import database_url as database_url
 
 if TYPE_CHECKING:
     from resources.stripe_sim.server import RunningSim
@@ -37,22 +41,11 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return "gzip" if isinstance(val, bytes) and val.startswith(b"\x1f\x8b") else None
 
 
-def database_url(server_url: str, database: str) -> str:
-    """Return `server_url` with another database."""
-    return urlunsplit(urlsplit(server_url)._replace(path="/" + quote(database, safe="")))
-
-
 def login_url(url: str, user: str, password: str) -> str:
     """Return `url` with another login."""
     parts = urlsplit(url)
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     return urlunsplit(parts._replace(netloc=f"{login}@{parts.hostname}:{parts.port}"))
-
-
-def administer(server_url: str, statement: str) -> None:
-    """Run one statement as the superuser, outside a transaction."""
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(statement.encode())
 
 
 @pytest.fixture(scope="session")
@@ -72,35 +65,41 @@ def postgres_url(open_folder: Path) -> Iterator[str]:
         yield given
         return
     with EmbeddedPostgres(open_folder / "postgres", server_settings=NOT_DURABLE) as server:
+        _make_logins_cheap(server.url())
         yield server.url()
+
+
+def _make_logins_cheap(url: str) -> None:
+    """Keep the password's hash by one turn instead of 4096: tests open a hundred thousand sessions."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set scram_iterations = 1")
+        password = sql.Literal(urlsplit(url).password)
+        connection.execute(sql.SQL("alter role current_user password {}").format(password))
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_url: str) -> Iterator[str]:
-    """Return the name of a migrated, empty database to clone."""
+    """Return the name of a migrated, empty database to clone; `databases.lent_database` lends clones of it."""
     name = f"billing_template_{uuid.uuid4().hex[:12]}"
     administer(postgres_url, f'create database "{name}"')
     migrate(Database(database_url(postgres_url, name)))
-    yield name
+    with cloning(postgres_url, name):
+        yield name
     administer(postgres_url, f'drop database "{name}" with (force)')
 
 
 @pytest.fixture
 def database(postgres_url: str, template_database: str) -> Iterator[Database]:
-    """Return a fresh migrated database, dropped afterwards."""
-    name = f"billing_test_{uuid.uuid4().hex[:12]}"
-    administer(postgres_url, f'create database "{name}" template "{template_database}"')
-    yield Database(database_url(postgres_url, name))
-    administer(postgres_url, f'drop database "{name}" with (force)')
+    """Return a migrated, empty database."""
+    with lent_database(postgres_url, template_database) as database:
+        yield database
 
 
 @pytest.fixture
 def second_database(postgres_url: str, template_database: str) -> Iterator[Database]:
     """Return a further one, to compare with."""
-    name = f"billing_test_{uuid.uuid4().hex[:12]}"
-    administer(postgres_url, f'create database "{name}" template "{template_database}"')
-    yield Database(database_url(postgres_url, name))
-    administer(postgres_url, f'drop database "{name}" with (force)')
+    with lent_database(postgres_url, template_database) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

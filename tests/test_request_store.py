@@ -4,7 +4,6 @@ import gzip
 import os
 import signal
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from resources.request_day_writer import RequestDayWriter
 from resources.request_days import RequestDays
 from resources.request_ingest import DayIngest, DeliveryChangingError, RequestIngest
 from resources.request_store import LinesWithoutIdsError, RequestStore
-from tests.conftest import administer, database_url
 from tests.request_files import (
     API_REQUEST,
     AS_OF,
@@ -657,22 +655,14 @@ STEPS = [
 ]
 
 
-@pytest.fixture
-def other_database(postgres_url: str, template_database: str) -> Iterator[Database]:
-    name = f"billing_test_{uuid.uuid4().hex[:12]}"
-    administer(postgres_url, f'create database "{name}" template "{template_database}"')
-    yield Database(database_url(postgres_url, name))
-    administer(postgres_url, f'drop database "{name}" with (force)')
-
-
 class TestKill9:
     def test_at_any_step_and_run_again_gives_the_same_rows_and_counts(
-        self, database: Database, other_database: Database, tmp_path: Path
+        self, database: Database, second_database: Database, tmp_path: Path
     ) -> None:
         calm = Deliveries(database, tmp_path / "calm")
         put_everything(calm)
         calm.ingest()
-        shaken = Deliveries(other_database, tmp_path / "shaken")
+        shaken = Deliveries(second_database, tmp_path / "shaken")
         put_everything(shaken)
         for step in STEPS:
             killed_at(step, lambda: shaken.ingest(DAY, NEXT_DAY))

@@ -4,7 +4,6 @@ import gzip
 import json
 import tempfile
 import threading
-import uuid
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -27,7 +26,7 @@ from resources.traffic_gaps import NoOpenGapError
 from resources.traffic_receipts import PushRefusedError, TrafficReceiver, e_mail_pseudonyms
 from resources.traffic_samples import DATASET
 from resources.traffic_store import DayCollected, TrafficStore, UnknownNodeError
-from tests.conftest import administer, database_url
+from tests.databases import lent_database
 from tests.traffic_nodes import ALICE, START, Node, minutes, sample, snapshot
 
 DAY, NEXT_DAY = date(2026, 4, 8), date(2026, 4, 9)
@@ -746,19 +745,14 @@ class TestAnyOrderOfDelivery:
         shuffled = data.draw(st.permutations(everything))
         cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), min_size=1, max_size=2)))
         parts = [shuffled[start:end] for start, end in zip([0, *cuts], [*cuts, len(shuffled)], strict=True)]
-        name = f"billing_test_{uuid.uuid4().hex[:12]}"
-        administer(postgres_url, f'create database "{name}" template "{template_database}"')
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                collector = Collector(Database(database_url(postgres_url, name)), Path(folder))
-                collector.add(Node(), base_url="")
-                for number, part in enumerate(part for part in parts if part):
-                    collector.drop(f"{number}.jsonl", encode_body(part))
-                    collector.collect(at(20))
-                rows = collector.rows()
-                assert len(rows) == 23
-                assert [row[7] for row in rows if row[4] == naive(6)] == [None, 9]
-                assert collector.verdict("samples_conserved")[0] == "passed"
-                assert collector.query("select conflict_samples from core.traffic_day") == [(2,)]
-        finally:
-            administer(postgres_url, f'drop database "{name}" with (force)')
+        with lent_database(postgres_url, template_database) as database, tempfile.TemporaryDirectory() as folder:
+            collector = Collector(database, Path(folder))
+            collector.add(Node(), base_url="")
+            for number, part in enumerate(part for part in parts if part):
+                collector.drop(f"{number}.jsonl", encode_body(part))
+                collector.collect(at(20))
+            rows = collector.rows()
+            assert len(rows) == 23
+            assert [row[7] for row in rows if row[4] == naive(6)] == [None, 9]
+            assert collector.verdict("samples_conserved")[0] == "passed"
+            assert collector.query("select conflict_samples from core.traffic_day") == [(2,)]
