@@ -26,6 +26,7 @@ from assets.invoicing import (
     invoice_items_asset,
 )
 from assets.jobs import JOBS, build_yesterday
+from assets.proposals import decide_proposal
 from assets.reconciliation import reconcile_stripe, reconcile_stripe_daily, reconciliation_asset
 from assets.requests import request_records_asset
 from assets.retention import remove_unused, remove_unused_weekly
@@ -40,7 +41,14 @@ from assets.sensors import (
 )
 from assets.storage import delivered_storage_assets, storage_asset
 from assets.stripe_events import apply_stripe_events, stripe_events
-from assets.stripe_sync import stripe_sync_asset, sync_stripe, sync_stripe_hourly, true_up_invoices, waiting_drafts
+from assets.stripe_sync import (
+    stripe_sync_asset,
+    sync_account,
+    sync_schedule,
+    sync_stripe,
+    true_up_invoices,
+    waiting_drafts,
+)
 from assets.traffic import traffic_asset, traffic_samples_asset
 from assets.upkeep import list_storage, list_storage_daily, sweep_arrears, sweep_arrears_hourly
 from assets.usage import api_requests_asset
@@ -49,6 +57,7 @@ from resources.alerting.conditions import ConditionReader
 from resources.alerting.desk import AlertDesk
 from resources.alerting.policy import load_alert_policy
 from resources.database import Database
+from resources.invoicing.proposal_desk import ProposalDesk
 from resources.settings import Settings
 from resources.stores import Stores, open_stores
 
@@ -93,8 +102,10 @@ def build_defs(
             watch_limits,
             compile_invoices,
             finalize_invoices,
+            decide_proposal,
             apply_stripe_events,
             sync_stripe,
+            sync_account,
             true_up_invoices,
             reconcile_stripe,
         ],
@@ -106,7 +117,7 @@ def build_defs(
             watch_limits_hourly,
             compile_invoices_hourly,
             finalize_invoices_daily,
-            sync_stripe_hourly,
+            sync_schedule(stores.stripe_syncing.policy.every_minutes),
             reconcile_stripe_daily,
         ],
         sensors=[
@@ -140,6 +151,7 @@ def build_defs(
             "backtest_store": stores.backtests,
             "invoice_store": stores.invoices,
             "invoice_reader": stores.invoice_reader,
+            "proposal_desk": ProposalDesk(proposals=stores.proposals, charges=stores.charges, invoices=stores.invoices),
             "stripe_following": stores.stripe_following,
             "reconciler": stores.reconciler,
             "stripe_syncing": stores.stripe_syncing,

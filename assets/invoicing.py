@@ -1,10 +1,10 @@
 """`invoicing/items`: what is booked and what people added -> the open invoices of every account, or of those asked for.
 
-Also the jobs that make invoices final where the policy says so, and that decide a proposal. Not here: the rules
-(billing_pipeline.invoicing), sending invoices to Stripe (stripe sync).
+Also the job that makes invoices final where the policy says so. Not here: the rules (billing_pipeline.invoicing), deciding a
+proposal (proposals), sending invoices to Stripe (stripe sync).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -16,13 +16,19 @@ from assets.code_version import code_version
 from assets.columns import INVOICE_ITEMS
 from assets.execution import Progress, retried_when_transient
 from assets.metadata import Metadata, markdown_table, numbers
+from assets.proposals import proposal_table
 from resources.invoicing.drafts import Drafted
 from resources.invoicing.invoice_reader import Disagreement, InvoiceReader, Overview
 from resources.invoicing.invoice_store import InvoiceStore
+from resources.invoicing.proposal_desk import ProposalDesk
+from resources.invoicing.proposal_store import Proposal
 
 KEY = "invoicing/items"
 AGREES = "invoices_equal_ledger"
 COMPILED = "every_account_compiled"
+# Of what a check's evaluation is: a run for some accounts says nothing of the others.
+CHECKED = "checked"
+ALL_ACCOUNTS = "all accounts"
 _LISTED = 20
 
 
@@ -65,6 +71,7 @@ def invoice_items_asset() -> dg.AssetsDefinition:
         config: InvoicingConfig,
         invoice_store: dg.ResourceParam[InvoiceStore],
         invoice_reader: dg.ResourceParam[InvoiceReader],
+        proposal_desk: dg.ResourceParam[ProposalDesk],
         progress: dg.ResourceParam[Progress],
     ) -> Iterator[dg.MaterializeResult[None]]:
         accounts = tuple(config.accounts) or None
@@ -81,14 +88,19 @@ def invoice_items_asset() -> dg.AssetsDefinition:
                 invoice_store.compile_invoices(as_of=datetime.now(UTC), accounts=some)
                 apart = invoice_reader.disagreements(accounts)
             overview = invoice_reader.overview()
+            proposals = proposal_desk.waiting() if overview.proposals_waiting else ()
         for account_id, problem in done.failed.items():
             context.log.error(f"{account_id}: {problem}")
-        yield dg.MaterializeResult(metadata=_metadata(done, overview), check_results=[_agrees(apart), _compiled(done)])
+        checked = ", ".join(accounts) if accounts else ALL_ACCOUNTS
+        yield dg.MaterializeResult(
+            metadata=_metadata(done, overview, proposals),
+            check_results=[_agrees(apart, checked), _compiled(done, checked)],
+        )
 
     return items
 
 
-def _metadata(done: Drafted, overview: Overview) -> Metadata:
+def _metadata(done: Drafted, overview: Overview, proposals: Sequence[Proposal]) -> Metadata:
     metadata = numbers(
         {
             "dagster/row_count": sum(one.lines for one in overview.states),
@@ -121,13 +133,15 @@ def _metadata(done: Drafted, overview: Overview) -> Metadata:
             for row in overview.biggest
         ],
     )
+    if proposals:
+        metadata["proposals"] = proposal_table(proposals)
     for name, amounts in (("not_on_any_invoice", overview.uninvoiced), ("credited", overview.credited)):
         if amounts:
             metadata[name] = dg.MetadataValue.text(", ".join(str(amount) for amount in amounts))
     return metadata
 
 
-def _agrees(apart: tuple[Disagreement, ...]) -> dg.AssetCheckResult:
+def _agrees(apart: tuple[Disagreement, ...], checked: str) -> dg.AssetCheckResult:
     rows = [(one.account_id, str(one.receivable), str(one.invoiced), str(one.missing)) for one in apart[:_LISTED]]
     return dg.AssetCheckResult(
         check_name=AGREES,
@@ -138,11 +152,11 @@ def _agrees(apart: tuple[Disagreement, ...]) -> dg.AssetCheckResult:
         else f"{len(apart)} accounts have a receivable in the ledger that is not what their invoices come to (see the table). "
         "For the bill: these customers are charged the difference too little, or too much. To fix: materialize this asset "
         "again; if it stays, somebody wrote to the ledger or to invoicing by hand: find out who, and post the reverse.",
-        metadata={"apart": markdown_table(("account", "receivable", "invoiced", "missing"), rows)},
+        metadata={CHECKED: checked, "apart": markdown_table(("account", "receivable", "invoiced", "missing"), rows)},
     )
 
 
-def _compiled(done: Drafted) -> dg.AssetCheckResult:
+def _compiled(done: Drafted, checked: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=COMPILED,
         passed=not done.failed,
@@ -151,7 +165,10 @@ def _compiled(done: Drafted) -> dg.AssetCheckResult:
         if not done.failed
         else f"{len(done.failed)} accounts could not be compiled. For the bill: their drafts are as they were, and follow the "
         "books no more. To fix: correct what the table names, and materialize this asset again.",
-        metadata={"failed": markdown_table(("account", "problem"), sorted(done.failed.items())[:_LISTED])},
+        metadata={
+            CHECKED: checked,
+            "failed": markdown_table(("account", "problem"), sorted(done.failed.items())[:_LISTED]),
+        },
     )
 
 

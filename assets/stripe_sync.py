@@ -1,7 +1,7 @@
 """`invoicing/stripe_sync`: open invoices -> pending items and drafts at Stripe; and the true-up of drafts before they are final.
 
-The sync runs by the hour and costs accounts that have not changed nothing; a sensor has all drafts that wait brought up to date
-in one run. Not here: the work (resources/stripe_sync), what Stripe tells (stripe_events).
+The sync runs at an interval (an hour, by default) and costs accounts that have not changed nothing; a sensor has all drafts that
+wait brought up to date in one run. Not here: the work (resources/stripe_sync), what Stripe tells (stripe_events).
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from assets.run_history import plan_run
 from resources.stripe_sync.credit_notes import CreditNoteOutcome, DueCreditNote
 from resources.stripe_sync.sync_reader import SyncOverview, SyncReader
 from resources.stripe_sync.sync_run import SyncReport
+from resources.stripe_sync.sync_store import SyncState
 from resources.stripe_sync.syncing import StripeSyncing
 from resources.stripe_sync.true_up_run import TrueUpReport
 from resources.stripe_sync.work import Worked
@@ -105,13 +106,44 @@ sync_stripe = dg.define_asset_job(
     selection=dg.AssetSelection.assets(KEY.split("/")),
     description="Bring Stripe in step with the open invoices. Again: no call that writes.",
 )
-sync_stripe_hourly = dg.ScheduleDefinition(
-    name="sync_stripe_hourly",
-    job=sync_stripe,
-    cron_schedule="55 * * * *",
-    execution_timezone="UTC",
-    description="At 55 past every hour, after invoices were compiled. Accounts that have not changed cost nothing.",
+
+
+def sync_schedule(every_minutes: int) -> dg.ScheduleDefinition:
+    """Return the schedule of the sync: five minutes before the interval is over, after invoices were compiled."""
+    minutes = ",".join(str(minute) for minute in range(60) if minute % every_minutes == every_minutes - 5)
+    return dg.ScheduleDefinition(
+        name="sync_stripe_regularly",
+        job=sync_stripe,
+        cron_schedule="55 1 * * *" if every_minutes > 60 else f"{minutes} * * * *",
+        execution_timezone="UTC",
+        description="By `every_minutes` of stripe.toml. Accounts that have not changed cost nothing.",
+    )
+
+
+class OneAccountConfig(dg.Config):
+    """`account`: whose invoices are brought to Stripe now."""
+
+    account: str
+
+
+@dg.op
+def sync_one(
+    context: dg.OpExecutionContext, config: OneAccountConfig, stripe_syncing: dg.ResourceParam[StripeSyncing]
+) -> None:
+    """Bring one account in step, as when its customer opens the bill. Waits for nobody else's sync: it makes a few calls."""
+    outcome = stripe_syncing.sync.demand(config.account, run_id=context.run_id)
+    context.add_output_metadata({"state": outcome.state.value, "calls_that_write": outcome.calls_that_write})
+    if outcome.state is not SyncState.IN_STEP:
+        raise dg.Failure(description=f"{config.account} is {outcome.state}: {outcome.problem}", allow_retries=False)
+
+
+@dg.job(
+    description="Bring one customer's invoices to Stripe now: run configuration names the account. Many at once, or within a "
+    "minute, are one sync; an account that is in step costs no call that writes."
 )
+def sync_account() -> None:
+    """Run the one step."""
+    sync_one()
 
 
 @dg.op(pool=STRIPE_POOL)

@@ -20,6 +20,7 @@ from resources.invoicing.added_store import AddedLine, AddedStore, Decision
 from resources.invoicing.invoice_rows import InvoiceRow
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.invoicing.policy_file import load_invoicing_policy
+from resources.invoicing.proposal_desk import ProposalDesk
 from resources.invoicing.proposal_store import ProposalStore
 from resources.runtime import running
 from resources.settings import Settings
@@ -210,19 +211,17 @@ def approve(settings: Settings, proposal: str, *, actor: str, reason: str, now: 
         ProposalUnknownError: see there.
     """
     with running(settings) as runtime:
-        store = ProposalStore(runtime.database)
-        found = store.approve(proposal, actor=actor, reason=reason, now=now)
-        policy = load_invoicing_policy(settings.catalog_dir)
-        charges = ChargeStore(runtime.database, policy.thresholds, settings.catalog_dir)
-        charges.book_days([found.day], run_id="approve", code_version=code_version())
-        still = any(one.period == found.period and one.account_id == found.account_id for one in store.waiting())
-        InvoiceStore(runtime.database, policy).compile_invoices(as_of=now, accounts=[found.account_id])
+        desk = _desk(settings, runtime.database)
+        done = desk.approve(
+            proposal, actor=actor, reason=reason, now=now, run_id="approve", code_version=code_version()
+        )
+    found = done.proposal
     what = f"{found.account_id}, {dates(found.period)}: {found.booked} becomes {found.proposed}"
-    if still:
+    if done.is_booked:
+        page().print(f"Approved and booked: {what}", markup=False)
+    else:
         page().print(f"Approved, and not booked: what is rated has changed since. {what}", markup=False)
         page().print("Next: billing proposals")
-    else:
-        page().print(f"Approved and booked: {what}", markup=False)
 
 
 def reject(settings: Settings, proposal: str, *, actor: str, reason: str, now: datetime) -> None:
@@ -232,8 +231,17 @@ def reject(settings: Settings, proposal: str, *, actor: str, reason: str, now: d
         ProposalUnknownError: see there.
     """
     with running(settings) as runtime:
-        found = ProposalStore(runtime.database).reject(proposal, actor=actor, reason=reason, now=now)
+        found = _desk(settings, runtime.database).reject(proposal, actor=actor, reason=reason, now=now).proposal
     page().print(f"Rejected: {found.account_id}, {dates(found.period)} stays at {found.booked}.", markup=False)
+
+
+def _desk(settings: Settings, database: Database) -> ProposalDesk:
+    policy = load_invoicing_policy(settings.catalog_dir)
+    return ProposalDesk(
+        proposals=ProposalStore(database),
+        charges=ChargeStore(database, policy.thresholds, settings.catalog_dir),
+        invoices=InvoiceStore(database, policy),
+    )
 
 
 def _stores(settings: Settings, database: Database) -> tuple[InvoiceStore, AddedStore]:

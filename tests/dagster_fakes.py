@@ -22,6 +22,7 @@ from billing_pipeline.periods import Window
 from billing_pipeline.prepaid import SuspendState
 from billing_pipeline.reconciliation import HeldLine, OurInvoice, Standing, reconcile
 from billing_pipeline.records import LineCounts
+from billing_pipeline.stripe_sync.policy import SyncPolicy
 from billing_pipeline.traffic_sample_checks import SampleCounts
 from resources.alerting.conditions import CLOSING
 from resources.alerting.desk import Delivered
@@ -36,7 +37,8 @@ from resources.invoicing.invoice_reader import Disagreement, Overview, StateTota
 from resources.invoicing.invoice_rows import InvoiceRow
 from resources.payment_store import SuspensionChange
 from resources.reconciliation.canaries import Canary
-from resources.reconciliation.reconciler import CanaryResult, Reconciliation
+from resources.reconciliation.canary_results import CanaryResult
+from resources.reconciliation.reconciler import Reconciliation
 from resources.request_ingest import DayIngest
 from resources.request_store import Discovery
 from resources.retention import Retained
@@ -501,6 +503,7 @@ class FakeReconciler:
     is_behind: bool = False
     behind_since: datetime | None = None
     canary_ours: int = 4200
+    unknown_canaries: tuple[str, ...] = ()
     days: list[date] = field(default_factory=list)
 
     def reconcile(self, day: date, *, run_id: str) -> Reconciliation:
@@ -537,6 +540,7 @@ class FakeReconciler:
                 ),
             ),
             unsendable={},
+            unknown_canaries=self.unknown_canaries,
         )
 
 
@@ -582,6 +586,7 @@ class FakeStripeSyncing:
     """The sync: what its runs come to, in order; drafts that wait."""
 
     is_configured: bool = False
+    policy: SyncPolicy = field(default_factory=SyncPolicy)
     problems: list[str | None] = field(default_factory=list)
     waiting: int = 0
     runs: list[tuple[str, tuple[str, ...] | None, bool]] = field(default_factory=list)
@@ -589,7 +594,7 @@ class FakeStripeSyncing:
 
     @property
     def sync(self) -> SimpleNamespace:
-        return SimpleNamespace(run=self._sync)
+        return SimpleNamespace(run=self._sync, demand=self._demand)
 
     @property
     def true_up(self) -> SimpleNamespace:
@@ -612,6 +617,12 @@ class FakeStripeSyncing:
             writes=2,
             problem=problem,
         )
+
+    def _demand(self, account_id: str, *, run_id: str) -> AccountOutcome:
+        self.runs.append((run_id, (account_id,), False))
+        problem = self.problems.pop(0) if self.problems else None
+        state = SyncState.FAILED if problem else SyncState.IN_STEP
+        return AccountOutcome(account_id=account_id, state=state, problem=problem)
 
     def _true_up(self, *, run_id: str) -> TrueUpReport:
         self.true_ups.append(run_id)

@@ -22,12 +22,14 @@ from console.alerts_page import print_alerts
 from resources.alerting import incidents
 from resources.alerting.channel_settings import ChannelSettingsError
 from resources.alerting.channels import EmailChannel, HttpChannel, LogChannel
-from resources.alerting.conditions import ConditionReader
+from resources.alerting.conditions import CLOSING, ConditionReader
 from resources.alerting.desk import AlertDesk
 from resources.alerting.notice import ChannelError, Condition, IncidentKind, Notice, Phase
 from resources.alerting.policy import AlertPolicy, AlertPolicyError, load_alert_policy
 from resources.database import Database
 from resources.stripe_mirror import trueup_queue
+from resources.stripe_sync import sync_store
+from resources.stripe_sync.sync_store import FindingKind
 from tests.stripe_books import Mirror
 
 NOW = datetime(2026, 4, 2, 12, tzinfo=UTC)
@@ -426,6 +428,78 @@ class TestConditions:
         with mirror.database.transaction() as connection:
             trueup_queue.done(connection, invoice, now=NOW)
         assert self.found(mirror.database, IncidentKind.TRUE_UP_MISSED) == []
+
+    def test_are_of_every_kind_that_can_be_wrong_here(self, database: Database) -> None:
+        """A kind that nobody looks for is never told of."""
+        looked_for = set(ConditionReader(database=database).conditions(now=NOW))
+        by_dagster = {IncidentKind.RUN_FAILED, IncidentKind.DAY_SKIPPED, IncidentKind.CHECK_FAILED}
+        assert looked_for == set(CLOSING) == set(IncidentKind) - by_dagster
+
+    def reconciled(self, database: Database, run_id: str, day: int, agreement: str, difference: int = 0) -> None:
+        with database.transaction() as connection:
+            connection.execute(
+                """
+                insert into invoicing.reconciliation (
+                    run_id, row_number, day, compared_at, account_id, currency, ours_stripe_minor, held_stripe_minor,
+                    difference_stripe_minor, agreement, drifts
+                )
+                values (%s, 1, make_date(2026, 4, %s), clock_timestamp(), 'acme', 'USD', 800, 800 + %s, %s, %s, '[]')
+                """,
+                [run_id, day, difference, difference, agreement],
+            )
+
+    def test_are_drifts_of_the_newest_day_until_a_later_look_finds_none(self, database: Database) -> None:
+        """Row 39, and that a look at an older day says nothing of this one."""
+        self.reconciled(database, "r1", 2, "drift", 1)
+        self.reconciled(database, "r2", 1, "equal")
+        (drift,) = ConditionReader(database=database).conditions(now=NOW)[IncidentKind.STRIPE_DRIFT]
+        assert drift.subject == "acme unknown lines USD"
+        assert "+1 USD" in drift.message
+        self.reconciled(database, "r3", 2, "equal")
+        assert self.found(database, IncidentKind.STRIPE_DRIFT) == []
+
+    def test_are_canaries_that_came_out_otherwise(self, database: Database) -> None:
+        with database.transaction() as connection:
+            connection.execute(
+                """
+                insert into invoicing.canary_result values (
+                    'r1', 'canary', 's', '2026-03-01', '2026-04-01', '2026-04-01', '2026-04-01', 'USD', 4200, 4199, 4200, false
+                )
+                """
+            )
+        assert self.found(database, IncidentKind.CANARY) == ["canary s 2026-03-01"]
+        self.reconciled(database, "r2", 2, "equal")
+        assert self.found(database, IncidentKind.CANARY) == []
+
+    def test_are_what_the_sync_found_and_dead_letters(self, database: Database) -> None:
+        with database.transaction() as connection:
+            for kind, subject in ((FindingKind.PERIOD_INCOMPLETE, "in_1"), (FindingKind.FINAL_BEFORE_TRUE_UP, "in_2")):
+                sync_store.open_finding(connection, kind, subject, "it is so", account_id="acme", now=NOW)
+        assert self.found(database, IncidentKind.STRIPE_FINDING) == ["period_incomplete in_1"]
+        assert self.found(database, IncidentKind.TRUE_UP_MISSED) == ["acme in_2"]
+        with database.transaction() as connection:
+            sync_store.close_finding(connection, FindingKind.PERIOD_INCOMPLETE, "in_1", now=NOW)
+        assert self.found(database, IncidentKind.STRIPE_FINDING) == []
+
+    def test_are_syncs_that_do_not_come_to_an_end(self, database: Database) -> None:
+        """FLY-16: also of accounts of which no sync could even ask."""
+        counts = sync_store.RunCounts(accounts=1, in_step=1)
+        sync_store.begin_run(database, "good", "daily", now=NOW)
+        sync_store.end_run(database, "good", counts, now=NOW)
+        with database.transaction() as connection:
+            sync_store.put_in_step(
+                connection, "acme", "cus_1", wanted_digest="d", began_at=NOW, verified_at=NOW, run_id="good"
+            )
+        late = NOW + timedelta(hours=27)
+        sync_store.begin_run(database, "away", "daily", now=late)
+        sync_store.end_run(database, "away", sync_store.RunCounts(left_over=9, problem="Stripe is away"), now=late)
+        assert self.found(database, LAG, NOW + timedelta(hours=26)) == []
+        (lag,) = ConditionReader(database=database).conditions(now=late)[LAG]
+        assert lag.subject == "stripe sync"
+        assert "Stripe is away" in lag.message
+        sync_store.begin_run(database, "again", "daily", now=late)
+        sync_store.end_run(database, "again", counts, now=late)
+        assert self.found(database, LAG, late) == []
 
     def test_are_feeds_that_nobody_reads(self, mirror: Mirror) -> None:
         mirror.poll()

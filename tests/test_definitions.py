@@ -63,7 +63,7 @@ class TestDefinitions:
             "watch_limits_hourly",
             "compile_invoices_hourly",
             "finalize_invoices_daily",
-            "sync_stripe_hourly",
+            "sync_stripe_regularly",
             "reconcile_stripe_daily",
         }
         assert {sensor.name for sensor in repository.sensor_defs} == {

@@ -5,16 +5,19 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID, uuid5
 
+import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assets.proposals import decide_proposal
 from billing_pipeline.amounts import Money
 from billing_pipeline.checks import VerdictStatus
 from billing_pipeline.invoicing.policy import InvoicingPolicy, Threshold
 from billing_pipeline.invoicing.proposals import ChargeChange, PeriodChange, waits
 from resources.charge_store import ChargeStore, DayBooking
 from resources.database import Database
+from resources.invoicing.proposal_desk import ProposalDesk
 from resources.invoicing.proposal_store import ProposalStore, ProposalUnknownError
 from tests.invoicing_world import InvoicingWorld, month
 
@@ -203,3 +206,62 @@ class TestDecisions:
         store.approve(name, actor="kim", reason="checked", now=NOW)
         with pytest.raises(ProposalUnknownError, match="was approved already"):
             store.reject(name, actor="lee", reason="no", now=NOW)
+
+
+class TestTheJob:
+    """The same decisions in the UI: a job whose run configuration names proposal, actor and reason."""
+
+    def decide(self, world: InvoicingWorld, **config: str) -> dg.ExecuteInProcessResult:
+        desk = ProposalDesk(
+            proposals=ProposalStore(world.database),
+            charges=ChargeStore(world.database, world.policy.thresholds),
+            invoices=world.invoices,
+        )
+        by = {"actor": "kim", "reason": "the exporter counted twice"}
+        with dg.DagsterInstance.ephemeral() as instance:
+            return decide_proposal.execute_in_process(
+                run_config={"ops": {"decide": {"config": {**by, **config}}}},
+                resources={"proposal_desk": desk},
+                instance=instance,
+                raise_on_error=False,
+            )
+
+    def proposed(self, world: InvoicingWorld) -> str:
+        world.use("acme", "2026-01-03", 90_000)
+        book(world)
+        (waiting,) = ProposalStore(world.database).waiting()
+        return str(waiting.proposal_id)[:8]
+
+    def test_approves_by_account_and_period_and_books(self, world: InvoicingWorld) -> None:
+        self.proposed(world)
+        result = self.decide(world, decision="approve", account="acme", period="2026-01-15")
+        assert result.success
+        assert ProposalStore(world.database).waiting() == ()
+        assert world.lines("acme", FEBRUARY).total == Money(3997 + 80_000, "USD")
+        assert world.rows("select decision, actor from invoicing.proposal_decision") == [("approved", "kim")]
+
+    def test_rejects_by_id_and_keeps_what_is_booked(self, world: InvoicingWorld) -> None:
+        result = self.decide(world, decision="reject", proposal=self.proposed(world))
+        assert result.success
+        assert ProposalStore(world.database).waiting() == ()
+        world.compile()
+        assert world.lines("acme", FEBRUARY).total == Money(3997, "USD")
+
+    @pytest.mark.parametrize(
+        ("config", "problem"),
+        [
+            ({"decision": "aprove", "account": "acme", "period": "2026-01-15"}, "write approve or reject"),
+            ({"decision": "approve", "account": "acme"}, "neither a proposal"),
+            ({"decision": "approve", "account": "acme", "period": "2025-01-15"}, "0 proposals wait"),
+            ({"decision": "approve", "proposal": "0000"}, "no proposal"),
+            ({"decision": "approve", "account": "acme", "period": "2026-01-15", "reason": " "}, "and why"),
+        ],
+    )
+    def test_refuses_what_does_not_say_what_is_decided(
+        self, world: InvoicingWorld, config: dict[str, str], problem: str
+    ) -> None:
+        self.proposed(world)
+        result = self.decide(world, **config)
+        assert not result.success
+        assert problem in str(result.failure_data_for_node("decide"))
+        assert world.rows("select * from invoicing.proposal_decision") == []

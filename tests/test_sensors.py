@@ -267,6 +267,39 @@ class TestAlertOnFailure:
         phases = [(phase, message) for phase, _, message in world.alerts.told]
         assert phases[1:] == [("closed", f"Run {good.run_id} did it.")]
 
+    def test_of_some_assets_is_over_when_those_have_run(self, world: World, instance: dg.DagsterInstance):
+        """Materialized by hand, every run has the same job's name."""
+        world.usage.failures = [ValueError("the lake is gone")]
+        usage, others = ["usage/api_requests"], ["usage/traffic"]
+        self.alert(world, instance, world.run("backfill_usage", instance, "2026-03-01", assets=usage))
+        assert world.alerts.told[0][1] == "backfill_usage:usage/api_requests 2026-03-01"
+        assert world.run("backfill_usage", instance, "2026-03-01", assets=others).success
+        self.watch(world, instance)
+        assert len(world.alerts.told) == 1
+        assert world.run("backfill_usage", instance, "2026-03-01", assets=[*usage, *others]).success
+        self.watch(world, instance)
+        assert [phase for phase, _, _ in world.alerts.told] == ["opened", "closed"]
+
+    def test_of_a_check_that_only_dagster_knows_is_told_until_it_passes(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        """The run itself succeeds: nobody would look."""
+        for _ in range(2):
+            world.invoices.failed = {"acme": "two currencies"}
+            assert world.run("compile_invoices", instance, None).success
+            self.watch(world, instance)
+        ((phase, subject, message),) = world.alerts.told
+        assert (phase, subject) == ("opened", "invoicing/items every_account_compiled")
+        assert "To fix" in message
+        world.invoices.failed = {}
+        some = {"ops": {"invoicing__items": {"config": {"accounts": ["beta"]}}}}
+        world.defs.resolve_job_def("compile_invoices").execute_in_process(run_config=some, instance=instance)
+        self.watch(world, instance)
+        assert len(world.alerts.told) == 1
+        assert world.run("compile_invoices", instance, None).success
+        self.watch(world, instance)
+        assert world.alerts.told[1][:2] == ("closed", "invoicing/items every_account_compiled")
+
     def watch(self, world: World, instance: dg.DagsterInstance) -> None:
         context = dg.build_sensor_context(instance=instance, resources=world.defs.resources)
         assert isinstance(alert_on_conditions(context), dg.SkipReason)

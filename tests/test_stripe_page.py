@@ -116,7 +116,7 @@ class TestStanding:
         assert "not synced since 2026-03-01 00:01 UTC (2 h)" in text
         reader = ConditionReader(database=world.database, policy=AlertPolicy(sync_lag=timedelta(hours=1)))
         late = reader.conditions(now=world.now)[IncidentKind.SYNC_LAG]
-        assert [one.subject for one in late] == ["account acme"]
+        assert [one.subject for one in late] == ["stripe sync", "account acme"]
 
 
 class TestEventsPage:

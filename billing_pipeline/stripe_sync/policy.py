@@ -11,6 +11,9 @@ from enum import StrEnum
 
 from billing_pipeline.stripe_sync.credit_split import Excess
 
+# What divides an hour, the hour, and the day.
+INTERVALS = (5, 10, 15, 20, 30, 60, 1440)
+
 
 class Collection(StrEnum):
     """How an invoice that this pipeline makes itself is paid: by the customer's payment method, or by what it is sent."""
@@ -34,8 +37,8 @@ class SyncPolicy:
     """The decisions.
 
     `daily_push`: pending items follow the books while a period lasts; off where invoices in mid-period are frequent, which would
-    take them. `concurrency`: customers worked on at once. `verify_every`: how old a look at Stripe may be before an account that
-    has not changed is looked at again.
+    take them. `every_minutes`: how often the schedule syncs what has changed. `concurrency`: customers worked on at once.
+    `verify_every`: how old a look at Stripe may be before an account that has not changed is looked at again.
 
     True-up: of drafts made for one of `renewal_reasons`. A draft whose period is not whole is held until `hold_at_most` after
     it was made, then Stripe finalizes it as it is; one that is right is let go `release_after` from then. A draft is held as
@@ -47,6 +50,7 @@ class SyncPolicy:
     """
 
     daily_push: bool = True
+    every_minutes: int = 60
     concurrency: int = 8
     verify_every: timedelta = timedelta(hours=20)
     renewal_reasons: frozenset[str] = frozenset({"subscription_cycle"})

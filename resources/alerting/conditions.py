@@ -51,15 +51,18 @@ class ConditionReader:
                 IncidentKind.TRUE_UP_MISSED: _missed(connection),
                 IncidentKind.SYNC_LAG: [
                     *_feeds(connection, self.policy, now),
+                    *_runs(connection, self.policy, now),
                     *_accounts(connection, self.policy, now),
                 ],
+                IncidentKind.STRIPE_DRIFT: _drifts(connection),
+                IncidentKind.STRIPE_FINDING: _findings(connection),
+                IncidentKind.CANARY: _canaries(connection),
             }
         return {kind: tuple(conditions) for kind, conditions in found.items()}
 
 
 def _held(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[tuple[str, Condition]]:
-    """Return days that a guard holds and nobody has let through. A gap of a day that is not long over may "
-    "still be filled."""
+    """Return days that a guard holds and nobody has let through. A gap of a day that is not long over may still be filled."""
     rows = connection.execute(
         """
         select asset, partition_key, guard, message, inputs_digest, run_id
@@ -155,19 +158,33 @@ def _dead_calls(connection: psycopg.Connection) -> list[Condition]:
 
 
 def _missed(connection: psycopg.Connection) -> list[Condition]:
+    """Return renewals that were final before their true-up: by the queue until it is looked at, then by the true-up's word, until
+    the account's next sync has what is missing on the next invoice."""
     rows = connection.execute(
-        "select invoice_id, account_id, boundary_at from stripe.trueup_queue where state = 'missed' order by invoice_id"
+        """
+        select invoice_id, account_id, min(problem), min(since)
+        from (
+            select invoice_id, account_id, null::text as problem, boundary_at as since
+            from stripe.trueup_queue
+            where state = 'missed'
+            union all
+            select subject, account_id, message, opened_at
+            from stripe.sync_finding
+            where closed_at is null and kind = 'final_before_true_up'
+        ) as missed
+        group by invoice_id, account_id
+        order by invoice_id
+        """
     )
     return [
         Condition(
             subject=f"{account_id} {invoice_id}",
-            message=f"The invoice {invoice_id} of {account_id} was final before its true-up. "
+            message=f"{problem or f'The invoice {invoice_id} of {account_id} was final before its true-up'}. "
             "For the bill: usage that it lacks comes onto the next one, with its old period. To fix: nothing "
-            "now; see why the true-up was late (the run, Stripe, a period "
-            "that was not whole).",
-            evidence={"period_end": boundary_at},
+            "now; see why the true-up was late (the run, Stripe, a period that was not whole).",
+            evidence={"since": since},
         )
-        for invoice_id, account_id, boundary_at in rows
+        for invoice_id, account_id, problem, since in rows
     ]
 
 
@@ -186,6 +203,35 @@ def _feeds(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -
         )
         for feed, polled_at, problem in rows
         if now - polled_at > policy.feed_lag
+    ]
+
+
+def _runs(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) -> list[Condition]:
+    """Return that no sync has come to its end for too long: what changed here since, of whichever account, is not at Stripe."""
+    rows = connection.execute(
+        """
+        select last.ended_at, newest.problem
+        from (
+            select max(ended_at) as ended_at
+            from stripe.sync_run
+            where purpose = 'daily' and (problem is null or accounts > 0)
+        ) as last
+        left join lateral (
+            select problem from stripe.sync_run where purpose = 'daily' order by started_at desc limit 1
+        ) as newest on true
+        where exists (select from stripe.sync_account where state in ('in_step', 'behind', 'failed'))
+        """
+    )
+    return [
+        Condition(
+            subject="stripe sync",
+            message=f"No sync with Stripe has come to its end since {ended_at:%Y-%m-%d %H:%M} UTC"
+            f"{': ' + problem if problem else ''}. For the bill: renewals would lack what was used since. To fix: switch on "
+            "the schedule sync_stripe_regularly, and see its runs and whether Stripe answers (status.stripe.com).",
+            evidence={"ended_at": ended_at, "problem": problem},
+        )
+        for ended_at, problem in rows
+        if ended_at is not None and now - ended_at > policy.sync_lag
     ]
 
 
@@ -218,7 +264,8 @@ def _drifts(connection: psycopg.Connection) -> list[Condition]:
         select account_id, invoice_id::text, period_start, period_end, currency, difference_stripe_minor, drifts, run_id, day
         from invoicing.reconciliation
         where agreement = 'drift' and run_id = (
-            select run_id from invoicing.reconciliation order by compared_at desc, run_id limit 1
+            -- a look at an older day, repeated, says nothing of this one
+            select run_id from invoicing.reconciliation order by day desc, compared_at desc, run_id limit 1
         )
         order by account_id, row_number
         """
@@ -246,7 +293,15 @@ def _canaries(connection: psycopg.Connection) -> list[Condition]:
             run_id
         from invoicing.canary_result
         where not is_right and run_id = (
-            select run_id from invoicing.canary_result order by compared_at desc, run_id limit 1
+            -- a run without canaries counts: there are none any more
+            select run_id
+            from (
+                select day, compared_at, run_id from invoicing.canary_result
+                union all
+                select day, compared_at, run_id from invoicing.reconciliation
+            ) as run
+            order by day desc, compared_at desc, run_id
+            limit 1
         )
         order by account_id, subscription_id, period_start
         """

@@ -18,6 +18,7 @@ class IncidentKind(StrEnum):
     RUN_FAILED = "run_failed"
     DAY_SKIPPED = "day_skipped"
     CHECK_HELD = "check_held"
+    CHECK_FAILED = "check_failed"
     GAP_OPEN = "gap_open"
     DEAD_LETTER = "dead_letter"
     STRIPE_DRIFT = "stripe_drift"

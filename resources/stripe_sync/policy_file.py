@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from billing_pipeline.catalog.fields import Amount
 from billing_pipeline.errors import BillingError
 from billing_pipeline.stripe_sync.credit_split import Excess
-from billing_pipeline.stripe_sync.policy import Collection, MeterRoute, SyncPolicy
+from billing_pipeline.stripe_sync.policy import INTERVALS, Collection, MeterRoute, SyncPolicy
 
 POLICY_FILE = "stripe.toml"
 _Hours = Annotated[int, Field(strict=True, ge=1, le=72)]
@@ -31,8 +31,16 @@ class _Table(BaseModel):
 
 class _Sync(_Table):
     daily_push: Annotated[bool, Field(strict=True)] = True
+    every_minutes: Annotated[int, Field(strict=True)] = 60
     concurrency: Annotated[int, Field(strict=True, ge=1, le=32)] = 8
     verify_every_hours: Annotated[int, Field(strict=True, ge=1, le=24 * 7)] = 20
+
+    @field_validator("every_minutes")
+    @classmethod
+    def _is_an_interval(cls, minutes: int) -> int:
+        if minutes not in INTERVALS:
+            raise ValueError(f"a schedule runs every {', '.join(map(str, INTERVALS))} minutes")
+        return minutes
 
 
 class _TrueUp(_Table):
@@ -113,6 +121,7 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
         raise _wrong(path, ["meter: a price has one block"])
     return SyncPolicy(
         daily_push=found.sync.daily_push,
+        every_minutes=found.sync.every_minutes,
         concurrency=found.sync.concurrency,
         verify_every=timedelta(hours=found.sync.verify_every_hours),
         renewal_reasons=frozenset(found.true_up.renewal_reasons),
