@@ -152,11 +152,13 @@ class PaymentKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Payment:
-    """A payment event of one account; `at` is when it happened, not when it came."""
+    """A payment event of one account; `at` is when it happened, not when it came. `invoice_id`: what was to be paid, empty where
+    nobody said."""
 
     at: datetime
     event_id: str
     kind: PaymentKind
+    invoice_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,26 +172,31 @@ class PaymentArrears:
 def payment_arrears(payments: Iterable[Payment]) -> PaymentArrears:
     """Return the state after `payments`, in any order: they count by when they happened.
 
-    Of several failures the first since the last payment counts. An invoice paid at the instant of a failure comes after it.
+    An invoice is in arrears from its first failure since it was last paid; the account from the earliest of these. Paying one
+    invoice leaves the arrears of another: with A failed on the 1st and B on the 4th, paying B leaves the 1st, paying A the 4th.
+    A payment of which nobody said for what is for all, and ends a failure of which nobody said of what. An invoice paid at the
+    instant of a failure comes after it.
     """
-    since: datetime | None = None
+    since: dict[str, datetime] = {}
     paid: datetime | None = None
     for payment in sorted(payments, key=lambda one: (one.at, one.kind is PaymentKind.INVOICE_PAID, one.event_id)):
-        if payment.kind is PaymentKind.INVOICE_PAID:
-            since, paid = None, payment.at
-        elif since is None:
-            since = payment.at
-    return PaymentArrears(arrears_since=since, last_paid_at=paid)
+        if payment.kind is PaymentKind.PAYMENT_FAILED:
+            since.setdefault(payment.invoice_id, payment.at)
+            continue
+        paid = payment.at
+        settled = since.keys() if not payment.invoice_id else {payment.invoice_id, ""}
+        since = {invoice_id: at for invoice_id, at in since.items() if invoice_id not in settled}
+    return PaymentArrears(arrears_since=min(since.values(), default=None), last_paid_at=paid)
 
 
 def suspend_state(*, payments: PaymentArrears, balance_arrears_since: datetime | None, now: datetime) -> SuspendState:
     """Return whether 14 days in arrears, by payment or by balance, have passed at `now`: day 13 active, day 14 suspended.
 
-    A payment restores: it ends arrears of payment, and gives the balance 14 days from then to be brought above 0.
+    A payment restores: it ends the arrears of what it pays, and gives the balance 14 days from then to be brought above 0.
     """
-    begun = [at for at in (payments.arrears_since, balance_arrears_since) if at is not None]
-    if payments.last_paid_at is not None:
-        begun = [max(at, payments.last_paid_at) for at in begun]
+    begun = [] if payments.arrears_since is None else [payments.arrears_since]
+    if balance_arrears_since is not None:
+        begun.append(max(balance_arrears_since, payments.last_paid_at or balance_arrears_since))
     is_over = any(now - at >= SUSPENDS_AFTER for at in begun)
     return SuspendState.SUSPENDED if is_over else SuspendState.ACTIVE
 

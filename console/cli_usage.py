@@ -95,13 +95,24 @@ def payment(
     ],
     at: Annotated[str | None, typer.Option(metavar="INSTANT", help="When it happened, UTC; now if absent.")] = None,
     billing_reason: Annotated[str, typer.Option(help="Why the invoice was made, as subscription_cycle.")] = "",
+    invoice: Annotated[
+        str, typer.Option(metavar="ID", help="Which invoice, as in_...; a payment without one is for all that is open.")
+    ] = "",
 ) -> None:
     """Report that an invoice of an account was paid, or that its payment failed."""
     if kind not in ("payment_failed", "invoice_paid"):
         raise typer.BadParameter("KIND is payment_failed or invoice_paid.")
     from console.traffic_pages import report_payment
 
-    report_payment(Settings.from_environment(), account, kind, event_id=event_id, at=at, billing_reason=billing_reason)
+    report_payment(
+        Settings.from_environment(),
+        account,
+        kind,
+        event_id=event_id,
+        at=at,
+        billing_reason=billing_reason,
+        invoice_id=invoice,
+    )
 
 
 def sweep_arrears() -> None:

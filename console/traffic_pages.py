@@ -83,7 +83,14 @@ def reconcile_traffic(settings: Settings, days: DayRange, *, sources: tuple[str,
 
 
 def report_payment(
-    settings: Settings, account_id: str, kind: str, *, event_id: str, at: str | None, billing_reason: str
+    settings: Settings,
+    account_id: str,
+    kind: str,
+    *,
+    event_id: str,
+    at: str | None,
+    billing_reason: str,
+    invoice_id: str,
 ) -> None:
     """Keep a payment's outcome once, and print how the account stands.
 
@@ -98,6 +105,7 @@ def report_payment(
         kind=PaymentKind(kind),
         happened_at=now if at is None else read_instant(at),
         billing_reason=billing_reason,
+        invoice_id=invoice_id,
     )
     with running(settings) as runtime:
         outcome = PaymentStore(runtime.database).record_payment_event(event, now=now)

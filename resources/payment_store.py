@@ -37,13 +37,14 @@ class PaymentEventConflictError(BillingError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentEvent:
     """What happened to an invoice of an account. `billing_reason` says why the invoice was made: subscription_cycle, or
-    subscription_update for a proration."""
+    subscription_update for a proration. `invoice_id`: which one it is (in_...); empty: nobody says, and a payment is for all."""
 
     event_id: str
     account_id: str
     kind: PaymentKind
     happened_at: datetime
     billing_reason: str = ""
+    invoice_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +116,15 @@ def _keep(connection: psycopg.Connection, event: PaymentEvent, now: datetime) ->
             bill="the event is not kept; nobody's arrears are changed",
             fix="add the account to accounts.toml and load the catalog, then let the event be sent again",
         )
-    content = (event.account_id, event.kind.value, event.billing_reason, as_utc(event.happened_at))
+    content = (
+        event.account_id,
+        event.kind.value,
+        event.billing_reason,
+        as_utc(event.happened_at),
+        event.invoice_id,
+    )
     row = connection.execute(
-        "select account_id, kind, billing_reason, happened_at from billing.payment_event where event_id = %s",
+        "select account_id, kind, billing_reason, happened_at, invoice_id from billing.payment_event where event_id = %s",
         [event.event_id],
     ).fetchone()
     if row is not None and row != content:
@@ -130,8 +137,9 @@ def _keep(connection: psycopg.Connection, event: PaymentEvent, now: datetime) ->
     if row is None:
         connection.execute(
             """
-            insert into billing.payment_event (event_id, account_id, kind, billing_reason, happened_at, received_at)
-            values (%s, %s, %s, %s, %s, %s)
+            insert into billing.payment_event
+                (event_id, account_id, kind, billing_reason, happened_at, invoice_id, received_at)
+            values (%s, %s, %s, %s, %s, %s, %s)
             """,
             [event.event_id, *content, as_utc(now)],
         )
@@ -140,9 +148,12 @@ def _keep(connection: psycopg.Connection, event: PaymentEvent, now: datetime) ->
 
 def _write_arrears(connection: psycopg.Connection, account_id: str, now: datetime) -> None:
     rows = connection.execute(
-        "select happened_at, event_id, kind from billing.payment_event where account_id = %s", [account_id]
+        "select happened_at, event_id, kind, invoice_id from billing.payment_event where account_id = %s", [account_id]
     )
-    found = payment_arrears(Payment(at=at, event_id=event_id, kind=PaymentKind(kind)) for at, event_id, kind in rows)
+    found = payment_arrears(
+        Payment(at=at, event_id=event_id, kind=PaymentKind(kind), invoice_id=invoice_id)
+        for at, event_id, kind, invoice_id in rows
+    )
     connection.execute(
         """
         insert into billing.payment_arrears_state (account_id, payment_arrears, arrears_since, last_paid_at, updated_at)

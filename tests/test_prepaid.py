@@ -279,6 +279,27 @@ class TestArrears:
         expected = PaymentArrears(arrears_since=NOON + timedelta(days=4), last_paid_at=NOON + timedelta(days=2))
         assert {payment_arrears(order) for order in permutations(self.STORY)} == {expected}
 
+    @pytest.mark.parametrize(
+        ("paid", "since"), [("in_b", 0), ("in_a", 4), ("", None), ("in_c", 0)], ids=["b", "a", "all", "another"]
+    )
+    def test_of_an_invoice_are_ended_by_its_own_payment(self, paid: str, since: int | None) -> None:
+        """Whoever pays this month has not paid the last one with it."""
+        story = [
+            Payment(at=NOON, event_id="1", kind=PaymentKind.PAYMENT_FAILED, invoice_id="in_a"),
+            Payment(at=NOON + timedelta(days=4), event_id="2", kind=PaymentKind.PAYMENT_FAILED, invoice_id="in_b"),
+            Payment(at=NOON + timedelta(days=9), event_id="3", kind=PaymentKind.INVOICE_PAID, invoice_id=paid),
+        ]
+        found = payment_arrears(story)
+        assert found.arrears_since == (None if since is None else NOON + timedelta(days=since))
+        day = NOON + timedelta(days=14 + (since or 0))
+        expected = SuspendState.ACTIVE if since is None else SuspendState.SUSPENDED
+        assert suspend_state(payments=found, balance_arrears_since=None, now=day) is expected
+
+    def test_of_no_invoice_in_particular_are_ended_by_any_payment(self) -> None:
+        failed = Payment(at=NOON, event_id="1", kind=PaymentKind.PAYMENT_FAILED)
+        paid = Payment(at=NOON + timedelta(days=1), event_id="2", kind=PaymentKind.INVOICE_PAID, invoice_id="in_a")
+        assert payment_arrears([failed, paid]).arrears_since is None
+
     def test_a_payment_at_the_instant_of_a_failure_comes_after_it(self) -> None:
         failed = Payment(at=NOON, event_id="z", kind=PaymentKind.PAYMENT_FAILED)
         paid = Payment(at=NOON, event_id="a", kind=PaymentKind.INVOICE_PAID)

@@ -479,6 +479,22 @@ class TestSettle:
         assert kinds == ["payment_failed", "payment_failed", "invoice_paid"]
         assert not mirror.one("select payment_arrears from billing.payment_arrears_state")
 
+    def test_keeps_arrears_of_an_invoice_when_another_is_paid(self, mirror: Mirror) -> None:
+        customer = mirror.stripe.customer("acme")
+        unpaid, paid = mirror.stripe.invoice(customer), mirror.stripe.invoice(customer)
+        for invoice in (unpaid, paid):
+            mirror.stripe.finalize(invoice)
+        mirror.stripe.fail_payment(unpaid)
+        mirror.tick(days=1)
+        mirror.stripe.pay(paid)
+        mirror.follow()
+        arrears = "select arrears_since from billing.payment_arrears_state"
+        assert mirror.one(arrears) == START
+        mirror.tick(days=1)
+        mirror.stripe.pay(unpaid)
+        mirror.follow()
+        assert mirror.one(arrears) is None
+
     def test_takes_an_invoice_that_came_to_nothing_for_no_payment(self, mirror: Mirror) -> None:
         """stripe.md, pitfall 20: under the minimum charge Stripe says paid."""
         customer = mirror.stripe.customer("acme")

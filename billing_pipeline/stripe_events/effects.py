@@ -47,6 +47,7 @@ class PaymentFact:
     kind: PaymentKind
     happened_at: datetime
     billing_reason: str
+    invoice_id: str
 
 
 def is_renewal(invoice: StripeInvoice, reasons: frozenset[str] = RENEWAL_REASONS) -> bool:
@@ -104,7 +105,7 @@ def payment_facts(invoice: StripeInvoice, failures: Iterable[Failure]) -> tuple[
     """Return what is to be told about payments of `invoice`, in order of time.
 
     An invoice that came to nothing, or that a balance covered, is paid at Stripe's and no payment here, unless a payment of
-    it had failed. A void one owes nothing any more, which ends arrears as well.
+    it had failed. A void one owes nothing any more, which ends its arrears as well.
     """
     failed = [
         PaymentFact(
@@ -112,6 +113,7 @@ def payment_facts(invoice: StripeInvoice, failures: Iterable[Failure]) -> tuple[
             kind=PaymentKind.PAYMENT_FAILED,
             happened_at=failure.happened_at,
             billing_reason=invoice.billing_reason,
+            invoice_id=invoice.invoice_id,
         )
         for failure in sorted(failures, key=lambda one: (one.happened_at, one.event_id))
     ]
@@ -130,6 +132,7 @@ def payment_facts(invoice: StripeInvoice, failures: Iterable[Failure]) -> tuple[
         kind=PaymentKind.INVOICE_PAID,
         happened_at=settled_at,
         billing_reason=invoice.billing_reason,
+        invoice_id=invoice.invoice_id,
     )
     return (*failed, paid)
 

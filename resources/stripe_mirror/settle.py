@@ -251,6 +251,7 @@ def _report(connection: psycopg.Connection, facts: Iterable[tuple[str, PaymentFa
                 kind=fact.kind,
                 happened_at=fact.happened_at,
                 billing_reason=fact.billing_reason,
+                invoice_id=fact.invoice_id,
             )
             payment_store.record_payment_event(connection, event, now=now)
             reported += 1
