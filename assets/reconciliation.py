@@ -46,8 +46,8 @@ def reconciliation_asset() -> dg.AssetsDefinition:
         tags={"layer": "invoicing"},
         code_version=code_version(),
         description=(
-            "Every invoice beside what Stripe holds of it, line by line, in Stripe's minor units.\n\n"
-            "Stripe is read back by lists: pending items, and invoices since the oldest open period. "
+            "Every invoice, less its credit notes, beside what Stripe holds of it, line by line, in Stripe's minor units.\n\n"
+            "Stripe is read back by lists: pending items, and invoices and credit notes since the oldest open period. "
             "`equal`; `behind`: it differs and "
             "the sync knows; `not_due`: nothing is sent before the renewal; `unlinked`: no customer; "
             "`drift`: it differs and nobody "
@@ -118,7 +118,7 @@ _COLUMNS = ("account", "period", "state", "here", "at Stripe", "difference", "ho
 
 def _cells(row: Reconciled) -> tuple[str, ...]:
     invoice = row.invoice
-    lines = ", ".join(f"{drift.key[:8]} {drift.difference:+}" for drift in row.drifts[:3])
+    lines = ", ".join(f"{_short(drift.key)} {drift.difference:+}" for drift in row.drifts[:3])
     more = f" and {len(row.drifts) - 3} more" if len(row.drifts) > 3 else ""
     return (
         row.account_id,
@@ -130,6 +130,11 @@ def _cells(row: Reconciled) -> tuple[str, ...]:
         row.agreement.value,
         lines + more,
     )
+
+
+def _short(key: str) -> str:
+    """Return the first digits of a line's key, which is long; a credit note's number or id as it is."""
+    return key[:8] if len(key) == 32 else key
 
 
 def _money(amount: int, currency: str) -> str:
@@ -189,6 +194,14 @@ def _in_step(found: Reconciliation) -> dg.AssetCheckResult:
 
 def _canaries(found: Reconciliation) -> dg.AssetCheckResult:
     wrong = [one for one in found.canaries if not one.is_right]
+    if found.unknown_canaries:
+        return dg.AssetCheckResult(
+            check_name=CANARIES,
+            passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=f"canary.toml names {', '.join(found.unknown_canaries)}, and the catalog has none such. For the bill: "
+            "nobody's bill is watched over by it. To fix: correct the names in canary.toml, or take the block out.",
+        )
     rows = [
         (
             one.canary.account_id,

@@ -233,6 +233,15 @@ class StripeMonth:
             f"{Money(ON_TIME_MINOR, CANARY.currency) + to_money(GOODWILL, CANARY.currency)} and "
             f"{Money(LATE_MINOR, CANARY.currency)}"
         )
+        for canary in found.canaries:
+            right = "right" if canary.is_right else "WRONG"
+            page().print(
+                f"Canary, {canary.period_start:%Y-%m-%d} to {canary.period_end:%Y-%m-%d}: known to be "
+                f"{from_stripe(canary.expected, canary.currency)} (canary.toml), is "
+                f"{from_stripe(canary.ours or 0, canary.currency)} here and "
+                f"{from_stripe(canary.held or 0, canary.currency)} at Stripe: {right}.",
+                markup=False,
+            )
         elsewhere = {row.account_id for row in found.of(Agreement.UNLINKED)}
         page().print(
             f"Known beforehand of canary: {expected}. "
@@ -323,7 +332,10 @@ class StripeMonth:
     @property
     def _reconciler(self) -> Reconciler:
         return Reconciler(
-            database=self._invoices.database, reads=lambda: GatewayReads(self._gateway), clock=self.stripe.clock
+            database=self._invoices.database,
+            reads=lambda: GatewayReads(self._gateway),
+            clock=self.stripe.clock,
+            canaries=self.ready.stores.reconciler.canaries,
         )
 
     @cached_property

@@ -57,9 +57,9 @@ class CatalogEntryInUseError(BillingError):
 
 
 # Files of the catalog folder that say how this installation works, not what is billed: what is delivered (source_config,
-# traffic_config, storage_config), and how invoices are made (invoicing/policy_file).
+# traffic_config, storage_config), how invoices are made and sent (invoicing/policy_file, stripe_sync/policy_file), who is told.
 INGESTION_FILES = frozenset(
-    {"sources.toml", "traffic.toml", "storage.toml", "alerts.toml", "canary.toml", "invoicing.toml"}
+    {"sources.toml", "traffic.toml", "storage.toml", "alerts.toml", "canary.toml", "invoicing.toml", "stripe.toml"}
 )
 
 

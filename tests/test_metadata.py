@@ -129,6 +129,7 @@ class TestColumns:
             ("billing.ledger_posting", columns.LEDGER),
             ("invoicing.item", columns.INVOICE_ITEMS),
             ("stripe.sync_account", columns.STRIPE_SYNC),
+            ("invoicing.reconciliation", columns.RECONCILIATION),
             ("catalog.price", columns.PRICES),
             ("catalog.subscription", columns.SUBSCRIPTIONS),
         ],

@@ -1,6 +1,8 @@
 """What is billed here beside what Stripe holds: equal to the minor unit, or a difference with a name. Row 39, FLY-15, FLY-16."""
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing_pipeline.amounts import to_money
 from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.periods import Window
 from billing_pipeline.reconciliation import (
@@ -26,8 +29,19 @@ from billing_pipeline.reconciliation import (
 from resources.database import Database
 from resources.reconciliation.canaries import Canary, CanaryFileError, load_canaries
 from resources.reconciliation.reconciler import Reconciler, Reconciliation
+from resources.settings import PROJECT_ROOT
 from resources.stripe_mirror.gateway_reads import GatewayReads
 from resources.stripe_mirror.reads import StripeAwayError
+from tests.invoicing_world import (
+    ACCOUNTS,
+    PLANS,
+    PRICES,
+    InvoicingWorld,
+    accounts_of,
+    days_of,
+    month,
+    subscriptions_of,
+)
 from tests.stripe_world import StripeWorld, stripe_world
 
 MARCH = Window(datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
@@ -105,6 +119,27 @@ class TestReconcile:
 
     def test_of_a_final_invoice_waits_for_no_renewal(self) -> None:
         (row,) = compared([ours({"a": 500}, InvoiceState.FINAL)], [], is_pushed=False)
+        assert row.agreement is Agreement.DRIFT
+
+    def test_takes_off_what_is_given_back_on_both_sides(self) -> None:
+        invoice = replace(ours({"a": 500}, InvoiceState.FINAL), credits={"CN-1": -100})
+        (row,) = compared([invoice], held({"a": 500}, "in_1") + held({"CN-1": -100}, "cn_1"))
+        assert (row.agreement, row.ours, row.held) == (Agreement.EQUAL, 400, 400)
+        assert (row.ours_credited, row.held_credited) == (-100, -100)
+
+    def test_names_a_credit_note_that_is_a_cent_off_or_of_nothing_here(self) -> None:
+        invoice = replace(ours({"a": 500}, InvoiceState.FINAL), credits={"CN-1": -100})
+        found = compared([invoice], held({"a": 500}, "in_1") + held({"CN-1": -99}, "cn_1") + held({"cn_2": -7}, "cn_2"))
+        assert [row.agreement for row in found] == [Agreement.DRIFT, Agreement.DRIFT]
+        assert found[0].drifts == (Drift(key="CN-1", ours=-100, held=-99, where=("cn_1",)),)
+        assert (found[1].difference, found[1].drifts[0].where) == (-7, ("cn_2",))
+
+    def test_knows_a_credit_note_that_is_on_its_way(self) -> None:
+        invoice = replace(ours({"a": 500}, InvoiceState.FINAL), credits={"CN-1": -100})
+        late = frozenset({"CN-1"})
+        (row,) = compared([invoice], held({"a": 500}, "in_1"), on_their_way=late)
+        assert (row.agreement, row.difference) == (Agreement.BEHIND, 100)
+        (row,) = compared([invoice], held({"a": 499}, "in_1"), on_their_way=late)
         assert row.agreement is Agreement.DRIFT
 
     @given(
@@ -216,7 +251,8 @@ class TestReadBack:
         reconciled(world)
         before = len(world.attempts)
         reconciled(world)
-        assert [str(one.call.operation) for one in world.attempts[before:]] == ["invoice_items.list", "invoices.list"]
+        calls = [str(one.call.operation) for one in world.attempts[before:]]
+        assert calls == ["invoice_items.list", "invoices.list", "credit_notes.list"]
 
     def test_keeps_nothing_when_stripe_cannot_be_read(self, world: StripeWorld) -> None:
         world.link("acme")
@@ -225,6 +261,67 @@ class TestReadBack:
         with pytest.raises(StripeAwayError):
             reconciled(world)
         assert world.rows("select * from invoicing.reconciliation") == []
+
+
+class TestCreditNotes:
+    """Ours, Stripe's and the difference are less what is given back, to the minor unit."""
+
+    @pytest.fixture
+    def invoice(self, world: StripeWorld) -> str:
+        world.link("acme", "beta")
+        world.use("acme", "2026-03-05", 100)
+        world.complete(3)
+        world.sync()
+        world.renew(APRIL_1)
+        world.true_up()
+        world.advance_to(APRIL_1 + timedelta(hours=30))
+        world.mirror()
+        world.sync()
+        (renewal,) = (one for one in world.invoices_at_stripe("acme") if one.billing_reason == "subscription_cycle")
+        return renewal.id or ""
+
+    def credit(self, world: StripeWorld, amount: str) -> None:
+        number = world.books.newest("acme", MARCH).number or ""
+        world.books.added.credit(number, amount=Decimal(amount), decision=world.books.decision())
+
+    def march(self, world: StripeWorld) -> Reconciled:
+        (row,) = (row for row in reconciled(world, date(2026, 4, 1)).rows if row.ours_credited)
+        return row
+
+    def test_are_behind_until_they_are_there_and_equal_then(self, world: StripeWorld, invoice: str) -> None:
+        self.credit(world, "5.01")
+        row = self.march(world)
+        assert (row.agreement, row.ours_credited, row.held_credited) == (Agreement.BEHIND, -501, 0)
+        world.credit_notes()
+        row = self.march(world)
+        assert (row.agreement, row.ours_credited, row.held_credited) == (Agreement.EQUAL, -501, -501)
+        assert row.ours == row.held == sum(world.ours(invoice).values()) - 501
+        kept = world.rows(
+            "select ours_stripe_minor, ours_credited_stripe_minor, held_credited_stripe_minor from invoicing.reconciliation"
+            " where agreement = 'equal' and ours_credited_stripe_minor < 0"
+        )
+        assert kept == [(row.ours, -501, -501)]
+
+    def test_that_somebody_made_void_or_issued_at_stripe_are_drifts(self, world: StripeWorld, invoice: str) -> None:
+        self.credit(world, "5.00")
+        (note,) = world.credit_notes()
+        foreign = world.sdk.v1.credit_notes.create({"invoice": invoice, "amount": 7, "credit_amount": 7}).id
+        (drift,) = reconciled(world, date(2026, 4, 1)).of(Agreement.DRIFT)
+        assert (drift.account_id, drift.difference, drift.drifts[0].key) == ("acme", -7, foreign)
+        row = world.sim.application.world.table("credit_note").get(note.stripe_id or "")
+        assert row is not None
+        row["status"] = "void"
+        found = reconciled(world, date(2026, 4, 1)).of(Agreement.DRIFT)
+        assert {one.difference for one in found} == {-7, 500}
+
+    def test_of_invoices_that_are_long_over_are_looked_at_again(self, world: StripeWorld, invoice: str) -> None:
+        late = date(2026, 6, 20)
+        world.advance_to(datetime(2026, 6, 20, tzinfo=UTC))
+        assert MARCH not in [row.invoice.period for row in reconciled(world, late).rows if row.invoice]
+        self.credit(world, "5.00")
+        world.credit_notes()
+        (row,) = (row for row in reconciled(world, late).rows if row.ours_credited)
+        assert (row.agreement, row.invoice and row.invoice.period) == (Agreement.EQUAL, MARCH)
 
 
 class TestCanary:
@@ -244,7 +341,7 @@ class TestCanary:
             account_id="acme",
             subscription_id="s_acme",
             total=Decimal(paid.total) / 100,
-            since=datetime(2026, 1, 1, tzinfo=UTC),
+            since=MARCH.start,
         )
         (result,) = reconciled(world, date(2026, 4, 1), canaries=(canary,)).canaries
         assert (result.is_right, result.period_end) == (True, APRIL_1)
@@ -253,12 +350,53 @@ class TestCanary:
         assert (result.is_right, result.expected, result.ours, result.held) == (False, 1, paid.total, paid.total)
         assert world.rows("select is_right from invoicing.canary_result order by compared_at") == [(True,), (False,)]
 
+    def test_without_an_invoice_for_a_period_that_is_over_is_wrong(self, world: StripeWorld) -> None:
+        """A canary that bills nothing any more must not look right."""
+        world.link("acme")
+        world.advance_to(APRIL_1 + timedelta(hours=30))
+        canary = Canary(account_id="acme", subscription_id="s_gone", total=Decimal(1), since=MARCH.start)
+        alive = replace(canary, subscription_id="s_acme")
+        found = reconciled(world, date(2026, 4, 1), canaries=(canary, alive, replace(alive, until=MARCH.start)))
+        (result,) = found.canaries
+        assert (result.is_right, result.ours, result.period_start) == (False, None, MARCH.start)
+        assert found.unknown_canaries == ("account 'acme' with subscription 's_gone'",)
+
     def test_is_read_from_the_catalog(self, tmp_path: Path) -> None:
         assert load_canaries(tmp_path) == ()
         text = '[[canary]]\naccount = "c"\nsubscription = "s"\ntotal = "42.00"\nsince = 2026-01-01\n'
         (tmp_path / "canary.toml").write_text(text)
         (canary,) = load_canaries(tmp_path)
         assert (canary.account_id, canary.total, canary.since.year) == ("c", Decimal("42.00"), 2026)
+        assert canary.until is None
+
+    def test_of_the_page_is_a_catalog_that_loads(self, database: Database, tmp_path: Path) -> None:
+        """docs/stripe.md: the blocks of the template beside an installation's own, and the template's total is right."""
+        blocks = re.findall(
+            r"```toml\n# (\w+\.toml)\n(.*?)```", (PROJECT_ROOT / "docs/stripe.md").read_text(), re.DOTALL
+        )
+        names = [name for name, _ in blocks]
+        assert names == [
+            "prices.toml",
+            "plans.toml",
+            "accounts.toml",
+            "subscriptions.toml",
+            "canary.toml",
+        ]
+        books = InvoicingWorld(database, tmp_path / "catalog")
+        ours = {"prices": PRICES, "plans": PLANS, "accounts": accounts_of(ACCOUNTS)}
+        ours["subscriptions"] = subscriptions_of(ACCOUNTS)
+        texts = {name.removesuffix(".toml"): text for name, text in blocks}
+        books.folder.mkdir()
+        (books.folder / "canary.toml").write_text(texts.pop("canary"))
+        books.load(**{name: ours[name] + text for name, text in texts.items()})
+        (canary,) = load_canaries(books.folder)
+        for day in days_of(month(1))[:28]:
+            books.use(canary.account_id, day.isoformat(), 100)
+        books.build(days_of(month(1)))
+        (invoice,) = (
+            one for one in books.invoices.preview(canary.account_id, as_of=books.now).invoices if one.period == month(1)
+        )
+        assert invoice.total == to_money(canary.total, "USD")
 
     @pytest.mark.parametrize(
         "text",

@@ -79,6 +79,12 @@ class TestAsset:
         assert not checks["canaries_right"].passed
         assert metadata["canaries_wrong"] == 1
 
+    def test_says_when_a_canary_is_not_in_the_catalog(self, world: World, instance: dg.DagsterInstance) -> None:
+        world.reconciler.unknown_canaries = ("account 'c' with subscription 's'",)
+        checks, _ = materialized(world, instance)
+        assert not checks["canaries_right"].passed
+        assert "the catalog has none such" in (checks["canaries_right"].description or "")
+
 
 class TestSchedule:
     def test_is_about_yesterday_and_off_in_a_new_installation(self) -> None:

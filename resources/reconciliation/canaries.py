@@ -5,9 +5,10 @@
     subscription = "canary"
     total = "42.00"
     since = 2026-01-01
+    until = 2027-01-01      # may be left out
 
-`total` is what the invoice of each whole billing period that began at `since` or later comes to, in the account's currency.
-Not here: comparing (reconciler).
+`total` is what the invoice of each whole billing period that began at `since` or later, and before `until`, comes to, in the
+account's currency. A subscription whose price changes has a block for each price. Not here: comparing (canary_results).
 """
 
 import tomllib
@@ -29,12 +30,13 @@ class CanaryFileError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """A subscription and what each of its invoices comes to, in major units."""
+    """A subscription and what each of its invoices comes to, in major units, of periods that begin in `[since, until)`."""
 
     account_id: str
     subscription_id: str
     total: Decimal
     since: datetime
+    until: datetime | None = None
 
 
 class _Entry(BaseModel):
@@ -43,6 +45,7 @@ class _Entry(BaseModel):
     subscription: str = Field(min_length=1)
     total: str
     since: date = date(2000, 1, 1)
+    until: date | None = None
 
 
 class _File(BaseModel):
@@ -66,7 +69,8 @@ def load_canaries(catalog_dir: Path) -> tuple[Canary, ...]:
                 account_id=one.account,
                 subscription_id=one.subscription,
                 total=_amount(one.total),
-                since=datetime.combine(one.since, time(), UTC),
+                since=_midnight(one.since),
+                until=None if one.until is None else _midnight(one.until),
             )
             for one in read.canary
         )
@@ -75,6 +79,10 @@ def load_canaries(catalog_dir: Path) -> tuple[Canary, ...]:
         raise _wrong(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (OSError, ValueError, ArithmeticError) as error:
         raise _wrong(path, str(error) or type(error).__name__) from error
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
 
 
 def _amount(text: str) -> Decimal:

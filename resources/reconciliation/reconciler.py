@@ -1,7 +1,8 @@
 """Reconcile: read Stripe back, put it beside the invoices here, keep what was found. Append-only; again is another row each.
 
-A run looks at the drafts, and at final invoices whose period met the five weeks up to the end of its day. Stripe is read by
-lists of everything, a hundred a call. Not here: the comparison (billing_pipeline.reconciliation), mending a drift (the sync).
+A run looks at the drafts, and at final invoices whose period met the five weeks up to the end of its day, or of which something
+was given back since. Stripe is read by lists of everything, a hundred a call. Not here: what is given back
+(credited), the comparison (billing_pipeline.reconciliation), mending a drift (the sync).
 """
 
 from collections import defaultdict
@@ -12,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import psycopg
 from psycopg.types.json import Jsonb
 
-from billing_pipeline.amounts import to_money
+from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.errors import BillingError
 from billing_pipeline.invoicing.items import CompiledInvoice
@@ -30,7 +31,9 @@ from billing_pipeline.reconciliation import (
 from resources.catalog_store import current_catalog
 from resources.database import Database
 from resources.invoicing.invoice_rows import read_compiled, read_invoice_rows
+from resources.reconciliation import canary_results, credited
 from resources.reconciliation.canaries import Canary
+from resources.reconciliation.canary_results import CanaryResult
 from resources.reconciliation.standings import account_standings
 from resources.stripe_mirror import rows
 from resources.stripe_mirror.links import StripeLinks, stripe_links
@@ -42,27 +45,9 @@ _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryResult:
-    """A bill that was known in advance beside what came out, in Stripe's minor units. `ours` None: there is no invoice;
-    `held` None: it is not at Stripe."""
-
-    canary: Canary
-    currency: str
-    period_start: datetime
-    period_end: datetime
-    expected: int
-    ours: int | None
-    held: int | None
-
-    @property
-    def is_right(self) -> bool:
-        """Return whether both sides are what was known."""
-        return self.ours == self.expected and self.held in (None, self.expected)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """What a run has found. `invoices_read`: at Stripe. `unsendable`: by account, why its lines cannot be compared."""
+    """What a run has found. `invoices_read`: at Stripe. `unsendable`: by account, why its lines cannot be compared.
+    `unknown_canaries`: what canary.toml names and the catalog does not have."""
 
     day: date
     compared_at: datetime
@@ -71,6 +56,7 @@ class Reconciliation:
     standings: Mapping[str, Standing]
     canaries: tuple[CanaryResult, ...]
     unsendable: Mapping[str, str]
+    unknown_canaries: tuple[str, ...] = ()
 
     def of(self, agreement: Agreement) -> tuple[Reconciled, ...]:
         """Return the rows that stand so."""
@@ -104,13 +90,16 @@ class Reconciler:
         # Items first: one that an invoice takes in between is seen on both and told apart by its key once, as a line.
         pending = [line for item in reads.list_pending_items() if (line := _pending_line(item)) is not None]
         invoices_read = refresh_invoices(self.database, reads, fetch, reads.list_invoices(created_from=since))
+        credited.refresh_notes(self.database, reads, now=now, since=since)
         with self.database.reading() as connection:
             catalog = current_catalog(connection)
             links = stripe_links(connection)
             ours, unsendable = _ours(connection, catalog, day_end)
             held = _held(connection, links, pending, since)
             standings = account_standings(connection, catalog, links, began_at=now)
-            elsewhere = _elsewhere(connection, ours, held)
+            credited.add_held(connection, held, links, since)
+            elsewhere = _elsewhere(connection, ours, held) | credited.elsewhere(connection, ours, held)
+            on_their_way = credited.on_their_way(connection, began_at=now)
             found: list[Reconciled] = []
             for account_id in sorted({*ours, *held} - set(unsendable)):
                 found += reconcile(
@@ -120,8 +109,9 @@ class Reconciler:
                     standings.get(account_id, Standing(customer_id=None)),
                     is_pushed=self.is_pushed,
                     elsewhere=elsewhere,
+                    on_their_way=on_their_way,
                 )
-            canaries = _canary_results(self.canaries, catalog, links, found, now)
+            canaries = canary_results.results(self.canaries, catalog, links, found, since=day_end - LOOKS_BACK, now=now)
         result = Reconciliation(
             day=day,
             compared_at=now,
@@ -130,6 +120,7 @@ class Reconciler:
             standings=standings,
             canaries=canaries,
             unsendable=unsendable,
+            unknown_canaries=canary_results.unknown(self.canaries, catalog),
         )
         with self.database.transaction() as connection:
             _write(connection, result, run_id)
@@ -142,7 +133,8 @@ def _scope(connection: psycopg.Connection, day_end: datetime) -> list[tuple[date
         select period_start, period_end from invoicing.draft_invoice
         union all
         select period_start, period_end from invoicing.final_invoice
-        where period_end > %(from)s and period_start < %(to)s
+        where (period_end > %(from)s and period_start < %(to)s)
+            or invoice_id in (select invoice_id from invoicing.credit_note where issued_at > %(from)s)
         """,
         {"from": day_end - LOOKS_BACK, "to": day_end},
     ).fetchall()
@@ -154,10 +146,12 @@ def _ours(
     """Return the invoices here by account; and of accounts whose amounts Stripe cannot take, why."""
     found = read_invoice_rows(
         connection,
-        "state <> 'void' and (state = 'draft' or (period_end > %(from)s and period_start < %(to)s))",
+        "state <> 'void' and (state = 'draft' or (period_end > %(from)s and period_start < %(to)s)"
+        " or invoice_id in (select invoice_id from invoicing.credit_note where issued_at > %(from)s))",
         {"from": day_end - LOOKS_BACK, "to": day_end},
     )
     lines = read_compiled(connection, found)
+    notes = credited.by_invoice(connection, [row.invoice_id for row in found])
     ours: dict[str, list[OurInvoice]] = defaultdict(list)
     unsendable: dict[str, str] = {}
     for row in found:
@@ -165,13 +159,13 @@ def _ours(
         if compiled.account_id not in catalog.accounts:
             continue
         try:
-            ours[compiled.account_id].append(_our_invoice(compiled, row.state))
+            ours[compiled.account_id].append(_our_invoice(compiled, row.state, notes.get(row.invoice_id, {})))
         except BillingError as error:
             unsendable[compiled.account_id] = error.what
     return ours, unsendable
 
 
-def _our_invoice(compiled: CompiledInvoice, state: InvoiceState) -> OurInvoice:
+def _our_invoice(compiled: CompiledInvoice, state: InvoiceState, notes: Mapping[str, Money]) -> OurInvoice:
     return OurInvoice(
         invoice_id=compiled.invoice_id,
         account_id=compiled.account_id,
@@ -180,6 +174,7 @@ def _our_invoice(compiled: CompiledInvoice, state: InvoiceState) -> OurInvoice:
         state=state,
         currency=compiled.currency,
         lines=stripe_amounts(compiled.items),
+        credits={number: -to_stripe(amount) for number, amount in notes.items()},
     )
 
 
@@ -243,58 +238,16 @@ def _elsewhere(
     return frozenset(key for (key,) in found)
 
 
-def _canary_results(
-    canaries: Sequence[Canary],
-    catalog: Catalog,
-    links: StripeLinks,
-    found: Sequence[Reconciled],
-    now: datetime,
-) -> tuple[CanaryResult, ...]:
-    """Return the canaries' periods that are over and whole, beside what was known of them."""
-    results = []
-    for canary in canaries:
-        account = catalog.account(canary.account_id)
-        expected = to_stripe(to_money(canary.total, account.currency))
-        sums: dict[tuple[datetime, datetime], tuple[int, int]] = {}
-        for row in found:
-            invoice = row.invoice
-            if invoice is None or invoice.subscription_id != canary.subscription_id:
-                continue
-            period = invoice.period
-            if period.end <= now and period.start >= canary.since and _is_whole(catalog, canary, period.start):
-                ours, held = sums.get((period.start, period.end), (0, 0))
-                sums[period.start, period.end] = (ours + row.ours, held + row.held)
-        results += [
-            CanaryResult(
-                canary=canary,
-                currency=account.currency,
-                period_start=start,
-                period_end=end,
-                expected=expected,
-                ours=ours,
-                held=held if canary.account_id in links.customers else None,
-            )
-            for (start, end), (ours, held) in sorted(sums.items())
-        ]
-    return tuple(results)
-
-
-def _is_whole(catalog: Catalog, canary: Canary, period_start: datetime) -> bool:
-    """Return whether a period began where the subscription's anchor says, not in the middle of one."""
-    subscription = catalog.subscriptions[canary.subscription_id]
-    return subscription.period_containing(period_start).start == period_start
-
-
 def _write(connection: psycopg.Connection, result: Reconciliation, run_id: str) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             """
             insert into invoicing.reconciliation (
                 run_id, row_number, day, compared_at, account_id, customer_id, invoice_id, subscription_id, period_start,
-                period_end, state, currency, ours_stripe_minor, held_stripe_minor, difference_stripe_minor, agreement,
-                behind_since, problem, drifts
+                period_end, state, currency, ours_stripe_minor, held_stripe_minor, difference_stripe_minor,
+                ours_credited_stripe_minor, held_credited_stripe_minor, agreement, behind_since, problem, drifts
             )
-            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             [_row(result, number, row, run_id) for number, row in enumerate(result.rows, start=1)],
         )
@@ -348,6 +301,8 @@ def _row(result: Reconciliation, number: int, row: Reconciled, run_id: str) -> t
         row.ours,
         row.held,
         row.difference,
+        row.ours_credited,
+        row.held_credited,
         row.agreement.value,
         standing.behind_since if standing.is_behind else None,
         standing.problem,
