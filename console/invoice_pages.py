@@ -1,5 +1,5 @@
 """Print invoices: one with its lines, many with their states, months, and changes that wait. Figures come from what is kept, or
-from the compilation that makes it; nothing is calculated here.
+from the compilation that makes it; nothing is calculated here, and looking writes nothing.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class NoInvoiceError(BillingError):
 
 
 def show_invoice(settings: Settings, name: str, period: str | None, *, in_detail: bool, now: datetime) -> None:
-    """Print an invoice by its name, or those of an account's period.
+    """Print an invoice by its name, as it is kept, or those of an account's period: drafts as they would be compiled now.
 
     Raises:
         InvoiceUnknownError, DayUnreadableError, UnknownEntryError: see there.
@@ -44,20 +44,67 @@ def show_invoice(settings: Settings, name: str, period: str | None, *, in_detail
     with running(settings) as runtime:
         store = InvoiceStore(runtime.database, load_invoicing_policy(settings.catalog_dir))
         reader = InvoiceReader(runtime.database)
+        shown: list[tuple[InvoiceRow, CompiledInvoice, str]]
         if asked is None:
-            rows: Sequence[InvoiceRow] = (store.find(name),)
+            row = store.find(name)
+            shown = [(row, store.compiled(row), "")]
         else:
-            zone = store.zone_of(name)
-            store.compile_invoices(as_of=now, accounts=[name])
-            rows = _of_period(reader.of_account(name), asked, zone)
-        if not rows:
+            shown = _of_account(store, reader, name, asked, now)
+        if not shown:
             raise NoInvoiceError(
                 f"account {name!r} has no invoice in {period}",
                 bill="nothing is shown; what is billed stays as it is",
                 fix=f"see `billing invoices {name}` for its periods, or `billing bill {name} {period}` for charges",
             )
-        for row in rows:
-            print_invoice(page(), store, reader, row, in_detail=in_detail, now=now)
+        console = page()
+        for row, compiled, note in shown:
+            print_invoice(console, store, reader, row, compiled, in_detail=in_detail, now=now)
+            if note:
+                console.print(f"  {note}", markup=False)
+
+
+def _of_account(
+    store: InvoiceStore, reader: InvoiceReader, account_id: str, asked: Period, now: datetime
+) -> list[tuple[InvoiceRow, CompiledInvoice, str]]:
+    """Return the account's invoices of the period: those that are not open as they are kept, the others as compiled now, with
+    what a draft that is kept says otherwise."""
+    zone = store.zone_of(account_id)
+    kept = {row.invoice_id: row for row in reader.of_account(account_id)}
+    drafts = {one.invoice_id: one for one in store.preview(account_id, as_of=now).invoices}
+    closed = [row for row in kept.values() if row.state is not InvoiceState.DRAFT]
+    rows = _of_period([*closed, *(_row_of(one, now) for one in drafts.values())], asked, zone)
+    return [
+        (
+            row,
+            drafts[row.invoice_id] if row.invoice_id in drafts else store.compiled(row),
+            _kept_otherwise(row, kept.get(row.invoice_id)),
+        )
+        for row in rows
+    ]
+
+
+def _row_of(invoice: CompiledInvoice, now: datetime) -> InvoiceRow:
+    """Return a draft that was compiled for looking at, as it would be kept."""
+    return InvoiceRow(
+        invoice_id=invoice.invoice_id,
+        key=invoice.key,
+        state=InvoiceState.DRAFT,
+        number=None,
+        total=invoice.total,
+        item_count=len(invoice.items),
+        items_digest=invoice.digest,
+        external_id=None,
+        as_of=now,
+        finalized_at=None,
+        voided_at=None,
+    )
+
+
+def _kept_otherwise(row: InvoiceRow, kept: InvoiceRow | None) -> str:
+    if kept is not None and kept.items_digest == row.items_digest:
+        return ""
+    before = "not kept yet" if kept is None else f"kept as {kept.total} since {kept.as_of:%Y-%m-%d %H:%M} UTC"
+    return f"Shown as it is compiled now; {before}, until the next compilation (billing materialize, or hourly)."
 
 
 def _of_period(rows: Sequence[InvoiceRow], asked: Period, zone: str) -> list[InvoiceRow]:
@@ -69,11 +116,19 @@ def _of_period(rows: Sequence[InvoiceRow], asked: Period, zone: str) -> list[Inv
         last = (row.key.period.end - timedelta(microseconds=1)).astimezone(there).date()
         if asked.first <= begins <= asked.last if asked.is_month else begins <= asked.first <= last:
             found.append(row)
+    found.sort(key=lambda row: (row.key.period, row.key.subscription_id or "~", row.key.issue))
     return [row for row in found if row.state is not InvoiceState.VOID] or found
 
 
 def print_invoice(
-    console: Console, store: InvoiceStore, reader: InvoiceReader, row: InvoiceRow, *, in_detail: bool, now: datetime
+    console: Console,
+    store: InvoiceStore,
+    reader: InvoiceReader,
+    row: InvoiceRow,
+    compiled: CompiledInvoice,
+    *,
+    in_detail: bool,
+    now: datetime,
 ) -> None:
     """Print an invoice with everything that is known of it."""
     key = row.key
@@ -83,7 +138,7 @@ def print_invoice(
         f"[bold]Invoice {escape(row.name)}[/] of {escape(key.account_id)} "
         f"({escape(key.subscription_id or 'no subscription')}), {dates(key.period)}: [bold]{row.state.value}[/]{again}{at_stripe}"
     )
-    console.print(_lines(store.compiled(row), in_detail=in_detail))
+    console.print(_lines(compiled, in_detail=in_detail))
     for note in reader.credit_notes(row.invoice_id):
         console.print(_note(note))
     for event in reader.events(row.invoice_id):

@@ -20,6 +20,7 @@ def world(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made.use("acme", "2026-01-03", 100)
     made.build(days_of(JANUARY))
     made.book_month(2)
+    made.compile()
     monkeypatch.setenv("BILLING_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BILLING_DATABASE_URL", database.url)
     monkeypatch.setenv("DAGSTER_DATABASE_URL", database.url)
@@ -65,6 +66,23 @@ class TestInvoices:
         assert "final: 1 invoices, 40.97 USD" in listed
         months = billing.run("invoices", "--months")
         assert "2026-01" in months
+
+    def test_are_looked_at_without_a_write_and_show_what_the_next_compilation_writes(
+        self, world: InvoicingWorld, billing: Terminal
+    ) -> None:
+        kept = "select invoice_id, items_digest, compiled_at from invoicing.draft_invoice order by 1"
+        assert "Shown as it is compiled now" not in billing.run("invoice", "acme", "2026-01")
+        world.use("acme", "2026-01-03", 203)
+        world.book_month(1)
+        before = world.rows(kept)
+        shown = billing.run("invoice", "acme", "2026-01")
+        assert "42.00 USD" in shown
+        assert "Shown as it is compiled now; kept as 40.97 USD since" in shown
+        assert world.rows(kept) == before
+        world.compile()
+        assert world.rows(kept) != before
+        again = billing.run("invoice", "acme", "2026-01")
+        assert [line for line in shown.splitlines() if "Shown" not in line] == again.splitlines()
 
     def test_say_what_keeps_them_from_becoming_final(self, world: InvoicingWorld, billing: Terminal) -> None:
         shown = billing.run("invoice", "acme", "2026-02")
