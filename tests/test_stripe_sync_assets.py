@@ -1,5 +1,6 @@
 """The Dagster door of the sync and the true-up, over stores that live in memory; and the commands, over a stand-in."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,15 +9,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from assets.stripe_sync import waiting_drafts
+from assets.stripe_sync import sync_schedule, waiting_drafts
+from billing_pipeline.stripe_sync.policy import SyncPolicy
 from console import stripe_sync_page
 from console.stripe_sync_page import SyncIncompleteError
+from resources.alerting import policy as alert_policy
 from resources.database import Database
-from resources.settings import Settings
+from resources.invoicing import policy_file as invoicing_policy_file
+from resources.reconciliation import canaries
+from resources.settings import PROJECT_ROOT, Settings
 from resources.stripe_api.keys import StripeKeyError
-from resources.stripe_sync.policy_file import StripePolicyError, load_sync_policy
+from resources.stripe_sync.policy_file import POLICY_FILE, StripePolicyError, load_sync_policy
 from resources.stripe_sync.sync_store import Finding, FindingKind
 from tests.dagster_fakes import World
+from tests.invoicing_world import InvoicingWorld
 from tests.stripe_fixtures import API_KEY
 from tests.stripe_world import StripeWorld, stripe_world
 
@@ -81,6 +87,35 @@ class TestTheAsset:
         result = run(world, "sync_stripe", instance)
         assert result.success
         assert len(world.stripe_syncing.runs) == 2
+
+
+class TestTheSchedule:
+    @pytest.mark.parametrize(
+        ("minutes", "cron"), [(60, "55 * * * *"), (15, "10,25,40,55 * * * *"), (5, None), (1440, "55 1 * * *")]
+    )
+    def test_follows_the_interval_of_the_policy(self, minutes: int, cron: str | None) -> None:
+        every = ",".join(map(str, range(0, 60, 5)))
+        assert sync_schedule(minutes).cron_schedule == (cron or f"{every} * * * *")
+
+
+class TestOneAccount:
+    """DH-12, FLY-03: a customer who looks at the bill, by a job with run configuration."""
+
+    def test_is_synced_by_a_job_of_its_own(self, world: World, instance: dg.DagsterInstance) -> None:
+        result = self.demand(world, instance)
+        assert result.success
+        assert world.stripe_syncing.runs == [(result.run_id, ("acme",), False)]
+
+    def test_that_cannot_be_synced_says_why(self, world: World, instance: dg.DagsterInstance) -> None:
+        world.stripe_syncing.problems = ["customer cus_1 was deleted"]
+        result = self.demand(world, instance)
+        assert not result.success
+        assert "cus_1 was deleted" in str(result.failure_data_for_node("sync_one"))
+
+    def demand(self, world: World, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        return world.defs.resolve_job_def("sync_account").execute_in_process(
+            instance=instance, run_config={"ops": {"sync_one": {"config": {"account": "acme"}}}}, raise_on_error=False
+        )
 
 
 class TestTheSensor:
@@ -172,9 +207,30 @@ class TestPolicyFile:
         policy = load_sync_policy(tmp_path)
         assert (policy.hold_at_most.total_seconds(), policy.daily_push) == (48 * 3600, False)
 
+    def test_of_the_page_says_the_defaults(self, tmp_path: Path) -> None:
+        page = (PROJECT_ROOT / "docs/stripe.md").read_text()
+        (text,) = re.findall(r"```toml\n(\[sync\]\n.*?)```", page, re.DOTALL)
+        (tmp_path / "stripe.toml").write_text(text)
+        assert load_sync_policy(tmp_path) == SyncPolicy()
+        (tmp_path / "stripe.toml").write_text(re.sub(r"^# (?!One)", "", text, flags=re.MULTILINE))
+        assert load_sync_policy(tmp_path).meters["storage"].multiply == 1000
+
+    def test_lies_beside_a_catalog_that_loads(self, database: Database, tmp_path: Path) -> None:
+        """What says how an installation works is no file of the catalog."""
+        books = InvoicingWorld(database, tmp_path / "catalog")
+        books.folder.mkdir()
+        for name in (POLICY_FILE, invoicing_policy_file.POLICY_FILE, alert_policy.FILE, canaries.FILE):
+            (books.folder / name).write_text("")
+        books.load()
+
+    def test_has_a_page_that_says_of_every_finding_what_to_do(self) -> None:
+        page = (PROJECT_ROOT / "docs/stripe.md").read_text()
+        assert [kind for kind in FindingKind if f"`{kind}`" not in page] == []
+
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
+            ("[sync]\nevery_minutes = 7\n", "sync.every_minutes: a schedule runs every 5, 10"),
             ("[true_up]\nhold_hours = 100\n", "true_up.hold_hours"),
             ("[true_up]\nhold = 3\n", "true_up.hold"),
             ("[own_invoices]\ncollection = 'cash'\n", "own_invoices.collection"),

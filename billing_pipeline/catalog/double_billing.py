@@ -17,12 +17,16 @@ _TOTAL = "total_bytes"
 def in_one_plan(prices: Iterable[Price], meters: Mapping[str, Meter]) -> Iterator[str]:
     """Yield a sentence for each meter that several of a plan's prices bill, and each two of its meters that share bytes."""
     by_meter: dict[str, set[str]] = defaultdict(set)
+    modes: dict[str, str] = {}
     for price in prices:
         if price.meter_id is not None:
             by_meter[price.meter_id].add(price.price_id)
+            modes[price.price_id] = price.billing_mode.value
     for meter_id, price_ids in by_meter.items():
         if len(price_ids) > 1:
-            yield f"{', '.join(sorted(price_ids))} would bill meter {meter_id!r} twice: leave one of them in the plan"
+            is_one_way = len({modes[one] for one in price_ids}) == 1
+            named = [one if is_one_way else f"{one} ({modes[one]})" for one in sorted(price_ids)]
+            yield f"{', '.join(named)} would bill meter {meter_id!r} twice: leave one of them in the plan"
     for one, other in _sharing(by_meter, by_meter, meters):
         if one < other:
             names = ", ".join(sorted(by_meter[one] | by_meter[other]))
