@@ -123,6 +123,8 @@ class UsageScan:
     def _bind_records(self) -> None:
         days = sorted(set(self._inputs.days))
         self._table("requested_days", pa.table({"event_day": pa.array(days, pa.date32())}))
+        left_out = set(_days_between(days)) - set(days)
+        self._table("days_left_out", pa.table({"event_day": pa.array(sorted(left_out), pa.date32())}))
         self._set("first_day", days[0] if days else date.max)
         self._set("end_day", days[-1] + timedelta(days=1) if days else date.max)
         files = sorted({str(part.path) for part in self._inputs.parts})
@@ -213,9 +215,13 @@ class UsageScan:
                 for one in rules.meters
             ],
         )
-        folded = {meter.field for meter in rules.meters if _is_folded(meter)}
+        self._set("has_client_windows", bool(rules.client_windows))
+        folded = {
+            (meter.field, of) for meter in rules.meters if _is_folded(meter) for of in _made_of(meter.aggregation)
+        }
         for field in FOLDED_FIELDS:
-            self._set(f"reads_{field}", field in folded)
+            for of in ("count", "sum", "max", "min"):
+                self._set(f"reads_{field}_{of}", (field, of) in folded)
 
     def _measure_states(self, meter: Meter) -> None:
         self._set("meter_id", meter.meter_id)
@@ -261,6 +267,12 @@ class UsageScan:
         self._connection.unregister("bound_table")
 
 
+def _days_between(days: Sequence[date]) -> Iterator[date]:
+    """Yield the days from the first to the last of `days`, which are in order."""
+    for number in range((days[-1] - days[0]).days + 1 if days else 0):
+        yield days[0] + timedelta(days=number)
+
+
 def _ranked(parts: Iterable[LakePart]) -> list[tuple[str, date, bool, bool]]:
     """Return (file, day, whether no identity of it needs a look, whether the file has conflicts).
 
@@ -282,6 +294,11 @@ def _is_folded(meter: Meter) -> bool:
     if meter.aggregation is Aggregation.UNIQUE:
         return meter.field in TEXT_FIELDS
     return meter.aggregation in _FOLDED
+
+
+def _made_of(aggregation: Aggregation) -> tuple[str, ...]:
+    """Return what is kept of a field in each group of records, for an aggregation of it."""
+    return ("count", "sum") if aggregation is Aggregation.MEAN else ("count", str(aggregation))
 
 
 _FOLDED = (Aggregation.COUNT, Aggregation.SUM, Aggregation.MAX, Aggregation.MIN, Aggregation.MEAN)

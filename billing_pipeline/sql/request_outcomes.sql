@@ -3,7 +3,8 @@
 -- that a billing period or a client's account cuts), client_accounts, billable_endpoints.
 --
 -- reason is null: billable. Else the first of: not_successful, simulated, endpoint_not_billable, unknown_client.
--- A field that no meter adds up is not read: its variable is false and DuckDB drops the column.
+-- Of a field that no meter asks for nothing is made, nor are windows looked for where there are none: their variables are false, and
+-- DuckDB drops what nobody asks for then.
 create or replace temp table request_outcomes as
 with
 classified as (
@@ -16,9 +17,9 @@ classified as (
         method,
         status_code in (select status_code from success_statuses) as is_successful,
         is_simulated,
-        case when getvariable('reads_response_time_us') then response_time_us end as response_time_us,
-        case when getvariable('reads_response_bytes') then response_bytes end as response_bytes,
-        case when getvariable('reads_status_code') then status_code end as status_code,
+        response_time_us,
+        response_bytes,
+        status_code,
     from counted_records
 ),
 counted as (
@@ -46,7 +47,8 @@ counted as (
     from classified
     left join client_windows
         on
-            classified.client_id = client_windows.client_id
+            getvariable('has_client_windows')
+            and classified.client_id = client_windows.client_id
             and classified.hour_start = client_windows.hour_start
             and classified.event_at >= client_windows.window_start
             and classified.event_at < client_windows.window_end
@@ -59,7 +61,20 @@ counted as (
         classified.is_simulated
 )
 select
-    counted.* exclude (cut_end),
+    counted.* exclude (cut_end) replace (
+        case when getvariable('reads_response_time_us_count') then response_time_us_count end as response_time_us_count,
+        case when getvariable('reads_response_time_us_sum') then response_time_us_sum end as response_time_us_sum,
+        case when getvariable('reads_response_time_us_max') then response_time_us_max end as response_time_us_max,
+        case when getvariable('reads_response_time_us_min') then response_time_us_min end as response_time_us_min,
+        case when getvariable('reads_response_bytes_count') then response_bytes_count end as response_bytes_count,
+        case when getvariable('reads_response_bytes_sum') then response_bytes_sum end as response_bytes_sum,
+        case when getvariable('reads_response_bytes_max') then response_bytes_max end as response_bytes_max,
+        case when getvariable('reads_response_bytes_min') then response_bytes_min end as response_bytes_min,
+        case when getvariable('reads_status_code_count') then status_code_count end as status_code_count,
+        case when getvariable('reads_status_code_sum') then status_code_sum end as status_code_sum,
+        case when getvariable('reads_status_code_max') then status_code_max end as status_code_max,
+        case when getvariable('reads_status_code_min') then status_code_min end as status_code_min
+    ),
     counted.window_start::date as event_day,
     coalesce(counted.cut_end, counted.window_start + interval 1 hour) as window_end,
     client_accounts.account_id,
