@@ -52,6 +52,7 @@ def storage_metadata(build: StorageDayBuild, *, in_detail: bool) -> Metadata:
         {
             "dagster/row_count": build.usage_rows,
             "repositories": build.repositories,
+            "repositories_rebuilt": build.rebuilt,
             "events_read": build.events_read,
             "snapshots_read": build.snapshots_read,
             "events_duplicate": build.duplicates,

@@ -1,12 +1,14 @@
 """Draw a repository's size over a day or more as a small picture inside Markdown: SVG, as assets/plots does, and as short.
 
-Private is dark, public light, unknown grey; a tick below is a snapshot. Not here: reading the timeline (timeline_reader).
+Private is dark, public light, unknown grey; a dark tick below is a snapshot, a red one an event. Not here: reading the timeline
+(timeline_reader).
 """
 
 import base64
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from assets.plots import INLINE_CHARACTERS
 from resources.timeline_reader import RepositoryTimeline, TimelineState
 
 WIDTH, HEIGHT = 480, 60
@@ -14,13 +16,20 @@ WIDTH, HEIGHT = 480, 60
 COLUMNS = 30
 _COLOURS = (("private", "#54d"), ("public", "#9c9"), (None, "#bbb"))
 _SNAPSHOTS_SHOWN = 7
+# Places of the last events: as many as leave the picture short enough.
+_EVENTS_SHOWN = (24, 12, 6, 3)
 
 
 def timeline_picture(timeline: RepositoryTimeline) -> str:
     """Return Markdown with bytes over time and the largest size; of a column the state at its middle."""
-    states = timeline.states
-    if not states:
+    if not timeline.states:
         return f"{timeline.repository}: nothing is stored."
+    pictures = (_picture(timeline, events) for events in _EVENTS_SHOWN)
+    return next((one for one in pictures if len(one) < INLINE_CHARACTERS), _picture(timeline, 0))
+
+
+def _picture(timeline: RepositoryTimeline, events_shown: int) -> str:
+    states = timeline.states
     start, end = states[0].start, states[-1].end
     largest = max(state.bytes for state in states)
     width = WIDTH // COLUMNS
@@ -31,12 +40,18 @@ def timeline_picture(timeline: RepositoryTimeline) -> str:
         for visibility, colour in _COLOURS
         if (path := _area(columns, visibility, largest, width))
     )
-    shown = [mark.at for mark in timeline.marks if mark.kind == "snapshot"][-_SNAPSHOTS_SHOWN:]
-    ticks = "".join(f"M{WIDTH * ((at - start) // timedelta(seconds=1)) // max(1, (end - start) // timedelta(seconds=1))} 61v5"
-                    for at in shown)  # fmt: skip
+    snapshots = [mark.at for mark in timeline.marks if mark.kind == "snapshot"][-_SNAPSHOTS_SHOWN:]
+    events = [mark.at for mark in timeline.marks if mark.kind != "snapshot"]
+    seconds = max(1, (end - start) // timedelta(seconds=1))
+
+    def ticks(instants: Sequence[datetime], most: int) -> str:
+        places = dict.fromkeys(WIDTH * ((at - start) // timedelta(seconds=1)) // seconds for at in instants)
+        return "".join(f"M{place} 61v5" for place in list(places)[-most:] if most)
+
     picture = (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 -15 {WIDTH} 92' width='{WIDTH}' font-size='12' fill='#777'>"
-        f"<text y='-4'>{largest:,}</text>{areas}<path stroke='#222' d='{ticks}'/>"
+        f"<text y='-4'>{largest:,}</text>{areas}<path stroke='#222' d='{ticks(snapshots, _SNAPSHOTS_SHOWN)}'/>"
+        f"<path stroke='#c51' d='{ticks(events, events_shown)}'/>"
         f"<text y='76'>{start:%m-%d %H:%M}</text><text x='{WIDTH}' y='76' text-anchor='end'>{end:%m-%d %H:%M}</text></svg>"
     )
     title = f"{timeline.repository}".replace("[", "(").replace("]", ")")

@@ -1,15 +1,16 @@
 """Build a run of storage days that follow each other: scan each, then write a group of them in one transaction.
 
 A day is replaced in one transaction with its tail, its build row and its verdicts. A day that a guard holds keeps its last good
-usage; its tail and its drifts are written all the same. Not here: which days (storage_usage_store), what counts (sql/storage_*).
+usage; its tail and its drifts are written all the same. Of a day that is built already the repositories that later events touch are
+built anew, and no others. Not here: which days (storage_usage_store), what counts (sql/storage_*).
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 
 import psycopg
@@ -37,8 +38,10 @@ from resources.storage_inputs import (
     read_inputs,
     read_later_bases,
 )
-from resources.storage_rows import BASES, DRIFTS, STATES, USAGE, replace_days
+from resources.storage_rebuild import rebuilt_day
+from resources.storage_rows import BASES, DRIFTS, STATES, USAGE, replace_days, replace_some
 from resources.storage_scan import DaySources, StorageScan, TailContent
+from resources.storage_touched import MadeOf, Touched, kept_facts, made_of, read_made_of, touched
 from resources.storage_verdicts import judge
 from resources.usage_builds import UsageBuild, write_builds
 from resources.usage_rules import UsageRules
@@ -67,13 +70,14 @@ class Workplace:
 class StorageDayBuild:
     """What a build of an event day did. `state`: `built`, or `held`: the last good rows stay.
 
-    Byte-seconds are over all repositories, whoever pays; `unbilled_byte_seconds`: private ones that nobody pays for.
-    `top_accounts`: (account, private byte-seconds).
+    `rebuilt`: repositories that were worked out for it; the others' rows were not touched. Byte-seconds are over all repositories,
+    whoever pays; `unbilled_byte_seconds`: private ones that nobody pays for. `top_accounts`: (account, private byte-seconds).
     """
 
     day: date
     state: str
     repositories: int
+    rebuilt: int
     events_read: int
     snapshots_read: int
     duplicates: int
@@ -112,56 +116,131 @@ class StorageBuilder:
         self._run_id = run_id
         self._code_version = code_version
         self._as_of = as_of
+        self._opening: Tail | None = None
+        # digest of what a day left before -> the repositories outside of which it leaves the same now
+        self._changed: dict[str, frozenset[str]] = {}
+        self._plan: tuple[date, Touched | None] | None = None
 
     def build(self, days: Sequence[date]) -> Iterator[StorageDayBuild]:
         """Yield the builds of `days`; ends early when inputs have changed, which the caller sees in their digests."""
-        store = self._store
-        opening = self._inputs.opening(days[0])
-        with (
-            disk_failures_explained(store.scratch_dir),
-            StorageScan(
-                self._rules,
-                store.policy,
-                opening=None if opening is None else store.lake.fetch(opening.uri),
-                scratch_dir=store.scratch_dir,
-                memory_limit=store.memory_limit,
-                threads=store.threads,
-            ) as scan,
-        ):
-            groups = list(_groups(days))
-            while groups:
-                scanned = []
-                for day in groups.pop(0):
-                    scanned.append(self._scan_day(scan, day, opening))
-                    opening = scanned[-1].tail
-                try:
-                    yield from self._write(scan, scanned)
-                except _InputsChanged:
-                    return
-                scan.forget_results()
-                following = scanned[-1].day + DAY
-                if not groups and self._is_reached(following, opening):
-                    groups = [(following,)]
+        waiting = deque(days)
+        self._opening = self._inputs.opening(days[0])
+        with disk_failures_explained(self._store.scratch_dir):
+            try:
+                while waiting:
+                    rebuilt = self._rebuilt(waiting[0])
+                    if rebuilt is None:
+                        yield from self._whole(waiting)
+                    else:
+                        waiting.popleft()
+                        yield rebuilt
+                        self._add_following(waiting, rebuilt.day)
+            except _InputsChanged:
+                return
 
-    def _is_reached(self, day: date, opening: Tail | None) -> bool:
-        """Tell whether a day that is built already has begun otherwise than it begins now."""
-        known = self._inputs.days.get(day)
-        return (
-            known is not None
-            and known.tail is not None
-            and known.built_inputs_digest != self._inputs.digest(day, opening, self._as_of)
+    def _whole(self, waiting: deque[date]) -> Iterator[StorageDayBuild]:
+        """Yield the first of the waiting days, and those after it of which more than some repositories are to be built."""
+        opening = self._opening
+        with self._scan(None if opening is None else self._store.lake.fetch(opening.uri)) as scan:
+            is_first = True
+            while waiting and (is_first or self._touched(waiting[0]) is None):
+                scanned: list[_ScannedDay] = []
+                while waiting and len(scanned) < DAYS_PER_TRANSACTION:
+                    if not is_first and self._touched(waiting[0]) is not None:
+                        break
+                    is_first = False
+                    scanned.append(self._scan_day(scan, waiting.popleft()))
+                    self._opening = scanned[-1].tail
+                yield from self._write(scan, scanned)
+                scan.forget_results()
+                self._add_following(waiting, scanned[-1].day)
+
+    def _scan(self, opening: Path | None, only: Collection[str] | None = None) -> StorageScan:
+        store = self._store
+        return StorageScan(
+            self._rules,
+            store.policy,
+            opening=opening,
+            only=only,
+            scratch_dir=store.scratch_dir,
+            memory_limit=store.memory_limit,
+            threads=store.threads,
         )
 
-    def _scan_day(self, scan: StorageScan, day: date, opening: Tail | None) -> "_ScannedDay":
+    def _add_following(self, waiting: deque[date], day: date) -> None:
+        """After the last day: go on with a day that is built already and has begun otherwise than it begins now."""
+        known = self._inputs.days.get(day + DAY)
+        if (
+            not waiting
+            and known is not None
+            and known.tail is not None
+            and known.built_inputs_digest != self._inputs.digest(day + DAY, self._opening, self._as_of)
+        ):
+            waiting.append(day + DAY)
+
+    def _touched(self, day: date) -> Touched | None:
+        """Return which repositories of a day are to be built again, None when it is to be built whole."""
+        if self._plan is not None and self._plan[0] == day:
+            return self._plan[1]
+        own, store = self._inputs.days[day], self._store
+        found = None
+        if (
+            own.tail is not None
+            and not own.is_held
+            and own.built_rules_digest == self._rules.digests[day]
+            and (self._as_of is None or self._as_of >= day_end(day))
+        ):
+            with store.database.reading() as connection:
+                known = read_made_of(connection, day)
+                bases = read_later_bases(connection, day)
+            if known is not None:
+                found = touched(
+                    own,
+                    known,
+                    opening=self._opening,
+                    listings=self._inputs.listing_uris(day, self._opening),
+                    bases=bases,
+                    changed_before=self._changed.get(known.opening_digest or ""),
+                    lake=store.lake,
+                    scratch_dir=store.scratch_dir,
+                    memory_limit=store.memory_limit,
+                    is_divided=store.policy.is_divided,
+                )
+        self._plan = day, found
+        return found
+
+    def _rebuilt(self, day: date) -> StorageDayBuild | None:
+        """Build the touched repositories of a day anew; None when it is to be built whole, as it would be held."""
+        some = self._touched(day)
+        if some is None:
+            return None
         own, fetch = self._inputs.days[day], self._store.lake.fetch
+        tail = fetch(str(own.tail_uri))
+        with self._scan(some.opening_before, some.repositories) as scan:
+            before = scan.scan(some.before)
+        opening = None if self._opening is None else fetch(self._opening.uri)
+        with self._scan(opening, some.repositories) as scan:
+            scanned = self._scan_day(scan, day, others=tail)
+            build = self._write_some(scan, scanned, some, before, tail)
+        if build is None:
+            self._plan = day, None
+            return None
+        self._opening = scanned.tail
+        self._changed[str(own.tail_digest)] = some.repositories
+        return build
+
+    def _scan_day(self, scan: StorageScan, day: date, others: Path | None = None) -> "_ScannedDay":
+        """Work out a day. `others`: of some repositories only, and this is what the day left before of the others."""
+        own, fetch, opening = self._inputs.days[day], self._store.lake.fetch, self._opening
         with self._store.database.reading() as connection:
             bases = read_later_bases(connection, day)
+        listings, end = self._inputs.listing_uris(day, opening), min(day_end(day), self._as_of or day_end(day))
         facts = scan.scan(
             DaySources(
                 day=day,
-                end=min(day_end(day), self._as_of or day_end(day)),
+                end=end,
                 snapshots=[fetch(uri) for uri in own.uris(SNAPSHOTS)],
-                listings=[fetch(uri) for uri in self._inputs.listing_uris(day, opening)],
+                listings=[fetch(uri) for uri in listings],
                 object_events=[fetch(uri) for uri in own.uris(OBJECT_EVENTS)],
                 repository_events=[fetch(uri) for uri in own.uris(REPOSITORY_EVENTS)],
                 later_bases=bases,
@@ -170,7 +249,7 @@ class StorageBuilder:
         )
         draft = self._store.scratch_dir / f"ingest-tail-{secrets.token_hex(8)}.parquet"
         try:
-            content = scan.write_tail(draft)
+            content = scan.write_tail(draft, others=others)
             file = None
             if content.digest == own.tail_digest and own.tail_uri is not None:
                 uri, generation = own.tail_uri, ""
@@ -188,17 +267,13 @@ class StorageBuilder:
             tail=Tail(digest=content.digest, uri=uri, index_days=content.index_days),
             generation=generation,
             file=file,
+            made_of=made_of(own, opening=opening, listings=listings, bases=bases, ends_at=end.isoformat(), facts=facts),
         )
 
     def _write(self, scan: StorageScan, scanned: Sequence["_ScannedDay"]) -> list[StorageDayBuild]:
         database, days = self._store.database, [one.day for one in scanned]
         with database.transaction(*(f"{ASSET}|{day.isoformat()}" for day in days)) as connection:
-            now = read_inputs(connection, sorted(self._store.sources), first_day=days[0], last_day=days[-1])
-            opening = now.opening(days[0])
-            for one in scanned:
-                if now.digest(one.day, opening, self._as_of) != one.inputs_digest:
-                    raise _InputsChanged
-                opening = one.tail
+            self._refuse_changed(connection, scanned)
             verdicts = self._verdicts(connection, scanned)
             held = {day for day in days if checks.holds(verdicts[day])}
             built = [day for day in days if day not in held]
@@ -207,11 +282,64 @@ class StorageBuilder:
             # a person who looks at a held day wants to see why, and the next day begins from what is true
             for table, name in ((DRIFTS, "drifts"), (BASES, "bases")):
                 replace_days(connection, table, days, scan.rows(name, days))
-            builds = [self._usage_build(one, "held" if one.day in held else "built") for one in scanned]
-            write_builds(connection, builds, code_version=self._code_version, run_id=self._run_id)
-            self._write_tails(connection, scanned)
-            guard_store.record(connection, (one for day in days for one in verdicts[day]), run_id=self._run_id)
+            self._write_builds(connection, scanned, verdicts)
         return [_build(one, "held" if one.day in held else "built", verdicts[one.day]) for one in scanned]
+
+    def _write_some(
+        self, scan: StorageScan, scanned: "_ScannedDay", some: Touched, before: StorageFacts, tail: Path
+    ) -> StorageDayBuild | None:
+        """Write the touched repositories of a day; None, and nothing written, when a guard holds it."""
+        day = scanned.day
+        with self._store.database.transaction(f"{ASSET}|{day.isoformat()}") as connection:
+            self._refuse_changed(connection, [scanned], is_part=True)
+            rebuilt = rebuilt_day(
+                connection,
+                scan,
+                some,
+                before=before,
+                after=scanned.facts,
+                drift_millionths=int(self._store.policy.drift_percent * 10_000),
+                tail=tail,
+            )
+            scanned = replace(
+                scanned, facts=rebuilt.facts, made_of=replace(scanned.made_of, facts=kept_facts(rebuilt.facts))
+            )
+            verdicts = self._verdicts(connection, [scanned])
+            if checks.holds(verdicts[day]):
+                return None
+            for table, name in ((STATES, "states"), (DRIFTS, "drifts"), (BASES, "bases")):
+                replace_some(connection, table, day, "repository", some.repositories, scan.rows(name, [day]))
+            replace_some(connection, USAGE, day, "account_id", rebuilt.accounts, rebuilt.usage.rows)
+            self._write_builds(connection, [scanned], verdicts)
+        return replace(_build(scanned, "built", verdicts[day]), rebuilt=len(some.repositories))
+
+    def _refuse_changed(
+        self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"], *, is_part: bool = False
+    ) -> None:
+        """Raise _InputsChanged unless days are made of what was scanned, and parts of them are of the builds that are there."""
+        days = [one.day for one in scanned]
+        now = read_inputs(connection, sorted(self._store.sources), first_day=days[0], last_day=days[-1])
+        opening = now.opening(days[0])
+        for one in scanned:
+            if now.digest(one.day, opening, self._as_of) != one.inputs_digest:
+                raise _InputsChanged
+            opening = one.tail
+            seen, there = self._inputs.days[one.day], now.days[one.day]
+            if is_part and (seen.tail, seen.built_inputs_digest, seen.built_rules_digest) != (
+                there.tail, there.built_inputs_digest, there.built_rules_digest
+            ):  # fmt: skip
+                raise _InputsChanged
+
+    def _write_builds(
+        self,
+        connection: psycopg.Connection,
+        scanned: Sequence["_ScannedDay"],
+        verdicts: Mapping[date, tuple[Verdict, ...]],
+    ) -> None:
+        builds = [self._usage_build(one, "held" if checks.holds(verdicts[one.day]) else "built") for one in scanned]
+        write_builds(connection, builds, code_version=self._code_version, run_id=self._run_id)
+        self._write_tails(connection, scanned)
+        guard_store.record(connection, (one for day in scanned for one in verdicts[day.day]), run_id=self._run_id)
 
     def _verdicts(
         self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"]
@@ -254,29 +382,36 @@ class StorageBuilder:
 
     def _write_tails(self, connection: psycopg.Connection, scanned: Sequence["_ScannedDay"]) -> None:
         for one in scanned:
-            if one.file is None:
-                continue
-            write_generation(
-                connection,
-                TAILS,
-                one.day,
-                one.generation,
-                one.file,
-                rows=one.content.rows,
-                event_days={one.day: one.content.rows},
-                inputs_digest=one.inputs_digest,
-                code_version=self._code_version,
-                run_id=self._run_id,
-            )
+            if one.file is not None:
+                write_generation(
+                    connection,
+                    TAILS,
+                    one.day,
+                    one.generation,
+                    one.file,
+                    rows=one.content.rows,
+                    event_days={one.day: one.content.rows},
+                    inputs_digest=one.inputs_digest,
+                    code_version=self._code_version,
+                    run_id=self._run_id,
+                )
             connection.execute(
                 """
-                insert into usage.storage_tail (event_day, tail_digest, index_days, repositories) values (%s, %s, %s, %s)
+                insert into usage.storage_tail (event_day, tail_digest, index_days, repositories, made_of)
+                values (%s, %s, %s, %s, %s)
                 on conflict (event_day) do update set
                     tail_digest = excluded.tail_digest,
                     index_days = excluded.index_days,
-                    repositories = excluded.repositories
+                    repositories = excluded.repositories,
+                    made_of = excluded.made_of
                 """,
-                [one.day, one.content.digest, list(one.content.index_days), one.content.repositories],
+                [
+                    one.day,
+                    one.content.digest,
+                    list(one.content.index_days),
+                    one.content.repositories,
+                    one.made_of.as_json(),
+                ],
             )
 
 
@@ -291,6 +426,7 @@ class _ScannedDay:
     tail: Tail
     generation: str
     file: LakeFile | None
+    made_of: MadeOf
 
 
 def _build(one: _ScannedDay, state: str, verdicts: tuple[Verdict, ...]) -> StorageDayBuild:
@@ -299,6 +435,7 @@ def _build(one: _ScannedDay, state: str, verdicts: tuple[Verdict, ...]) -> Stora
         day=one.day,
         state=state,
         repositories=facts.repositories,
+        rebuilt=facts.repositories,
         events_read=facts.object_events + facts.repository_events,
         snapshots_read=facts.snapshots,
         duplicates=facts.duplicates,
@@ -313,9 +450,3 @@ def _build(one: _ScannedDay, state: str, verdicts: tuple[Verdict, ...]) -> Stora
         inputs_digest=one.inputs_digest,
         verdicts=verdicts,
     )
-
-
-def _groups(days: Sequence[date]) -> Iterator[tuple[date, ...]]:
-    rest = iter(days)
-    while group := tuple(islice(rest, DAYS_PER_TRANSACTION)):
-        yield group

@@ -3,7 +3,8 @@
 Reads the tables that the scan left in its DuckDB connection. Not here: making them (storage_scan), judging (storage_verdicts).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -75,6 +76,11 @@ class StorageFacts:
     usage_rows: int
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """Return all that is added up over repositories, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.type is int}
+
+    @property
     def records_read(self) -> int:
         """Return events and snapshots of the day in the lake."""
         return self.object_events + self.repository_events + self.snapshots
@@ -95,7 +101,8 @@ def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
     mismatches, mismatch_failures = _failures(connection, "visibility_mismatch")
     too_far = connection.execute(
         """
-        select places.repository, any_value(tail_places.snapshot_source), any_value(tail_places.snapshot_at)
+        select
+            places.repository, arg_min(tail_places.snapshot_source, places.bucket), arg_min(tail_places.snapshot_at, places.bucket)
         from tail_places
         join places using (place_id)
         semi join storage_states as states on tail_places.repository_id = states.repository_id

@@ -1,9 +1,10 @@
 """Write a day's storage rows over those that are there: only rows that differ are touched. In the caller's transaction.
 
-So a late event rewrites the rows of its repository and its account, and no others. Not here: making the rows (storage_scan).
+Of all repositories of the days, or of some; so a late event rewrites the rows of its repository and its account, and no others. Not
+here: making the rows (storage_scan).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -59,10 +60,35 @@ def replace_days(
     if is_new:
         copy_arrow(connection, table.name, batches)
         return
+    _replace(connection, table, sql.SQL("kept.event_day = any(%s)"), (list(days),), batches)
+
+
+def replace_some(
+    connection: psycopg.Connection,
+    table: StorageTable,
+    day: date,
+    column: str,
+    values: Collection[str],
+    batches: Iterable[pa.RecordBatch],
+) -> None:
+    """Make `batches` the table's rows of `day` in which `column` has one of `values`."""
+    which = sql.SQL("kept.event_day = %s and kept.{} = any(%s)").format(sql.Identifier(column))
+    _replace(connection, table, which, (day, sorted(values)), batches)
+
+
+def _replace(
+    connection: psycopg.Connection,
+    table: StorageTable,
+    which: sql.Composable,
+    parameters: tuple[object, ...],
+    batches: Iterable[pa.RecordBatch],
+) -> None:
+    name = sql.Identifier(*table.name.split("."))
     staged = sql.Identifier(f"staged_{table.name.split('.')[1]}")
     columns = [*table.key, *table.values]
     names = {
         "table": name,
+        "which": which,
         "staged": staged,
         "columns": sql.SQL(", ").join(map(sql.Identifier, columns)),
         "keys": sql.SQL(" and ").join(sql.SQL("kept.{0} = made.{0}").format(sql.Identifier(one)) for one in table.key),
@@ -77,11 +103,11 @@ def replace_days(
             sql.SQL(
                 """
                 delete from {table} as kept
-                where kept.event_day = any(%s)
+                where {which}
                     and not exists (select from {staged} as made where {keys} and row({kept}) is not distinct from row({made}))
                 """
             ).format(**names),
-            (list(days),),
+            parameters,
         )
         connection.execute(
             sql.SQL(

@@ -1,11 +1,12 @@
 """Storage of event days from the lake in DuckDB, one day after the other: what a day leaves is what the next begins with.
 
 The SQL is `billing_pipeline/sql/storage_*.sql`; here its inputs are bound and its results collected. Memory follows one day's
-repositories and events; what does not fit is spilled. Not here: PostgreSQL (storage_usage_store), what counts (the SQL).
+repositories and events; what does not fit is spilled. A scan may be of some repositories only: rows of others are not looked at.
+Not here: PostgreSQL (storage_usage_store), what counts (the SQL).
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from billing_pipeline.errors import BillingError
+from billing_pipeline.storage_checks import Carried
 from billing_pipeline.storage_policy import StoragePolicy
 from billing_pipeline.timelines import MICROSECOND, UPLOAD_DAYS
 from resources import duck
-from resources.storage_facts import SECONDS, StorageFacts, day_facts
+from resources.storage_facts import LISTED, SECONDS, StorageFacts, day_facts
 from resources.storage_inputs import Base, TakenSnapshot
 from resources.usage_rules import UsageRules
 
@@ -42,7 +44,7 @@ SCHEMAS = {
         [("event_id", _TEXT), ("event_at", _INSTANT), ("repository", _TEXT), ("kind", _TEXT), ("value", _TEXT)]
     ),
 }  # fmt: skip
-_TAIL_COLUMNS = {
+TAIL_COLUMNS = {
     "kind": "varchar",
     "repository": "varchar",
     "bucket": "varchar",
@@ -104,6 +106,12 @@ _RESULTS = {
     "bases": "event_day date, repository varchar, bucket varchar, began_on date, base_bytes bigint, base_visibility varchar, "
     "base_owner varchar",
 }
+_KEYS = {
+    "states": "event_day, repository, segment_start",
+    "usage": "event_day, account_id, meter_id, period_start",
+    "drifts": "event_day, repository, bucket, snapshot_at",
+    "bases": "event_day, repository, bucket",
+}
 _BEFORE_SUMS = ("places", "events", "snapshots", "owners", "actions", "uploads", "deltas", "levels")
 _AFTER_SUMS = ("words", "segments", "hours", "drifts")
 # Where all that is measured is one, a repository is its only place.
@@ -141,8 +149,25 @@ class TailContent:
     repositories: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountUsage:
+    """What some accounts held on a day: rows of usage.storage, and bytes x microseconds of their states and of their hours.
+
+    `private`: account -> private ones of its hours.
+    """
+
+    rows: tuple[pa.RecordBatch, ...]
+    of_states: int
+    private_of_states: int
+    of_hours: int
+    private: Mapping[str, int]
+
+
 class StorageScan:
-    """A run over days in order. Use it in a `with`, which frees its memory and spill folder."""
+    """A run over days in order. Use it in a `with`, which frees its memory and spill folder.
+
+    `only`: the repositories that are looked at; None: all. Whose events share an id must be in it together.
+    """
 
     def __init__(
         self,
@@ -151,13 +176,16 @@ class StorageScan:
         *,
         opening: Path | None,
         scratch_dir: Path,
+        only: Collection[str] | None = None,
         memory_limit: str = "1GB",
         threads: int = 2,
     ) -> None:
         self._rules = rules
         self._policy = policy
+        self._only = None if only is None else sorted(only)
         self._connection = duck.connect(scratch_dir, memory_limit, threads)
         try:
+            self._table("only_repositories", pa.schema([("repository", _TEXT)]), [(one,) for one in self._only or ()])
             self._bind_rules()
             self._open(opening)
             self.forget_results()
@@ -183,10 +211,21 @@ class StorageScan:
         self._connection.execute(duck.sql("storage_tails"))
         return day_facts(self._connection, sources.day)
 
-    def write_tail(self, path: Path) -> TailContent:
-        """Write what the last day leaves as a Parquet file, and return what is in it."""
+    def write_tail(self, path: Path, *, others: Path | None = None) -> TailContent:
+        """Write what the last day leaves as a Parquet file, and return what is in it.
+
+        `others`: what the day left before; of it are the repositories that are not looked at.
+        """
         rows = duck.sql("storage_tail_rows")
-        columns = ", ".join(_TAIL_COLUMNS)
+        columns = ", ".join(TAIL_COLUMNS)
+        if others is not None:
+            rows = f"""
+                {rows}
+                union all by name
+                select {columns}
+                from read_parquet('{others}', hive_partitioning = false)
+                where repository not in (from only_repositories)
+            """
         ((digest, other, count, places),) = self._connection.execute(
             f"""
             select
@@ -198,7 +237,7 @@ class StorageScan:
             """
         ).fetchall()
         days = self._connection.execute(
-            "select distinct index_at::date from tail_places where index_at is not null order by 1"
+            f"select distinct index_at::date from ({rows}) where kind = 'place' and index_at is not null order by 1"
         ).fetchall()
         self._connection.execute(f"copy ({rows}) to '{path}' (format parquet, compression zstd)")
         return TailContent(
@@ -210,8 +249,69 @@ class StorageScan:
 
     def rows(self, name: str, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `days` for usage.storage_state (`states`), storage (`usage`), storage_drift or storage_base."""
-        query = f"select * from result_{name} where list_contains($days, event_day) order by all"
+        query = f"select * from result_{name} where list_contains($days, event_day) order by {_KEYS[name]}"
         yield from self._connection.sql(query, params={"days": list(days)}).to_arrow_reader(BATCH_ROWS)
+
+    def usage_of(self, day: date, accounts: Collection[str], others: pa.Table) -> "AccountUsage":
+        """Return what `accounts` held on the day.
+
+        `others`: states of these accounts in repositories that are not looked at: account_id, segment_start, segment_end, bytes,
+        visibility. Call it last of a day.
+        """
+        self._table("usage_accounts", pa.schema([("account_id", _TEXT)]), [(one,) for one in sorted(accounts)])
+        self._connection.register("other_segments", others)
+        self._connection.execute(
+            """
+            create or replace temp table storage_segments as
+            select account_id, segment_start, segment_end, bytes, visibility
+            from storage_segments
+            semi join usage_accounts using (account_id)
+            union all by name
+            select * from other_segments
+            """
+        )
+        self._connection.unregister("other_segments")
+        self._connection.execute("delete from result_usage where event_day = $day", {"day": day})
+        self._connection.execute(duck.sql("storage_hours"))
+        self._keep_usage(day)
+        ((of_states, private_of_states),) = self._connection.execute(
+            """
+            select coalesce(sum(held), 0), coalesce(sum(held) filter (where visibility = 'private'), 0)
+            from (
+                select visibility, bytes::hugeint * (epoch_us(segment_end) - epoch_us(segment_start)) as held
+                from storage_segments
+            ) as segments
+            """
+        ).fetchall()
+        held = self._connection.execute(
+            "select account_id, sum(bytes), sum(private_bytes) from storage_hours group by account_id"
+        ).fetchall()
+        return AccountUsage(
+            rows=tuple(self.rows("usage", [day])),
+            of_states=int(of_states),
+            private_of_states=int(private_of_states),
+            of_hours=sum(int(size) for _, size, _ in held),
+            private={account_id: int(private) for account_id, _, private in held},
+        )
+
+    def carried_too_far(self, tail: Path) -> tuple[Carried, ...]:
+        """Return some of the repositories of `tail` whose snapshots are too old at the day's end, those looked at left out."""
+        rows = self._connection.execute(
+            f"""
+            select repository, arg_min(snapshot_source, bucket), arg_min(snapshot_at, bucket)
+            from read_parquet('{tail}', hive_partitioning = false)
+            where
+                kind = 'place' and bytes > 0 and fresh_until < getvariable('day_end')
+                and repository not in (from only_repositories)
+            group by repository
+            order by repository
+            limit {LISTED}
+            """
+        ).fetchall()
+        return tuple(
+            Carried(repository=repository, source=source, snapshot_at=None if at is None else at.replace(tzinfo=UTC))
+            for repository, source, at in rows
+        )
 
     def forget_results(self) -> None:
         """Drop the rows of the days so far: they are written."""
@@ -246,9 +346,17 @@ class StorageScan:
             sorted(policy.assumed_visibility.items()),
         )
         self._table(
-            "snapshot_ages",
-            pa.schema([("source", _TEXT), ("age_us", _BIG)]),
-            [(source, age // MICROSECOND) for source, age in sorted(policy.snapshot_ages.items())],
+            "snapshot_sources",
+            pa.schema([("source", _TEXT), ("age_us", _BIG), ("is_indexed", pa.bool_()), ("is_complete", pa.bool_())]),
+            [
+                (
+                    source,
+                    policy.snapshot_ages.get(source, policy.max_snapshot_age) // MICROSECOND,
+                    source in policy.indexed,
+                    source in policy.complete,
+                )
+                for source in sorted({*policy.snapshot_ages, *policy.indexed, *policy.complete})
+            ],
         )
         self._table("source_buckets", pa.schema([("source", _TEXT), ("bucket", _TEXT)]), sorted(policy.buckets.items()))
         self._set("is_divided", policy.is_divided)
@@ -258,14 +366,22 @@ class StorageScan:
 
     def _open(self, opening: Path | None) -> None:
         if opening is None:
-            columns = ", ".join(f"{name} {kind}" for name, kind in _TAIL_COLUMNS.items())
+            columns = ", ".join(f"{name} {kind}" for name, kind in TAIL_COLUMNS.items())
             self._connection.execute(f"create or replace temp table tail_rows ({columns})")
         else:
-            self._connection.execute(
-                f"create or replace temp view tail_rows as from read_parquet('{opening}', hive_partitioning = false)"
-            )
+            rows = f"from read_parquet('{opening}', hive_partitioning = false)"
+            self._connection.execute(f"create or replace temp view whole_tail as {rows}")
+            self._connection.execute(f"create or replace temp view tail_rows as {rows} {self._where_looked_at}")
         for statement in _TAIL_TABLES.split(";"):
             self._connection.execute(statement)
+        # who lists what is told by repositories that are not looked at, too
+        whole = "select distinct listed_by, bucket from {} where listed_by is not null"
+        tables = "whole_tail" if self._only is not None and opening else "tail_places join places using (place_id)"
+        self._connection.execute(f"create or replace temp view tail_listers as {whole.format(tables)}")
+
+    @property
+    def _where_looked_at(self) -> str:
+        return "" if self._only is None else "where repository in (from only_repositories)"
 
     def _bind_day(self, sources: DaySources) -> None:
         self._set("day_start", datetime(sources.day.year, sources.day.month, sources.day.day))  # noqa: DTZ001 - the lake's UTC
@@ -297,6 +413,7 @@ class StorageScan:
             [
                 (one.repository, one.bucket, one.base_bytes, one.base_visibility, one.base_owner)
                 for one in sources.later_bases
+                if self._only is None or one.repository in self._only
             ],
         )
 
@@ -316,7 +433,10 @@ class StorageScan:
             rows = f"{name}_table"
         columns = ", ".join(f"said.{column}" for column in schema.names)
         query = f"select {columns} {self._bucket_of(name, paths)} from {rows} as said {self._bucket_tables(name)}"
-        self._connection.execute(f"create or replace temp view {name} as {query}")
+        if name == "snapshots":
+            # whose snapshots there are is told by repositories that are not looked at, too
+            self._connection.execute(f"create or replace temp view whole_snapshots as {query}")
+        self._connection.execute(f"create or replace temp view {name} as from ({query}) {self._where_looked_at}")
 
     def _bucket_of(self, name: str, paths: Sequence[Path]) -> str:
         """Return the column that says which bucket a row is of."""
@@ -354,21 +474,7 @@ class StorageScan:
             """,
             parameters,
         )
-        for meter in self._rules.meters:
-            count = {"private_bytes": "private_count", "public_bytes": "public_count"}.get(
-                meter.field or "", "repository_count"
-            )
-            self._connection.execute(
-                f"""
-                insert into result_usage by name
-                select
-                    $day as event_day, account_id, $meter as meter_id, period_start, period_end,
-                    {SECONDS.format(meter.field, 9)} as quantity, $unit as unit, {count} as repository_count,
-                from storage_hours
-                where {meter.field} > 0
-                """,
-                parameters | {"meter": meter.meter_id, "unit": UNIT},
-            )
+        self._keep_usage(day)
         self._connection.execute(
             """
             insert into result_drifts by name
@@ -404,6 +510,24 @@ class StorageScan:
             """,
             parameters,
         )
+
+    def _keep_usage(self, day: date) -> None:
+        parameters = {"day": day}
+        for meter in self._rules.meters:
+            count = {"private_bytes": "private_count", "public_bytes": "public_count"}.get(
+                meter.field or "", "repository_count"
+            )
+            self._connection.execute(
+                f"""
+                insert into result_usage by name
+                select
+                    $day as event_day, account_id, $meter as meter_id, period_start, period_end,
+                    {SECONDS.format(meter.field, 9)} as quantity, $unit as unit, {count} as repository_count,
+                from storage_hours
+                where {meter.field} > 0
+                """,
+                parameters | {"meter": meter.meter_id, "unit": UNIT},
+            )
 
     def _set(self, name: str, value: object) -> None:
         self._connection.execute(f"set variable {name} = $value", {"value": value})

@@ -824,6 +824,7 @@ def storage_build_of(day: date, verdicts: FakeVerdicts) -> StorageDayBuild:
         day=day,
         state="built",
         repositories=2,
+        rebuilt=2,
         events_read=4,
         snapshots_read=2,
         duplicates=1,

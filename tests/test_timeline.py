@@ -221,6 +221,13 @@ class TestPictures:
             path.attrib["fill"] for path in picture.iter("{http://www.w3.org/2000/svg}path") if "fill" in path.attrib
         ]
         assert fills == ["#54d", "#9c9"]
+        ticks = {
+            path.attrib["stroke"]: path.attrib["d"].count("M")
+            for path in picture.iter("{http://www.w3.org/2000/svg}path")
+            if "stroke" in path.attrib
+        }
+        # seven snapshots; two puts and a flip of the example, five puts later
+        assert ticks == {"#222": 7, "#c51": 8}
         assert "6,500,000,000" in "".join(picture.itertext())
 
     def test_of_nothing_says_so(self) -> None:

@@ -63,24 +63,21 @@ identified as materialized (
         day_events.* exclude (shared_event_id, original_event_id),
         coalesce(corrected_actions.action_id, day_events.shared_event_id, day_events.event_id) as action_id,
         day_events.original_event_id is null as is_original,
+        corrected_actions.action_id is not null
+            or day_events.shared_event_id is not null
+            or day_events.event_id in (select event_id from repeated_events)
+            or day_events.event_id in (select shared_event_id from day_events where shared_event_id is not null) as may_repeat,
     from day_events
     left join corrected_actions on coalesce(day_events.shared_event_id, day_events.event_id) = corrected_actions.alone_id
     where
         day_events.event_id not in (select original_event_id from day_events where original_event_id is not null)
         and day_events.event_id not in (select event_id from storage_conflicts)
-),
--- few, or none: the others need no look at their neighbours
-repeated as materialized (
-    select action_id
-    from identified
-    group by action_id
-    having count(*) > 1
 )
-select * exclude (is_original)
+select * exclude (is_original, may_repeat)
 from identified
-anti join repeated using (action_id)
+where not may_repeat
 union all by name
-select * exclude (is_original)
+select * exclude (is_original, may_repeat)
 from identified
-semi join repeated using (action_id)
+where may_repeat
 qualify row_number() over (partition by action_id order by is_original, event_id) = 1

@@ -1,5 +1,5 @@
 -- storage_writes. Grain: action of the day on an object, with what was counted of the object when its epoch began. From: storage_actions,
--- storage_uploads, storage_beyond, index_epochs, listed_objects (source, snapshot_id, repository, object_id, version_id, bytes: what
+-- storage_uploads, storage_beyond, storage_anchors, listed_objects (source, snapshot_id, repository, object_id, version_id, bytes: what
 -- snapshots list), tail_objects (what events have left since the last index).
 --
 -- An epoch begins with the snapshot that the object index comes from. counted_bytes: what the size of the place has of an object; null:
@@ -20,22 +20,15 @@ written as (
     left join storage_beyond using (place_id)
     where actions.event_name not in ('UploadPart', 'UploadPartCopy') and actions.action <> 'delete_marker'
 ),
-epochs as (
-    select index_epochs.*
-    from index_epochs
-    semi join written using (place_id)
-),
-placed as (
+placed as materialized (
     select
         written.*,
-        coalesce(listed.index_at, latest.index_at, timestamp '0001-01-01') as epoch_at,
-        case when listed.index_at is not null then listed.index_source else latest.index_source end as index_source,
-        case when listed.index_at is not null then listed.index_id else latest.index_id end as index_id,
+        anchors.anchor_at,
+        coalesce(anchors.index_at, timestamp '0001-01-01') as epoch_at,
+        anchors.index_source,
+        anchors.index_id,
     from written
-    asof left join (select * from epochs where is_listed) as listed
-        on written.place_id = listed.place_id and written.event_at > listed.index_at
-    asof left join epochs as latest
-        on written.place_id = latest.place_id and written.event_at > latest.index_at
+    asof join storage_anchors as anchors on written.place_id = anchors.place_id and written.event_at > anchors.anchor_at
 ),
 listed as (
     select
@@ -44,7 +37,9 @@ listed as (
         placed.object_id,
         sum(listed_objects.bytes) as bytes,
         max(listed_objects.version_id) as version_id,
-    from (select distinct place_id, epoch_at, index_source, index_id, object_id from placed) as placed
+    from (
+        select distinct place_id, epoch_at, index_source, index_id, object_id from placed where index_source is not null
+    ) as placed
     join places using (place_id)
     join listed_objects
         on
@@ -65,50 +60,58 @@ left join tail_objects using (place_id, epoch_at, object_id);
 -- storage_deltas. Grain: action of the day on an object (R3). From: storage_writes. delta null: nobody can size it.
 create or replace temp table storage_deltas as
 with
--- Where the current version is sold, deleting another one changes nothing. Current is what was written or listed last.
-version_deletes as (
+-- most objects are written once: the others alone need a look at their neighbours
+rewritten as materialized (
+    select place_id, epoch_at, object_id
+    from storage_writes
+    group by place_id, epoch_at, object_id
+    having count(*) > 1 or bool_or(action = 'delete_version')
+),
+once as (
+    select *, counted_bytes as bytes_before, false as has_no_effect
+    from storage_writes
+    anti join rewritten using (place_id, epoch_at, object_id)
+),
+often as (
     select
-        place_id,
-        action_id,
-        action,
-        version_id,
+        *,
+        coalesce(lag(bytes ignore nulls) over object_history, counted_bytes) as bytes_before,
+        -- Where the current version is sold, deleting another one changes nothing. Current is what was written or listed last.
         coalesce(
             lag(case when action <> 'delete_version' then {'action': action, 'version_id': version_id} end ignore nulls)
                 over object_history,
             {'action': 'held', 'version_id': held_version_id}
         ) as written_before,
     from storage_writes
-    where object_id in (select object_id from storage_writes where action = 'delete_version')
+    semi join rewritten using (place_id, epoch_at, object_id)
     window object_history as (partition by place_id, epoch_at, object_id order by event_at, action_id)
-),
-without_effect as (
-    select place_id, action_id
-    from version_deletes
-    where action = 'delete_version' and written_before.action <> 'delete' and written_before.version_id <> version_id
 ),
 compared as (
+    select * from once
+    union all by name
     select
-        *,
-        coalesce(lag(bytes ignore nulls) over object_history, counted_bytes) as bytes_before,
-    from storage_writes
-    window object_history as (partition by place_id, epoch_at, object_id order by event_at, action_id)
+        * exclude (written_before),
+        coalesce(
+            action = 'delete_version' and written_before.action <> 'delete' and written_before.version_id <> version_id, false
+        ) as has_no_effect,
+    from often
 )
 select
-    compared.place_id,
-    compared.event_at,
-    compared.action_id,
-    compared.owner,
-    compared.epoch_at,
-    compared.object_id,
-    compared.action,
-    compared.version_id,
-    compared.bytes,
-    compared.held_version_id,
-    compared.counted_bytes,
+    place_id,
+    anchor_at,
+    event_at,
+    action_id,
+    owner,
+    epoch_at,
+    object_id,
+    action,
+    version_id,
+    bytes,
+    held_version_id,
+    counted_bytes,
     case
-        when without_effect.action_id is not null then 0
-        when compared.bytes_before is not null then compared.bytes - compared.bytes_before
-        when compared.action <> 'delete' then compared.bytes
+        when has_no_effect then 0
+        when bytes_before is not null then bytes - bytes_before
+        when action <> 'delete' then bytes
     end as delta,
 from compared
-left join without_effect using (place_id, action_id)

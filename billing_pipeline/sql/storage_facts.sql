@@ -12,7 +12,7 @@ read as (
         (select coalesce(sum(copies), 0)::bigint from storage_conflicts) as events_in_conflict,
         (select count(*) from storage_conflicts) as conflicts,
         (
-            select count(distinct event_id)
+            select count(distinct {'repository': repository, 'event': event_id})
             from visibility_events
             where event_at >= getvariable('day_start') and event_at < getvariable('day_end')
         ) as repository_actions,

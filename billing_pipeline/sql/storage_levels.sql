@@ -1,68 +1,37 @@
--- storage_changes. Grain: place, instant of events: what they have added since the last snapshot of the place. From: storage_deltas,
--- day_words (which add nothing, and are evidence that the repository is there).
-create or replace temp table storage_anchors as
-select place_id, snapshot_at as anchor_at, bytes as anchor_bytes
-from day_snapshots
-union all
-select place_id, snapshot_at as anchor_at, 0 as anchor_bytes
-from missing_listings;
-
+-- storage_changes. Grain: place, instant of events: what they have added since the last snapshot of the place (anchor_at). From:
+-- storage_deltas, day_words (which add nothing, and are evidence that the repository is there), storage_anchors.
 create or replace temp table storage_changes as
 with
 facts as (
     select
         place_id,
+        anchor_at,
         event_at,
         sum(delta) as delta,
         count(*) filter (where delta is null) as unsized,
         true as is_change,
     from storage_deltas
-    group by place_id, event_at
+    group by place_id, anchor_at, event_at
     union all by name
-    select place_id, event_at, 0 as delta, 0 as unsized, false as is_change
-    from day_words
-),
-merged as (
-    select place_id, event_at, coalesce(sum(delta), 0) as delta, sum(unsized)::bigint as unsized, bool_or(is_change) as is_change
-    from facts
-    group by place_id, event_at
-),
-placed as (
-    select merged.*, coalesce(anchors.anchor_at, timestamp '0001-01-01') as anchor_at
-    from merged
-    asof left join storage_anchors as anchors on merged.place_id = anchors.place_id and merged.event_at > anchors.anchor_at
+    select words.place_id, anchors.anchor_at, words.event_at, 0 as delta, 0 as unsized, false as is_change
+    from day_words as words
+    asof join storage_anchors as anchors on words.place_id = anchors.place_id and words.event_at > anchors.anchor_at
 )
 select
     place_id,
     anchor_at,
     event_at,
-    sum(delta) over since_anchor as delta_sum,
+    coalesce(sum(delta) over since_anchor, 0) as delta_sum,
     sum(unsized) over since_anchor as unsized_sum,
     bool_or(is_change) over since_anchor as is_change,
-from placed
-window since_anchor as (partition by place_id, anchor_at order by event_at rows unbounded preceding);
+from facts
+window since_anchor as (partition by place_id, anchor_at order by event_at range unbounded preceding);
 
--- storage_epochs. Grain: place, snapshot of the day or the day's beginning ('0001-01-01'), of the places of which anything is known. What
--- it began with, what it came to, and (before_*) what the one before it came to. R1, R4: a snapshot anchors bytes from its instant on.
--- anchor_bytes, end_bytes null: nobody has said anything of its bytes. They count from 0 where no snapshot has come, and below 0 nothing
--- is shown.
+-- storage_epochs. Grain: as storage_anchors, of places of which there is evidence (parts of uploads are none). What each began with, what it came to, and (before_*) what the one before it came to. R1, R4: a
+-- snapshot anchors bytes from its instant on. anchor_bytes, end_bytes null: nobody has said anything of its bytes. They count from 0 where
+-- no snapshot has come, and below 0 nothing is shown. From: storage_anchors, storage_changes.
 create or replace temp table storage_epochs as
 with
-begun as (
-    select place_id, timestamp '0001-01-01' as anchor_at, raw_bytes as anchor_bytes, is_anchored, has_changed, unsized
-    from tail_places
-    union all
-    select place_id, timestamp '0001-01-01' as anchor_at, null as anchor_bytes, false as is_anchored, false as has_changed, 0 as unsized
-    from (
-        select place_id from storage_changes
-        union
-        select place_id from storage_anchors
-    ) as seen
-    anti join tail_places using (place_id)
-    union all
-    select place_id, anchor_at, anchor_bytes, true as is_anchored, false as has_changed, 0 as unsized
-    from storage_anchors
-),
 ended as (
     select
         place_id,
@@ -73,15 +42,28 @@ ended as (
 ),
 together as (
     select
-        begun.*,
+        begun.place_id,
+        begun.anchor_at,
+        begun.anchor_bytes,
+        begun.is_anchored,
+        begun.has_changed,
+        begun.unsized,
+        begun.was_known,
         case
             when begun.anchor_bytes is not null or ended.last.is_change
                 then greatest(coalesce(begun.anchor_bytes, 0) + coalesce(ended.last.delta, 0), -9223372036854775807)::bigint
         end as end_bytes,
         (begun.unsized + coalesce(ended.last.unsized, 0))::bigint as end_unsized,
         begun.has_changed or ended.last is not null as end_has_changed,
-    from begun
+    from storage_anchors as begun
     left join ended using (place_id, anchor_at)
+    where
+        begun.was_known
+        or begun.place_id in (
+            select place_id from storage_changes
+            union
+            select place_id from storage_anchors where anchor_at > timestamp '0001-01-01'
+        )
 )
 select
     together.*,
@@ -119,8 +101,7 @@ with
 raw as (
     select place_id, getvariable('day_start') as step_at, -1 as rank, anchor_bytes::hugeint as bytes, is_anchored, has_changed
     from storage_epochs
-    semi join tail_places using (place_id)
-    where anchor_at = timestamp '0001-01-01'
+    where anchor_at = timestamp '0001-01-01' and was_known
     union all by name
     select place_id, anchor_at as step_at, 1 as rank, anchor_bytes::hugeint as bytes, is_anchored, has_changed
     from storage_epochs

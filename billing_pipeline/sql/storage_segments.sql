@@ -1,4 +1,5 @@
--- storage_states. Grain: repository, state of the day. From: storage_levels, day_words, snapshot_words, first_words, word_bases, tail_words.
+-- storage_states. Grain: repository, state of the day. From: storage_levels, day_words, snapshot_words, first_words, word_bases, tail_words;
+-- of repositories that are not active, tail_places.
 create or replace temp table storage_states as
 with
 points as (
@@ -66,7 +67,19 @@ select
     owner,
     case basis when 0 then 'snapshot' when 1 then 'events' when 2 then 'carried_back' else 'no_snapshot' end as basis,
 from changes
-where is_change;
+where is_change
+union all by name
+select
+    repository_id,
+    getvariable('day_start') as segment_start,
+    getvariable('day_end') as segment_end,
+    least(sum(greatest(0, raw_bytes)), 9223372036854775807)::bigint as bytes,
+    any_value(visibility) as visibility,
+    any_value(owner) as owner,
+    case when bool_or(has_changed and is_anchored) then 'events' else 'snapshot' end as basis,
+from tail_places
+anti join active_repositories using (repository_id)
+group by repository_id;
 
 -- storage_segments. Grain: repository, state of the day, in one account. From: storage_states, owner_windows (owner, window_start, window_end,
 -- account_id: whose client the owner is, without gaps over the day).
