@@ -179,7 +179,10 @@ class StorageBuilder:
             waiting.append(day + DAY)
 
     def _touched(self, day: date) -> Touched | None:
-        """Return which repositories of a day are to be built again, None when it is to be built whole."""
+        """Return which repositories of a day are to be built again, None when it is to be built whole.
+
+        A day of which nothing is other than it was is asked for by somebody who wants it worked out again: it is built whole.
+        """
         if self._plan is not None and self._plan[0] == day:
             return self._plan[1]
         own, store = self._inputs.days[day], self._store
@@ -188,6 +191,7 @@ class StorageBuilder:
             own.tail is not None
             and not own.is_held
             and own.built_rules_digest == self._rules.digests[day]
+            and own.built_inputs_digest != self._inputs.digest(day, self._opening, self._as_of)
             and (self._as_of is None or self._as_of >= day_end(day))
         ):
             with store.database.reading() as connection:
