@@ -1,6 +1,7 @@
 """What every test may ask for: a real PostgreSQL, a fresh migrated database, the folder with real data.
 
 `BILLING_TEST_DATABASE_URL` (a superuser's URL) replaces the embedded server. Durability is off here and only here.
+`BILLING_EXAMPLES` is how many examples a property gets that names no number of its own. See docs/tests.md.
 """
 
 import os
@@ -30,10 +31,34 @@ if TYPE_CHECKING:
     from resources.stripe_sim.server import RunningSim
 
 # A time limit per example measures how busy the machine is; pytest's own limit catches what hangs.
-hypothesis_settings.register_profile("billing", deadline=None)
+hypothesis_settings.register_profile(
+    "billing", deadline=None, max_examples=int(os.environ.get("BILLING_EXAMPLES") or 40)
+)
 hypothesis_settings.load_profile("billing")
 
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+
+
+# Modules that take longest: begun last, one of them would keep a worker busy alone.
+LONGEST_FIRST = (
+    "test_crash",
+    "test_metered_crash",
+    "test_stripe_contract_daily",
+    "test_bad_input",
+    "test_stripe_mirror",
+    "test_metered_laws",
+    "test_whole_chain",
+    "test_stripe_contract_credit_notes",
+    "test_stripe_contract_meters",
+    "test_concurrent_runs",
+    "test_prepaid_histories",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest modules begin first; the order inside a module stays."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -27,7 +27,7 @@ from tests.metered_chain import (
 from tests.metered_process import MODULE
 
 SEED = int(os.environ.get("BILLING_CRASH_SEED") or 20260601)
-KILLS = int(os.environ.get("BILLING_CRASH_KILLS") or 50) // 4
+KILLS = int(os.environ.get("BILLING_CRASH_KILLS") or 24) // 4
 SIDE_BY_SIDE = 2
 
 
