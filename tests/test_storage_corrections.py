@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from billing_pipeline.timelines import ObjectEvent, counted_once
@@ -91,6 +91,8 @@ EVENTS = st.lists(
 
 
 class TestAnyActions:
+    # Each example is twelve histories in one pass of the SQL.
+    @settings(max_examples=settings.default.max_examples // 5)
     @given(st.lists(EVENTS, min_size=12, max_size=12))
     def test_count_the_same_events_in_sql(
         self, tmp_path_factory: pytest.TempPathFactory, histories: list[list[ObjectEvent]]
