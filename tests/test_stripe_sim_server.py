@@ -577,3 +577,14 @@ def as_mappings(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_mappings(one) for key, one in value.items()}
     return value
+
+
+class TestLatency:
+    def test_of_an_answer_is_not_that_of_a_delayed_acknowledgement(self, stripe_sim: RunningSim) -> None:
+        """40 ms for each answer on a connection that is kept, unless the server sends its body without waiting."""
+        took = []
+        for _ in range(12):
+            began = time.perf_counter()
+            stripe_sim.remote.state()
+            took.append(time.perf_counter() - began)
+        assert min(took[1:]) < 0.03
