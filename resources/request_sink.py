@@ -52,6 +52,8 @@ SMALLEST_TABLE_BITS = 1 << 20
 LARGEST_TABLE_BITS = 1 << 31
 # Rows of which the hashes are held; those of more are written to the scratch folder.
 HASHES_IN_MEMORY = 1 << 20
+# Rows set aside that are held.
+ASIDE_IN_MEMORY = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,6 @@ class RequestSink:
     def __init__(self, path: Path, *, expected_rows: int) -> None:
         self._path = path
         self._seen = _SeenHashes(expected_rows)
-        self._aside: list[tuple[pa.Table, _Hashes]] = []
         # One worker, so that rows are judged and written in the order in which they are added.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sink") if expected_rows > ROWS_FOR_A_WORKER else None
         self._pending: deque[Future[None]] = deque()
@@ -107,6 +108,7 @@ class RequestSink:
             metadata_collector=self._footer,
         )
         self._hashes = _HashFile(path.with_suffix(".hashes"))
+        self._aside = _AsideRows(path.with_suffix(".aside"))
         # Of what is written, for each part of it.
         self._counted: list[FileDay] = []
 
@@ -122,6 +124,7 @@ class RequestSink:
             self._writer.close()
         finally:
             self._hashes.close()
+            self._aside.close()
             self._file.close()
 
     def add(self, table: pa.Table, *, source: str, file_id: int, identities_repeat: bool) -> None:
@@ -145,7 +148,7 @@ class RequestSink:
             fresh = self._seen.are_new(hashes.identity)
             if not fresh.all():
                 aside = ~fresh
-                self._aside.append((rows.filter(array_of(aside)), hashes.where(aside)))
+                self._aside.append(rows.filter(array_of(aside)), hashes.where(aside))
                 rows, hashes = rows.filter(array_of(fresh)), hashes.where(fresh)
             self._hashes.append(hashes)
         self._write(rows)
@@ -154,7 +157,7 @@ class RequestSink:
         """Compare what was set aside with what is written, write what is not a duplicate, and close the file."""
         while self._pending:
             self._pending.popleft().result()
-        conflicting = self._settle() if self._aside else 0
+        conflicting = self._settle() if self._aside.hashes else 0
         self._writer.close()
         self._file.close()
         return Written(
@@ -187,8 +190,7 @@ class RequestSink:
         Same identity and content: a duplicate, left out. Same identity, other content: kept, judged when its event day is built
         (request_identities.sql). Two 64-bit hashes must agree for a row to be left out.
         """
-        rows = pa.concat_tables([table for table, _ in self._aside])
-        aside = [hashes for _, hashes in self._aside]
+        aside = self._aside.hashes
         written = self._hashes.matching(np.concatenate([hashes.identity for hashes in aside]))
         identity = np.concatenate([written.identity, *(hashes.identity for hashes in aside)])
         content = np.concatenate([written.content, *(hashes.content for hashes in aside)])
@@ -198,7 +200,10 @@ class RequestSink:
         is_first = np.ones(len(order), dtype=bool)
         is_first[1:] = (identity[1:] != identity[:-1]) | (content[1:] != content[:-1])
         new = order[is_first] - len(written.identity)
-        self._write(rows.take(array_of(np.sort(new[new >= 0]))))
+        kept = np.zeros(sum(len(hashes.identity) for hashes in aside), dtype=bool)
+        kept[new[new >= 0]] = True
+        for first, rows in self._aside.parts():
+            self._write(rows.filter(array_of(kept[first : first + rows.num_rows])))
         contents_of = identity[is_first]
         return len(np.unique(contents_of[1:][contents_of[1:] == contents_of[:-1]]))
 
@@ -277,6 +282,57 @@ class _SeenHashes:
             new[within[later]] = False
         self._table.put(hashes[new])
         return new
+
+
+class _AsideRows:
+    """Rows that may repeat an identity, in order, with their hashes; of many, the rows are on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+        self._held: list[pa.Table] = []
+        self._held_rows = 0
+        self.hashes: list[_Hashes] = []
+
+    def append(self, rows: pa.Table, hashes: _Hashes) -> None:
+        self._held.append(rows)
+        self._held_rows += rows.num_rows
+        self.hashes.append(hashes)
+        if self._held_rows > ASIDE_IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._writer is None:
+            self._file = self._path.open("w+b")
+            self._writer = pa.ipc.new_stream(self._file, LAKE_SCHEMA)
+        # One dictionary for all: a stream takes another one for each batch.
+        self._writer.write_table(pa.concat_tables(self._held).unify_dictionaries().combine_chunks())
+        self._held, self._held_rows = [], 0
+
+    def parts(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield all rows in parts, each with the number of rows before it."""
+        first = 0
+        for rows in self._all():
+            yield first, rows
+            first += rows.num_rows
+
+    def _all(self) -> Iterator[pa.Table]:
+        if self._writer is not None and self._file is not None:
+            self._writer.close()
+            self._file.seek(0)
+            with pa.ipc.open_stream(self._file) as batches:
+                for batch in batches:
+                    yield pa.Table.from_batches([batch])
+        if self._held:
+            yield pa.concat_tables(self._held)
+
+    def close(self) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            finally:
+                self._path.unlink(missing_ok=True)
 
 
 class _HashFile:

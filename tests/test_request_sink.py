@@ -159,6 +159,23 @@ class TestDeduplication:
         assert (done.rows, done.conflicting_identities) == (1_001, 1)
         assert [found.name for found in path.parent.iterdir()] == [path.name]
 
+    @pytest.mark.parametrize("in_memory", [0, 25, 1 << 17])
+    def test_keeps_the_right_ones_of_rows_set_aside_on_disk(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+    ) -> None:
+        monkeypatch.setattr(request_sink, "ASIDE_IN_MEMORY", in_memory)
+        many = [(f"r{number}", number % 5) for number in range(1_000)]
+        # Every tenth comes again with the same content, every 77th with another.
+        again, other = many[::10], [(event_id, 99) for event_id, _ in many[::77]]
+        parts = [("api", 1, many), ("api", 2, again[:40]), ("api", 2, again[40:] + other[:5]), ("api", 3, other[5:])]
+        done = written(path, parts)
+        assert (done.rows, done.conflicting_identities) == (1_000 + len(other), len(other))
+        rows = pq.read_table(path, columns=["event_id", "source", "file_id"]).to_pylist()
+        added = sorted((row["event_id"], row["file_id"]) for row in rows if row["file_id"] > 1)
+        assert added == sorted((name, 2 if place < 5 else 3) for place, (name, _) in enumerate(other))
+        assert {row["source"] for row in rows} == {"api"}
+        assert [found.name for found in path.parent.iterdir()] == [path.name]
+
 
 class TestFile:
     def test_has_the_columns_of_the_lake(self, path: Path) -> None:
