@@ -47,7 +47,7 @@ CONTENT = tuple(name for name in LAKE_SCHEMA.names if name not in (*IDENTITY, "f
 # UTC, without its zone, as the lake has it.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 _MICROSECONDS_PER_DAY = 86_400_000_000
-BITS_PER_ROW = 16
+BITS_PER_ROW = 8
 SMALLEST_TABLE_BITS = 1 << 20
 LARGEST_TABLE_BITS = 1 << 31
 # Rows of which the hashes are held; those of more are written to the scratch folder.
