@@ -130,6 +130,16 @@ class TestFailures:
         with pytest.raises(type(error)), retried_when_transient():
             raise error
 
+    def test_show_cause_consequence_and_fix_where_dagster_shows_the_run(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.usage.failures = [DatabaseFullError("the disk is full", bill="nothing was written", fix="free space")]
+        result = world.run("backfill_usage", instance, "2026-03-01")
+        (failed,) = result.filter_events(lambda event: event.is_step_failure)
+        shown = failed.step_failure_data.error_display_string
+        for words in ("the disk is full", "For the bill: nothing was written", "To fix: free space"):
+            assert words in shown
+
     def test_of_usage_leave_charges_alone(self, world: World, instance: dg.DagsterInstance):
         world.usage.failures = [ValueError("a fault")]
         assert not world.run("backfill_usage", instance, "2026-03-01").success
