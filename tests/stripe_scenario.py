@@ -51,7 +51,8 @@ def play_everything(sim: RunningSim, client: stripe.StripeClient) -> list[Any]:
     )
     v1.webhook_endpoints.create({"url": "http://127.0.0.1:9/none", "enabled_events": ["customer.created"]})
     customer = v1.customers.create({"name": "Acme", "email": "billing@acme.example"}).id
-    other = v1.customers.create({"name": "Nordwind"}).id
+    clock = v1.test_helpers.test_clocks.create({"frozen_time": int(START.timestamp()), "name": "March"})
+    other = v1.customers.create({"name": "Nordwind", "test_clock": clock.id}).id
     meter, metered = metered_price(client)
     plan = monthly_price(client)
     subscription = v1.subscriptions.create({"customer": customer, "items": [{"price": plan}, {"price": metered}]})

@@ -16,6 +16,7 @@ from resources.stripe_sim import (
     prices,
     subscription_items,
     subscriptions,
+    test_clocks,
     thin_events,
     webhook_endpoints,
 )
@@ -42,6 +43,7 @@ MODELLED: Mapping[str, Modelled] = {
     **meters.OPERATIONS,
     **meter_events.OPERATIONS,
     **thin_events.OPERATIONS,
+    **test_clocks.OPERATIONS,
 }
 
 

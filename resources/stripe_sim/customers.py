@@ -29,6 +29,8 @@ _NO_SETTINGS: Mapping[str, Any] = {
 def create(world: World, call: Call) -> Row:
     """Make a customer."""
     values = _values(call.params)
+    if "test_clock" in values:
+        world.get("test_helpers.test_clock", values["test_clock"], param="test_clock")
     settings = {**_NO_SETTINGS, **(values.pop("invoice_settings", None) or {})}
     number = world.counters["invoice_prefix"] = world.counters["invoice_prefix"] + 1
     row = world.make(
@@ -125,7 +127,7 @@ def _gone(row: Row) -> Row:
 
 
 OPERATIONS: Mapping[str, Modelled] = {
-    "POST /v1/customers": modelled(create, _TAKES),
+    "POST /v1/customers": modelled(create, f"{_TAKES} test_clock"),
     "GET /v1/customers": modelled(list_customers, f"{PAGED_BY_TIME} email"),
     "GET /v1/customers/{}": modelled(retrieve),
     "POST /v1/customers/{}": modelled(update, _TAKES),

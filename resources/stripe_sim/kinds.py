@@ -77,6 +77,7 @@ KINDS: Mapping[str, Kind] = {
         _kind("event", "evt", "/v1/events", "type"),
         _kind("v2.core.event", "evt_v2", "/v2/core/events", "type"),
         _kind("webhook_endpoint", "we", "/v1/webhook_endpoints", "status"),
+        _kind("test_helpers.test_clock", "clock", "/v1/test_helpers/test_clocks"),
         _kind("billing.meter", "mtr", "/v1/billing/meters", "status", "event_name"),
     )
 }
