@@ -9,6 +9,7 @@ everything (relist), what invoices ask for (settle).
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 
 from billing_pipeline.errors import BillingError
@@ -21,6 +22,7 @@ from resources.stripe_mirror.inbox import OpenObject, StripeObject
 from resources.stripe_mirror.reads import Document, StripeAwayError, StripeReads
 from resources.stripe_mirror.rows import Fetch, Fetched
 from resources.stripe_mirror.settle import Settled, Settler
+from resources.stripe_mirror.side_by_side import side_by_side
 
 OBJECTS_AT_ONCE = 20_000
 WRITTEN_AT_ONCE = 100
@@ -99,18 +101,28 @@ class EventApplier:
             if len(wanted) < LISTED_FROM:
                 continue
             fetch = rows.begin_fetch(self.database, now=self.clock())
-            for document in islice(self._listing(kind, wanted), len(wanted) * _LISTED_PER_OBJECT + _LISTED_MORE):
-                one = wanted.pop(str(document.get("id")), None)
-                if one is not None:
-                    del left[one.subject]
-                    yield _Answer(one, fetch, self._whole(kind, document))
-                if not wanted:
-                    break
+            whole = partial(self._whole, kind)
+            for document, content in side_by_side(whole, self._listed(kind, wanted)):
+                one = left.pop(StripeObject(kind, str(document["id"])))
+                yield _Answer(one, fetch, content)
         # One number serves as many objects as are written at once: it is older than each of their requests.
-        for number, (subject, one) in enumerate(left.items()):
+        numbered = self._numbered(left.values())
+        for (one, fetch), answer in side_by_side(lambda some: self._asked_for(some[0].subject), numbered):
+            yield _Answer(one, fetch, answer)
+
+    def _numbered(self, ones: Iterable[OpenObject]) -> Iterator[tuple[OpenObject, Fetch]]:
+        for number, one in enumerate(ones):
             if number % WRITTEN_AT_ONCE == 0:
                 fetch = rows.begin_fetch(self.database, now=self.clock())
-            yield _Answer(one, fetch, self._asked_for(subject))
+            yield one, fetch
+
+    def _listed(self, kind: ObjectKind, wanted: dict[str, OpenObject]) -> Iterator[Document]:
+        """Yield those of a kind that are wanted, as far as a list that is looked through shows them."""
+        for document in islice(self._listing(kind, wanted), len(wanted) * _LISTED_PER_OBJECT + _LISTED_MORE):
+            if wanted.pop(str(document.get("id")), None) is not None:
+                yield document
+            if not wanted:
+                return
 
     def _listing(self, kind: ObjectKind, wanted: Mapping[str, OpenObject]) -> Iterator[Document]:
         match kind:

@@ -9,6 +9,7 @@ lost are made good where Stripe's state still tells of them. Repeatable; killed 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import islice
 
 from billing_pipeline.periods import as_utc
@@ -20,9 +21,10 @@ from resources.stripe_mirror.apply import WRITTEN_AT_ONCE, write_fetched
 from resources.stripe_mirror.feed import Relisting
 from resources.stripe_mirror.fetching import fetch_object, whole_invoice, whole_subscription
 from resources.stripe_mirror.inbox import StripeObject
-from resources.stripe_mirror.reads import StripeReads
-from resources.stripe_mirror.rows import Fetch, Fetched, FetchedInvoice
+from resources.stripe_mirror.reads import Document, StripeReads
+from resources.stripe_mirror.rows import Fetched
 from resources.stripe_mirror.settle import Settled, Settler
+from resources.stripe_mirror.side_by_side import side_by_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,13 @@ class Relister:
     def _everything(self, since: datetime | None) -> Iterator[Fetched]:
         """Yield all objects that can have changed since `since`; None: everything that can still change."""
         yield from map(read_customer, self.reads.list_customers())
-        for document in self.reads.list_subscriptions():
-            yield whole_subscription(self.reads, document)
-        yield from self._invoices(since)
+        for _, subscription in side_by_side(partial(whole_subscription, self.reads), self.reads.list_subscriptions()):
+            yield subscription
+        for _, invoice in side_by_side(partial(whole_invoice, self.reads), self._invoices(since)):
+            yield invoice
         yield from map(read_credit_note, self.reads.list_credit_notes(created_from=since))
 
-    def _invoices(self, since: datetime | None) -> Iterator[FetchedInvoice]:
+    def _invoices(self, since: datetime | None) -> Iterator[Document]:
         shown = set[str]()
         listings = [self.reads.list_invoices(status="draft"), self.reads.list_invoices(status="open")]
         if since is not None:
@@ -90,7 +93,7 @@ class Relister:
         for document in (document for listing in listings for document in listing):
             if str(document.get("id")) not in shown:
                 shown.add(str(document.get("id")))
-                yield whole_invoice(self.reads, document)
+                yield document
 
     def _unsettled(self) -> Iterable[StripeObject]:
         """Return what the mirror holds as still changing: a list that does not show it means that it has changed."""
@@ -110,9 +113,8 @@ class Relister:
 
     def _ask_for(self, subjects: Iterable[StripeObject]) -> int:
         missing = 0
-        for subject in subjects:
-            fetch: Fetch = rows.begin_fetch(self.database, now=self.clock())
-            content = fetch_object(self.reads, subject)
+        numbered = ((subject, rows.begin_fetch(self.database, now=self.clock())) for subject in subjects)
+        for (subject, fetch), content in side_by_side(lambda one: fetch_object(self.reads, one[0]), numbered):
             if content is None:
                 write_fetched(self.database, [], fetch, deleted=[subject])
             else:
