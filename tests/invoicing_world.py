@@ -58,6 +58,7 @@ PLANS = "".join(
         "fees_and_requests": ("basic", "plus", "support", "each"),
         "requests": ("each",),
         "metered": ("basic", "by_meter"),
+        "metered_alone": ("by_meter",),
         "grouped": ("grouped",),
         "kuwait": ("fils",),
         "one_fee": ("basic",),

@@ -184,6 +184,19 @@ class TestLostAnswers:
         world.sync(verify=True)
         assert amounts(world) == [700, *FEES]
 
+    @pytest.mark.parametrize("step", ["called", "confirmed"])
+    def test_of_a_run_that_dies_while_lists_are_late_make_no_second_item(self, world: StripeWorld, step: str) -> None:
+        world.sim.remote.rules(list_lag_seconds=3600)
+        world.use("acme", "2026-03-03", 700)
+        killed_at(world, step)
+        world.use("acme", "2026-03-03", 711)
+        world.sync()
+        world.sync(verify=True)
+        made = [one for one in world.sim.application.log if one.operation == "POST /v1/invoiceitems" and one.executed]
+        assert len({one.params["metadata"]["bp_key"] for one in made}) == len(made) == 4
+        world.advance_to(world.now + timedelta(hours=2))
+        assert amounts(world) == [711, *FEES]
+
     @pytest.mark.parametrize("fault", ["error_before", "error_after", "html", "drop_after", "drop_before"])
     def test_of_every_kind_end_in_the_same(self, world: StripeWorld, fault: str) -> None:
         for operation in (CREATE, UPDATE, DELETE):

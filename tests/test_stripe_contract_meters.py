@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.stripe_sync.policy import MeterRoute
 from resources.database import Database
 from resources.stripe_mirror.apply import EventApplier
@@ -92,6 +93,34 @@ class TestTotals:
         world.advance_to(at("2026-03-03T20:00"))
         assert counted(world) == 94
         assert [one.amount for one in world.pending("beta")] == [1099]
+
+    def test_of_usage_that_is_withdrawn_are_0_again(self, world: StripeWorld) -> None:
+        for quantity in (94, 0, 0):
+            world.use("beta", "2026-03-01", quantity)
+            world.advance_to(world.now + timedelta(minutes=1))
+            assert world.sync().failed == ()
+        assert [value for _, value in events(world)] == [94, 0]
+        world.renew(APRIL)
+        world.complete(3)
+        world.true_up()
+        world.advance_to(APRIL + timedelta(hours=2))
+        assert world.invoices_at_stripe("beta")[-1].total == 1099
+
+    def test_of_a_period_of_which_nothing_is_left_keep_the_draft_for_somebody_to_look(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        with stripe_world(database, tmp_path, accounts={"beta": ("metered_alone", "USD", "")}) as world:
+            link(world)
+            world.use("beta", "2026-03-01", 94)
+            world.sync()
+            world.use("beta", "2026-03-01", 0)
+            world.sync()
+            world.renew(APRIL)
+            world.complete(3)
+            (outcome,) = world.true_up().outcomes
+            assert outcome.outcome is Outcome.WAITING
+            assert "was told 94" in (outcome.problem or "")
+            assert kinds(world) == [FindingKind.PERIOD_INCOMPLETE]
 
     def test_are_confirmed_by_a_summary_and_then_cost_no_call(self, world: StripeWorld) -> None:
         world.use("beta", "2026-03-01", 94)
@@ -185,6 +214,84 @@ class TestTrueUp:
         world.true_up()
         assert events(world) == []
         assert FindingKind.METER_REFUSED in kinds(world)
+
+
+class TestAnInvoiceThatWasFinalTooEarly:
+    def test_charged_what_it_counted_and_the_rest_comes_on_the_next_one(self, world: StripeWorld) -> None:
+        world.advance_to(at("2026-03-31T20:00"))
+        world.use("beta", "2026-03-31", 60)
+        world.sync()
+        world.renew(APRIL)
+        world.advance_to(APRIL + timedelta(hours=2))
+        paid = world.invoices_at_stripe("beta")[-1]
+        assert (paid.status, paid.total) == ("paid", 1099 + 60)
+        world.use("beta", "2026-03-31", 94)
+        world.complete(3)
+        world.mirror()
+        assert [one.outcome for one in world.true_up().outcomes] == [Outcome.FINAL]
+        for _ in range(2):
+            world.sync(verify=True)
+        assert [(one.amount, one.metadata["bp_kind"]) for one in world.pending("beta")] == [(34, "correction")]
+        assert counted(world) == 60
+
+    def test_charged_what_was_withdrawn_since_and_the_next_one_gives_it_back(self, world: StripeWorld) -> None:
+        world.advance_to(at("2026-03-31T20:00"))
+        world.use("beta", "2026-03-31", 60)
+        world.sync()
+        world.renew(APRIL)
+        world.advance_to(APRIL + timedelta(hours=2))
+        world.use("beta", "2026-03-31", 0)
+        world.complete(3)
+        world.mirror()
+        world.true_up()
+        world.books.book_month(4)
+        for _ in range(2):
+            world.sync(verify=True)
+        assert [one.amount for one in world.pending("beta")] == [-60, 1099]
+        assert world.books.disagreements() == ()
+
+    def test_is_recorded_though_it_has_no_line_of_ours(self, database: Database, tmp_path: Path) -> None:
+        with stripe_world(database, tmp_path, accounts={"beta": ("metered_alone", "USD", "")}) as world:
+            link(world)
+            world.advance_to(at("2026-03-31T20:00"))
+            world.use("beta", "2026-03-31", 60)
+            world.sync()
+            world.renew(APRIL)
+            world.complete(3)
+            assert [one.outcome for one in world.true_up().outcomes] == [Outcome.RIGHT]
+            world.advance_to(APRIL + timedelta(hours=2))
+            world.mirror()
+            world.sync()
+            assert world.books.newest("beta", month(3)).state is InvoiceState.FINAL
+            world.use("beta", "2026-03-31", 94)
+            for _ in range(2):
+                world.sync(verify=True)
+            assert [one.amount for one in world.pending("beta")] == [34]
+            assert [value for _, value in events(world)] == [60]
+
+    def test_that_has_no_line_of_the_meter_is_told_of_and_charged_by_nobody(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        with stripe_world(database, tmp_path, accounts={"beta": ("metered", "USD", "")}) as world:
+            world.sdk.v1.billing.meters.create(
+                {"display_name": "Requests", "event_name": "requests", "default_aggregation": {"formula": "last"}}
+            )
+            world.link("beta")
+            route = MeterRoute(price_id="by_meter", event_name="requests")
+            world.policy = replace(world.policy, meters={"by_meter": route})
+            world.use("beta", "2026-03-01", 60)
+            world.sync()
+            world.renew(APRIL)
+            world.complete(3)
+            world.true_up()
+            world.advance_to(APRIL + timedelta(hours=2))
+            world.mirror()
+            world.sync(verify=True)
+            with world.database.reading() as connection:
+                (finding,) = sync_store.open_findings(connection)
+            assert finding.kind is FindingKind.METER_UNCONFIRMED
+            assert "has no line of meter requests" in finding.message
+            assert world.pending("beta") == []
 
 
 class TestLostAnswers:

@@ -318,6 +318,69 @@ class TestAnInvoiceThatIsFinal:
         assert [one.amount for one in world.pending("acme") if one.metadata["bp_kind"] == "correction"] == [100]
 
 
+class TestAnInvoiceThatNobodySawBefore:
+    """In mid-period somebody invoices the pending items; then the renewal is final before anybody has looked."""
+
+    @pytest.fixture
+    def world(self, database: Database, tmp_path: Path) -> Iterator[StripeWorld]:
+        with stripe_world(database, tmp_path, accounts=ACME) as made:
+            made.link("acme")
+            made.use("acme", "2026-03-03", 700)
+            made.sync()
+            yield made
+
+    def taken(self, world: StripeWorld) -> str:
+        made = world.sdk.v1.invoices.create(
+            {
+                "customer": world.customers["acme"],
+                "subscription": world.subscriptions["acme"],
+                "pending_invoice_items_behavior": "include",
+                "auto_advance": False,
+            }
+        )
+        return made.id or ""
+
+    def missed(self, world: StripeWorld) -> None:
+        world.renew(APRIL)
+        world.advance_to(APRIL + timedelta(hours=2))
+        world.mirror()
+        world.use("acme", "2026-03-31", 55)
+        world.complete(3)
+
+    def test_is_charged_by_it_and_not_once_more(self, world: StripeWorld) -> None:
+        world.sdk.v1.invoices.finalize_invoice(self.taken(world))
+        self.missed(world)
+        assert outcomes(world) == [Outcome.FINAL]
+        for _ in range(2):
+            world.sync(verify=True)
+        assert [one.amount for one in world.pending("acme")] == [55]
+        assert world.charged("acme") == 755 + FEES
+
+    def test_is_not_charged_once_more_by_items_of_two_issues(self, world: StripeWorld) -> None:
+        draft = self.taken(world)
+        world.use("acme", "2026-03-04", 30)
+        world.sync()
+        world.sdk.v1.invoices.finalize_invoice(draft)
+        self.missed(world)
+        assert outcomes(world) == [Outcome.FINAL]
+        for _ in range(2):
+            world.sync(verify=True)
+        assert world.charged("acme") == 785 + FEES
+        assert world.books.disagreements() == ()
+
+    def test_is_waited_for_while_it_is_a_draft(self, world: StripeWorld) -> None:
+        draft = self.taken(world)
+        self.missed(world)
+        assert outcomes(world) == [Outcome.FAILED]
+        assert findings(world) == [FindingKind.FINAL_BEFORE_TRUE_UP]
+        world.sync(verify=True)
+        assert world.charged("acme") == 700 + FEES
+        world.sdk.v1.invoices.finalize_invoice(draft)
+        assert outcomes(world) == [Outcome.FINAL]
+        world.sync(verify=True)
+        assert world.charged("acme") == 755 + FEES
+
+
 class TestKilled:
     @pytest.mark.parametrize(
         "step", ["setting_planned", "planned", "sent", "called", "answered", "confirmed", "right", "recorded"]

@@ -48,7 +48,8 @@ class HeldItem:
     that it is for. `intent`: the write that made it.
 
     `item_id` None: a line without an item of its own, such as a subscription's. `line_id` is known where it was read as a
-    line. `invoice_id` None: pending, it goes onto the customer's next invoice.
+    line. `invoice_id` None: pending, it goes onto the customer's next invoice. `price_id` and `quantity`: of a line that charges a
+    price of Stripe's.
     """
 
     key: str | None
@@ -64,6 +65,8 @@ class HeldItem:
     description: str
     period_start: int
     period_end: int
+    price_id: str | None = None
+    quantity: int | None = None
 
     @property
     def says(self) -> tuple[int, str, int, int]:
@@ -141,6 +144,8 @@ def held_line(line: Mapping[str, Any], invoice_id: str) -> HeldItem:
         description=line.get("description") or "",
         period_start=line["period"]["start"],
         period_end=line["period"]["end"],
+        price_id=_id(((line.get("pricing") or {}).get("price_details") or {}).get("price")),
+        quantity=line.get("quantity"),
     )
 
 

@@ -8,9 +8,10 @@ has charged is recorded before anything more is planned, so that it is not charg
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -26,7 +27,8 @@ from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableErro
 from resources.stripe_sync import intent_store, sync_store
 from resources.stripe_sync.accounts import StripeAccount
 from resources.stripe_sync.adjusted import invoices_adjusted
-from resources.stripe_sync.charged import Charged, record_charged, standing_of
+from resources.stripe_sync.charged import Charged, charged_by_renewal, record_charged, standing_of
+from resources.stripe_sync.charged_beside import charged_beside
 from resources.stripe_sync.held import BulkListing, HeldAtStripe
 from resources.stripe_sync.intent_store import Doer, Purpose, Write
 from resources.stripe_sync.meter_writer import MeterWriter
@@ -138,7 +140,8 @@ class AccountSync:
             if writer.settle_open(held):
                 held = writer.fresh()
             planned = self._plan(account, invoices, held)
-            while record_charged(self.store, planned.charged, now=began_at) is not None:
+            beside = partial(self._beside, account, held)
+            while record_charged(self.store, planned.charged, beside=beside, now=began_at) is not None:
                 invoices = self._open_invoices(account)
                 digest = _digest(account, invoices)
                 planned = self._plan(account, invoices, held)
@@ -242,6 +245,9 @@ class AccountSync:
                 continue
             standing = standing_of(compiled, held, renewal_reasons=self.policy.renewal_reasons)
             planned.charged += standing.charged
+            if not standing.charged and self.policy.meters:
+                # Where nothing is charged by items, no item tells that the renewal is final.
+                planned.charged += charged_by_renewal(self.connection, compiled, held)
             is_over = subscription.period is not None and subscription.period.start >= compiled.period.end
             if standing.renewal_draft is not None or is_over:
                 continue
@@ -249,6 +255,9 @@ class AccountSync:
             self._take(account, plan.commands, plan.problems, planned, subscription_id=subscription.subscription_id)
         self._plan_strays(account, invoices, held, planned)
         return planned
+
+    def _beside(self, account: StripeAccount, held: Held, charged: Charged) -> Mapping[str, int]:
+        return charged_beside(self.meters, account, charged, held, now=self.clock())
 
     def _plan_own(
         self,
@@ -357,7 +366,7 @@ class AccountSync:
             self.gateway,
             account.customer_id,
             since=_since(invoices, self.clock()),
-            known_ids=sync_store.known_item_ids(self.connection, account.customer_id),
+            known_ids=sync_store.known_item_ids(self.connection, account.customer_id, now=self.clock()),
         )
 
     def _listed(
@@ -370,7 +379,7 @@ class AccountSync:
             self.gateway,
             account.customer_id,
             since=_since(invoices, self.clock()),
-            known_ids=sync_store.known_item_ids(self.connection, account.customer_id),
+            known_ids=sync_store.known_item_ids(self.connection, account.customer_id, now=self.clock()),
             listed=listing.of(account.customer_id),
         )
 

@@ -5,12 +5,14 @@ rest. While it is a draft of somebody else's making it is subtracted. Void invoi
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from billing_pipeline.invoicing.items import CompiledInvoice
+import psycopg
+
+from billing_pipeline.invoicing.items import CompiledInvoice, InvoiceKey
 from billing_pipeline.stripe_sync.lines import INVOICE_FIELD, HeldItem
 from resources.invoicing.invoice_store import InvoiceStore
 from resources.stripe_api.calls import Json
@@ -83,10 +85,38 @@ def standing_of(
     )
 
 
-def record_charged(store: InvoiceStore, found: Sequence[Charged], *, now: datetime) -> UUID | None:
+def charged_by_renewal(connection: psycopg.Connection, compiled: CompiledInvoice, held: Held) -> tuple[Charged, ...]:
+    """Return the renewal that was brought up to date for `compiled`, once it is final."""
+    rows = connection.execute(
+        "select invoice_id from stripe.sync_true_up where compiled_id = %s order by invoice_id", [compiled.invoice_id]
+    ).fetchall()
+    invoices = (held.invoice(invoice_id) for (invoice_id,) in rows)
+    return tuple(
+        Charged(compiled=compiled, invoice=invoice, items=(), is_own=True)
+        for invoice in invoices
+        if invoice is not None and invoice["status"] not in _NOT_CHARGED
+    )
+
+
+def issues_of_period(connection: psycopg.Connection, key: InvoiceKey) -> frozenset[str]:
+    """Return the ids of all issues of a period's invoice: a final one may hold items that were made for an earlier issue."""
+    rows = connection.execute(
+        """
+        select invoice_id from invoicing.invoice
+        where account_id = %s and subscription_id is not distinct from %s and period_start = %s and period_end = %s
+        """,
+        [key.account_id, key.subscription_id, key.period.start, key.period.end],
+    ).fetchall()
+    return frozenset(str(invoice_id) for (invoice_id,) in rows)
+
+
+def record_charged(
+    store: InvoiceStore, found: Sequence[Charged], *, beside: Callable[[Charged], Mapping[str, int]], now: datetime
+) -> UUID | None:
     """Record one invoice that Stripe has charged, the oldest, and return which compiled invoice it was; None where there is none.
 
-    One at a time: what is open afterwards is compiled anew, under other keys.
+    One at a time: what is open afterwards is compiled anew, under other keys. `beside`: what the period's own invoice has
+    charged beside the items of the compiled one.
     """
     for one in sorted(found, key=lambda charged: (charged.invoice["created"], charged.invoice["id"])):
         amounts = amounts_by_key(one.items)
@@ -94,7 +124,11 @@ def record_charged(store: InvoiceStore, found: Sequence[Charged], *, now: dateti
         key = one.compiled.key
         if one.is_own:
             row = store.record_finalized(
-                key, external_id=one.invoice["id"], finalized_at=finalized_at, held=amounts, now=now
+                key,
+                external_id=one.invoice["id"],
+                finalized_at=finalized_at,
+                held={**amounts, **beside(one)},
+                now=now,
             )
             if row.key.period == key.period and row.key.subscription_id == key.subscription_id:
                 return one.compiled.invoice_id

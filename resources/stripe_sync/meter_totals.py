@@ -5,7 +5,7 @@ made whole units once. Not here: what is told to Stripe (meter_writer), the rule
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -15,6 +15,7 @@ import psycopg
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.invoicing.items import CompiledInvoice
+from billing_pipeline.periods import Window
 from billing_pipeline.stripe_sync.meter_events import MeterTotal, meter_value
 from billing_pipeline.stripe_sync.policy import MeterRoute
 from resources.stripe_sync.accounts import StripeAccount
@@ -51,8 +52,6 @@ def meter_totals(
         for item in compiled.detail
         if item.by_meter and item.charge_id
     }
-    if not by_charge:
-        return ()
     for compiled in by_charge.values():
         _check_billed_at_stripe(account, compiled)
     rows = connection.execute(
@@ -89,6 +88,7 @@ def meter_totals(
         )
         for (invoice_id, event_name), quantity in sums.items()
     ]
+    found += _withdrawn(connection, account, invoices, found, events={route.event_name for route in routes.values()})
     found.sort(key=lambda one: (one.total.event_name, one.total.period))
     for before, after in pairwise(found):
         if before.total.event_name == after.total.event_name and before.total.period.end > after.total.period.start:
@@ -98,6 +98,32 @@ def meter_totals(
                 fix="give the second one another meter, or bill it by invoice items",
             )
     return tuple(found)
+
+
+def _withdrawn(
+    connection: psycopg.Connection,
+    account: StripeAccount,
+    invoices: Sequence[CompiledInvoice],
+    found: Sequence[InvoiceTotal],
+    *,
+    events: Collection[str],
+) -> list[InvoiceTotal]:
+    """Return totals of 0 where something was told of a period that has no line by the meter any more: its usage is withdrawn."""
+    rows = connection.execute(
+        "select event_name, period_start, period_end from stripe.sync_meter where customer_id = %s and value <> 0",
+        [account.customer_id],
+    ).fetchall()
+    told = {(event_name, Window(start, end)) for event_name, start, end in rows if event_name in events}
+    told -= {(one.total.event_name, one.total.period) for one in found}
+    open_periods = {one.period: one.invoice_id for one in invoices if one.subscription_id in account.subscriptions}
+    return [
+        InvoiceTotal(
+            total=MeterTotal(event_name=event_name, customer_id=account.customer_id, period=period, value=0),
+            invoice_id=open_periods[period],
+        )
+        for event_name, period in sorted(told)
+        if period in open_periods
+    ]
 
 
 def _check_billed_at_stripe(account: StripeAccount, compiled: CompiledInvoice) -> None:

@@ -87,9 +87,9 @@ class MeterWriter:
             StripeUnavailableError, StripeDeniedError: see there.
         """
         totals = meter_totals(self.connection, account, invoices, self.policy.meters)
-        if not totals:
-            return ()
-        self._mark_sent(writer.settle_meter_events())
+        if self.policy.meters:
+            # Also of periods that are over here: what was left open is settled by nobody else.
+            self._mark_sent(writer.settle_meter_events())
         problems = []
         for one in totals:
             problem = self._bring(account, one.total, writer, again=again)
@@ -125,6 +125,19 @@ class MeterWriter:
             if told is None or told.value != one.total.value or told.state is not MeterState.CONFIRMED:
                 return f"meter {one.total.event_name} was not seen to count {one.total.value} yet"
         return None
+
+    def why_nothing(self, account: StripeAccount, period: Window) -> str | None:
+        """Return why a draft of a period that has no invoice here is not to be final yet: a meter was told a total of it."""
+        rows = self.connection.execute(
+            """
+            select event_name, value from stripe.sync_meter
+            where customer_id = %s and period_start = %s and period_end = %s and value <> 0
+            order by event_name
+            """,
+            [account.customer_id, period.start, period.end],
+        ).fetchall()
+        told = ", ".join(f"meter {event_name} was told {value}" for event_name, value in rows)
+        return f"{told}, and nothing of the period is to be charged here" if told else None
 
     def _totals_of(self, account: StripeAccount, invoice: CompiledInvoice) -> tuple[InvoiceTotal, ...]:
         return meter_totals(self.connection, account, [invoice], self.policy.meters)

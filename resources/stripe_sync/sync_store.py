@@ -189,21 +189,27 @@ def replace_items(
         )
 
 
-def known_item_ids(connection: psycopg.Connection, customer_id: str) -> tuple[str, ...]:
-    """Return the items that were pending when they were last read, or that an unfinished write was answered with."""
+def known_item_ids(connection: psycopg.Connection, customer_id: str, *, now: datetime) -> tuple[str, ...]:
+    """Return the items that a list which is late may not show: those that were pending when they were last read, those that an
+    unfinished write was answered with, and those made since the account was last in step, of a day at most."""
     rows = connection.execute(
         """
         select item_id from stripe.sync_item where customer_id = %(customer)s and invoice_id is null
         union
         select intent_state.stripe_id
-        from stripe.intent_open
-        join stripe.intent using (intent_id)
+        from stripe.intent
         join stripe.intent_state using (intent_id)
-        where intent_open.customer_id = %(customer)s and intent.operation = 'invoice_items.create'
+        left join stripe.intent_open using (intent_id)
+        left join stripe.sync_account on sync_account.account_id = intent.account_id
+        where intent.customer_id = %(customer)s and intent.operation = 'invoice_items.create'
             and intent_state.stripe_id is not null
+            and (
+                intent_open.intent_id is not null
+                or intent_state.at >= greatest(sync_account.verified_at, %(now)s - interval '1 day')
+            )
         order by 1
         """,
-        {"customer": customer_id},
+        {"customer": customer_id, "now": now},
     ).fetchall()
     return tuple(row[0] for row in rows)
 

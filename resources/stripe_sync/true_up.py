@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from billing_pipeline.catalog import Catalog
 from billing_pipeline.errors import BillingError
+from billing_pipeline.invoicing.stripe_amounts import to_stripe
 from billing_pipeline.stripe_sync.lines import HeldItem, wanted_digest
 from billing_pipeline.stripe_sync.plan import DeleteItem, Plan, plan_draft
 from billing_pipeline.stripe_sync.policy import SyncPolicy
@@ -24,7 +26,16 @@ from resources.invoicing.invoice_store import InvoiceStore
 from resources.stripe_api.calls import Json
 from resources.stripe_api.errors import StripeDeniedError, StripeUnavailableError
 from resources.stripe_sync import holding, intent_store, sync_store
-from resources.stripe_sync.charged import amounts_by_key, finalized_at_of, record_charged, standing_of
+from resources.stripe_sync.charged import (
+    Charged,
+    Standing,
+    amounts_by_key,
+    finalized_at_of,
+    issues_of_period,
+    record_charged,
+    standing_of,
+)
+from resources.stripe_sync.charged_beside import amounts_by_meter, charged_beside
 from resources.stripe_sync.draft_target import Draft, NoSuchPeriodError, Target, target_of_draft, target_of_period
 from resources.stripe_sync.held import BulkListing, HeldAtStripe
 from resources.stripe_sync.intent_store import Doer, Purpose
@@ -169,20 +180,27 @@ class TrueUp:
 
     def _planned(self, draft: Draft, target: Target, held: Held) -> tuple[Target, Plan]:
         """Return what is to be done, after what other invoices have charged meanwhile is recorded."""
-        while True:
-            settled: tuple[HeldItem, ...] = ()
-            pending: tuple[HeldItem, ...] = ()
-            if target.compiled is not None:
-                standing = standing_of(
-                    target.compiled, held, renewal_reasons=self.policy.renewal_reasons, draft_id=draft.invoice_id
-                )
-                if record_charged(self.store, standing.charged, now=self.clock()) is not None:
-                    target = target_of_period(self.connection, self.catalog, target.key, now=self.clock())
-                    continue
-                settled, pending = standing.settled, standing.pending
-            # All lines of ours: those of other invoices of ours do not belong here, and go.
-            lines = held.lines(draft.invoice_id)
-            return target, plan_draft(draft.invoice_id, target.wanted, lines, pending=pending, settled=settled)
+        target, standing = self._standing(draft, target, held)
+        settled = () if standing is None else standing.settled
+        pending = () if standing is None else standing.pending
+        # All lines of ours: those of other invoices of ours do not belong here, and go.
+        lines = held.lines(draft.invoice_id)
+        return target, plan_draft(draft.invoice_id, target.wanted, lines, pending=pending, settled=settled)
+
+    def _standing(self, draft: Draft, target: Target, held: Held) -> tuple[Target, Standing | None]:
+        """Record what other invoices have charged of the period, and return what is left of it and where that is."""
+        while target.compiled is not None:
+            standing = standing_of(
+                target.compiled, held, renewal_reasons=self.policy.renewal_reasons, draft_id=draft.invoice_id
+            )
+            beside = partial(self._beside, draft, held)
+            if record_charged(self.store, standing.charged, beside=beside, now=self.clock()) is None:
+                return target, standing
+            target = target_of_period(self.connection, self.catalog, target.key, now=self.clock())
+        return target, None
+
+    def _beside(self, draft: Draft, held: Held, charged: Charged) -> Mapping[str, int]:
+        return charged_beside(self.meters, draft.account, charged, held, now=self.clock())
 
     def _right(
         self,
@@ -214,7 +232,9 @@ class TrueUp:
 
     def _meters_kept(self, draft: Draft, target: Target, writer: Writer) -> str | None:
         """Tell the meters the final totals of the period, and return why the draft waits for them."""
-        if target.compiled is None or not any(item.by_meter for item in target.compiled.detail):
+        if target.compiled is None:
+            return self.meters.why_nothing(draft.account, target.key.period) if self.policy.meters else None
+        if not self.policy.meters and not any(item.by_meter for item in target.compiled.detail):
             return None
         problems = self.meters.bring(draft.account, [target.compiled], writer)
         return "; ".join(problems) or self.meters.why_kept(draft.account, target.compiled)
@@ -240,18 +260,33 @@ class TrueUp:
     def _final(self, draft: Draft, target: Target, invoice: Json, held: Held) -> TrueUpOutcome:
         """Record what Stripe has charged; what is missing is a correction on the next invoice from now on."""
         now, apart = self.clock(), 0
+        if invoice["status"] != "void":
+            # What an invoice in mid-period has taken is charged already: without that it would be charged again.
+            target, standing = self._standing(draft, target, held)
+            if standing is not None and standing.settled:
+                return self._on_another_draft(draft, standing)
         if target.compiled is not None and invoice["status"] != "void":
-            compiled_id = str(target.compiled.invoice_id)
-            mine = [line for line in held.lines(draft.invoice_id) if line.compiled_id == compiled_id]
+            issues = issues_of_period(self.connection, target.compiled.key)
+            mine = [line for line in held.lines(draft.invoice_id) if line.compiled_id in issues]
             amounts = amounts_by_key(mine)
+            by_meter = amounts_by_meter(
+                self.meters,
+                draft.account,
+                target.compiled,
+                held.lines(draft.invoice_id),
+                invoice_id=draft.invoice_id,
+                now=now,
+            )
             self.store.record_finalized(
                 target.key,
                 external_id=draft.invoice_id,
                 finalized_at=finalized_at_of(invoice),
-                held=amounts,
+                held={**amounts, **by_meter},
                 now=now,
             )
             apart = sum(line.amount for line in target.wanted) - sum(amounts.values())
+            metered = [item for item in target.compiled.detail if item.item_key in by_meter]
+            apart += sum(to_stripe(item.amount) for item in metered) - sum(by_meter.values())
         with self.connection.transaction():
             self._put(draft, TrueUpState.FINAL, target=target, held=held)
             for kind in _CLOSED_BY_RIGHT:
@@ -264,6 +299,19 @@ class TrueUp:
                     "the account's next invoice",
                 )
         return self._outcome(draft, Outcome.FINAL, f"{apart} minor units apart" if apart else None)
+
+    def _on_another_draft(self, draft: Draft, standing: Standing) -> TrueUpOutcome:
+        """Do not record a final invoice while a draft of others has lines of its period: whether they are charged is open."""
+        others = ", ".join(sorted({item.invoice_id for item in standing.settled if item.invoice_id is not None}))
+        problem = f"lines of its period are on {others}, a draft that somebody else made"
+        with self.connection.transaction():
+            self._put(draft, TrueUpState.FAILED, problem=problem)
+            self._open_finding(
+                FindingKind.FINAL_BEFORE_TRUE_UP,
+                draft,
+                f"{draft.invoice_id} is final, and {problem}: what is missing is charged once that is final or deleted",
+            )
+        return self._outcome(draft, Outcome.FAILED, problem)
 
     def _failed(self, draft: Draft, problem: str, *, kind: FindingKind) -> TrueUpOutcome:
         with self.connection.transaction():
@@ -321,7 +369,9 @@ class TrueUp:
             self.gateway,
             customer_id,
             since=min(periods, default=self.clock()).astimezone(UTC),
-            known_ids=() if items is not None else sync_store.known_item_ids(self.connection, customer_id),
+            known_ids=()
+            if items is not None
+            else sync_store.known_item_ids(self.connection, customer_id, now=self.clock()),
             listed=items,
             invoices=() if invoice is None else (invoice,),
         )
