@@ -13,8 +13,9 @@ from typing import Any
 
 import stripe
 
+from billing_pipeline.periods import Window
 from billing_pipeline.stripe_sync.backoff import Backoff
-from billing_pipeline.stripe_sync.policy import SyncPolicy
+from billing_pipeline.stripe_sync.policy import MeterRoute, SyncPolicy
 from resources.database import Database
 from resources.stripe_api.gateway import Attempt, StripeGateway
 from resources.stripe_api.limiter import Pace, RateLimiter
@@ -23,6 +24,7 @@ from resources.stripe_mirror.gateway_reads import GatewayReads
 from resources.stripe_mirror.invoice_life import StoredInvoiceLife
 from resources.stripe_mirror.relist import Relister
 from resources.stripe_mirror.settle import Settler
+from resources.stripe_sim.meter_usage import billed_quantity
 from resources.stripe_sim.rules import Rules
 from resources.stripe_sim.server import RunningSim, serving_stripe
 from resources.stripe_sync.account_sync import AccountOutcome
@@ -246,6 +248,57 @@ class StripeWorld:
     def _run(self) -> str:
         self.runs += 1
         return f"run {self.runs}"
+
+
+def link_by_meter(world: StripeWorld, *accounts: str) -> None:
+    """Make customers whose requests cost a cent each by a meter at Stripe, and let the mirror see them."""
+    v1 = world.sdk.v1
+    meter = v1.billing.meters.create(
+        {"display_name": "Requests", "event_name": "requests", "default_aggregation": {"formula": "last"}}
+    )
+    price = v1.prices.create(
+        {
+            "currency": "usd",
+            "unit_amount": 1,
+            "recurring": {"interval": "month", "usage_type": "metered", "meter": meter.id},
+            "product_data": {"name": "Requests"},
+        }
+    )
+    for account in accounts:
+        customer = world.customers[account] = v1.customers.create({"metadata": {"bp_account": account}}).id
+        made = subscribe(world.sdk, customer, price.id, metadata={"bp_subscription": f"s_{account}"})
+        world.subscriptions[account] = made.id
+    world.policy = replace(world.policy, meters={"by_meter": MeterRoute(price_id="by_meter", event_name="requests")})
+    world.mirror()
+
+
+def counted_by_meter(world: StripeWorld, account: str, period: Window) -> int:
+    """Return what Stripe counts of a period, as it would bill it."""
+    sim = world.sim.application.world
+    (meter,) = sim.table("billing.meter").find(event_name="requests")
+    start, end = int(period.start.timestamp()), int(period.end.timestamp())
+    return int(billed_quantity(sim, meter["id"], world.customers[account], start, end))
+
+
+def meter_events_of(world: StripeWorld, account: str) -> list[tuple[int, int]]:
+    """Return (timestamp, value) of the account's meter events, in the order that Stripe took them."""
+    sim = world.sim.application.world
+    (meter,) = sim.table("billing.meter").find(event_name="requests")
+    found = sim.meter_events.get((meter["id"], world.customers[account]), ())
+    return [(one.timestamp, int(one.value)) for one in found]
+
+
+def only_draft_of(world: StripeWorld, account: str) -> None:
+    """Let the drafts of one account alone wait for their true-up."""
+    with world.database.transaction() as connection:
+        connection.execute(
+            """
+            update stripe.trueup_queue
+            set state = 'waiting', done_at = null,
+                not_before = case when account_id = %s then null else timestamptz '2027-01-01' end
+            """,
+            [account],
+        )
 
 
 def _unseen(attempt: Attempt) -> None:

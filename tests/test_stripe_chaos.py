@@ -1,0 +1,66 @@
+"""Whatever goes wrong in a month: in the end Stripe charges what the ledger says, nothing twice, and no line of others is touched.
+
+`BILLING_STRIPE_CHAOS` sets how many scripts are played (200 take some minutes), `BILLING_STRIPE_CHAOS_SEED` where they begin.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from resources.database import Database
+from resources.stripe_sync import intent_store
+from tests.invoicing_world import month
+from tests.stripe_chaos import ACCOUNTS, BY_ITEMS, BY_METER, GROUPED, Chaos, unharmed
+from tests.stripe_world import StripeWorld, counted_by_meter, link_by_meter, meter_events_of, stripe_world
+
+SCRIPTS = int(os.environ.get("BILLING_STRIPE_CHAOS") or 10)
+FIRST = int(os.environ.get("BILLING_STRIPE_CHAOS_SEED") or 1)
+
+
+def charged_by_meter(world: StripeWorld) -> int:
+    """Return what Stripe charges for metered usage: on invoices, and counted of the period that lasts."""
+    invoiced = sum(
+        line.amount
+        for invoice in world.invoices_at_stripe(BY_METER)
+        if invoice.status not in ("void", "draft")
+        for line in world.lines(invoice.id or "")
+        if line.parent is not None and line.parent.type == "subscription_item_details"
+    )
+    return invoiced + counted_by_meter(world, BY_METER, month(4))
+
+
+def wrong(chaos: Chaos) -> list[str]:
+    """Return what is not as it must be."""
+    world, found = chaos.world, []
+    for account in ACCOUNTS:
+        at_stripe = world.charged(account) + (charged_by_meter(world) if account == BY_METER else 0)
+        receivable = world.books.receivable(account).minor_units
+        if at_stripe != receivable:
+            found.append(f"{account}: Stripe charges {at_stripe}, the ledger says {receivable}")
+        pending = Counter(item.metadata["bp_key"] for item in world.pending(account) if "bp_key" in item.metadata)
+        found += [f"{account}: {key} waits {count} times" for key, count in pending.items() if count > 1]
+    found += [f"ledger and invoices of {one.account_id} differ by {one.missing}" for one in world.books.disagreements()]
+    found += [f"{item} of others was changed" for item in unharmed(chaos)]
+    found += [
+        f"{subject} is {state}" for _, subject, state in world.intents() if state in ("planned", "sent", "answered")
+    ]
+    with world.database.reading() as connection:
+        found += [f"refused: {one.call} {one.answer}" for one in intent_store.dead_letters(connection)]
+    stamps = [timestamp for timestamp, _ in meter_events_of(world, BY_METER)]
+    if stamps != sorted(set(stamps)):
+        found.append(f"timestamps of meter events do not grow: {stamps}")
+    return found
+
+
+class TestChaos:
+    @pytest.mark.parametrize("seed", range(FIRST, FIRST + SCRIPTS))
+    def test_ends_with_every_cent_charged_once(self, seed: int, database: Database, tmp_path: Path) -> None:
+        with stripe_world(database, tmp_path, accounts=ACCOUNTS) as world:
+            world.link(BY_ITEMS, GROUPED)
+            link_by_meter(world, BY_METER)
+            chaos = Chaos(world, seed)
+            chaos.month_of_trouble()
+            chaos.calm()
+            assert wrong(chaos) == [], "\n".join(chaos.told)
