@@ -18,6 +18,7 @@ import stripe
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.invoicing.items import sum_of, unfolded
+from billing_pipeline.invoicing.states import InvoiceState
 from billing_pipeline.invoicing.stripe_amounts import from_stripe, to_stripe
 from billing_pipeline.stripe_sync.backoff import Backoff
 from billing_pipeline.stripe_sync.policy import SyncPolicy
@@ -171,6 +172,9 @@ class TestManyLines:
             world.advance_to(APRIL + timedelta(hours=2))
             (paid,) = (one for one in world.invoices_at_stripe("many") if one.billing_reason == "subscription_cycle")
             assert (paid.status, paid.total) == ("paid", wanted)
+            world.mirror()
+            world.sync()
+            assert world.books.newest("many", month(3)).state is InvoiceState.FINAL
 
     def test_r16_of_a_hundred_are_brought_up_to_date_by_six_calls(self, database: Database, tmp_path: Path) -> None:
         with stripe_world(database, tmp_path, accounts={"many": ("grouped", "USD", "")}) as world:

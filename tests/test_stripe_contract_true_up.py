@@ -318,6 +318,23 @@ class TestAnInvoiceThatIsFinal:
         assert [one.amount for one in world.pending("acme") if one.metadata["bp_kind"] == "correction"] == [100]
 
 
+class TestAnInvoiceOfNothing:
+    def test_is_recorded_and_late_usage_comes_on_the_next_one(self, database: Database, tmp_path: Path) -> None:
+        with stripe_world(database, tmp_path, accounts={"acme": ("requests", "USD", "")}) as world:
+            world.link("acme")
+            world.sync()
+            world.renew(APRIL)
+            world.complete(3)
+            assert outcomes(world) == [Outcome.RIGHT]
+            world.advance_to(APRIL + timedelta(hours=2))
+            world.mirror()
+            world.sync()
+            world.use("acme", "2026-03-31", 55)
+            for _ in range(2):
+                world.sync(verify=True)
+            assert [(one.amount, one.metadata["bp_kind"]) for one in world.pending("acme")] == [(55, "correction")]
+
+
 class TestAnInvoiceThatNobodySawBefore:
     """In mid-period somebody invoices the pending items; then the renewal is final before anybody has looked."""
 
@@ -366,6 +383,24 @@ class TestAnInvoiceThatNobodySawBefore:
         for _ in range(2):
             world.sync(verify=True)
         assert world.charged("acme") == 785 + FEES
+        assert world.books.disagreements() == ()
+
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("first", ["sync", "true-up"])
+    def test_is_not_charged_once_more_by_a_renewal_that_took_items_of_the_next_period(
+        self, world: StripeWorld, first: str
+    ) -> None:
+        world.advance_to(APRIL - timedelta(seconds=30))
+        world.books.use("acme", "2026-04-01", 8)
+        world.books.book_month(4)
+        world.sync()
+        self.missed(world)
+        if first == "sync":
+            world.sync(verify=True)
+        world.true_up()
+        for _ in range(2):
+            world.sync(verify=True)
+        assert world.charged("acme") == world.books.receivable("acme").minor_units
         assert world.books.disagreements() == ()
 
     def test_is_waited_for_while_it_is_a_draft(self, world: StripeWorld) -> None:

@@ -241,15 +241,13 @@ class AccountSync:
             if subscription is None or subscription.is_ended:
                 self._plan_own(account, compiled, wanted, held, planned)
                 continue
-            if not self.policy.daily_push:
-                continue
             standing = standing_of(compiled, held, renewal_reasons=self.policy.renewal_reasons)
             planned.charged += standing.charged
-            if not standing.charged and self.policy.meters:
-                # Where nothing is charged by items, no item tells that the renewal is final.
-                planned.charged += charged_by_renewal(self.connection, compiled, held)
             is_over = subscription.period is not None and subscription.period.start >= compiled.period.end
-            if standing.renewal_draft is not None or is_over:
+            if is_over and not standing.charged:
+                # No item of ours tells that the renewal is final, where it charged nothing, or by meter alone.
+                planned.charged += charged_by_renewal(self.connection, compiled, held)
+            if standing.renewal_draft is not None or is_over or not self.policy.daily_push:
                 continue
             plan = plan_pending(wanted, standing.pending, settled=standing.settled)
             self._take(account, plan.commands, plan.problems, planned, subscription_id=subscription.subscription_id)

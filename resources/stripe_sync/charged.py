@@ -24,12 +24,13 @@ _NOT_CHARGED = frozenset({"void", "draft"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charged:
     """An invoice of Stripe that is final and has lines of a compiled invoice that is open. `is_own`: it is that invoice at
-    Stripe; otherwise one in mid-period, which took pending items."""
+    Stripe; otherwise one in mid-period, which took pending items, or with `is_renewal` the own one of another period."""
 
     compiled: CompiledInvoice
     invoice: Json
     items: tuple[HeldItem, ...]
     is_own: bool
+    is_renewal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ def standing_of(
                 invoice=invoice,
                 items=tuple(items),
                 is_own=is_made_here or (is_renewal and is_after),
+                is_renewal=is_renewal,
             )
         )
     return Standing(
@@ -133,7 +135,7 @@ def record_charged(
             if row.key.period == key.period and row.key.subscription_id == key.subscription_id:
                 return one.compiled.invoice_id
         # In mid-period; or on an invoice that is another period's own, under a name that tells them apart.
-        plain = not one.is_own and one.invoice["created"] < int(key.period.end.timestamp())
+        plain = not one.is_own and not one.is_renewal and one.invoice["created"] < int(key.period.end.timestamp())
         external_id = one.invoice["id"] if plain else f"{one.invoice['id']}:{one.compiled.invoice_id.hex[:8]}"
         store.record_interim(key, external_id=external_id, finalized_at=finalized_at, held=amounts, now=now)
         return one.compiled.invoice_id
