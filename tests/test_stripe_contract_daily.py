@@ -313,7 +313,7 @@ class TestAnOutage:
             world.link(*accounts)
             world.books.book_month(3)
             world.sim.remote.fault("rate_limit", CREATE, times=20)
-            assert not world.sync(gateway=world.gateway(backoff=Backoff())).left_over
+            assert not world.sync(gateway=world.gateway(backoff=Backoff(total_seconds=900))).left_over
             assert [amounts(world, account) for account in accounts] == [[1099]] * 12
             limited = [one for one in world.attempts if one.outcome == "rate_limit"]
             assert len(limited) == 20

@@ -91,7 +91,7 @@ class TestManyCustomers:
                     left[attempt.idempotency_key].append(world.patience.now)
 
             pace = Pace(per_operation=10_000, overall=10_000, in_flight=5)
-            gateway = world.gateway(limiter=RateLimiter(pace), backoff=Backoff(), journal=journal)
+            gateway = world.gateway(limiter=RateLimiter(pace), backoff=Backoff(total_seconds=900), journal=journal)
             world.sim.remote.fault("rate_limit", CREATE, times=20)
             report = world.sync(gateway=gateway)
             assert [one.account_id for one in report.failed] == [dead]
