@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resources import request_sink
+from resources import seen_identities
 from resources.request_reader import RECORD_SCHEMA
 from resources.request_sink import LAKE_SCHEMA, RequestSink, Written
 
@@ -86,7 +86,7 @@ class TestDeduplication:
     ) -> None:
         """Also with a bit table so small that it is full: it only sets more rows aside."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(request_sink, "SMALLEST_TABLE_BITS", table_bits)
+            patch.setattr(seen_identities, "SMALLEST_TABLE_BITS", table_bits)
             done = written(path, deliveries)
         distinct = {(source, event_id, content) for source, _, rows in deliveries for event_id, content in rows}
         contents = defaultdict(set)
@@ -152,7 +152,7 @@ class TestDeduplication:
         assert sorted(lines) == list(range(1, len(rows) + 1))
 
     def test_finds_repeats_of_rows_whose_hashes_are_on_disk(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(request_sink, "HASHES_IN_MEMORY", 100)
+        monkeypatch.setattr(seen_identities, "HASHES_IN_MEMORY", 100)
         many = [(f"r{number}", 1) for number in range(1_000)]
         parts = [("api", 1, many[start : start + 70]) for start in range(0, len(many), 70)]
         done = written(path, [*parts, ("api", 2, many[::7]), ("api", 3, [("r3", 2)])])
@@ -163,7 +163,7 @@ class TestDeduplication:
     def test_keeps_the_right_ones_of_rows_set_aside_on_disk(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
     ) -> None:
-        monkeypatch.setattr(request_sink, "ASIDE_IN_MEMORY", in_memory)
+        monkeypatch.setattr(seen_identities, "ASIDE_IN_MEMORY", in_memory)
         many = [(f"r{number}", number % 5) for number in range(1_000)]
         # Every tenth comes again with the same content, every 77th with another.
         again, other = many[::10], [(event_id, 99) for event_id, _ in many[::77]]
@@ -210,18 +210,18 @@ class TestFile:
 class TestBitTable:
     @given(hashes=st.lists(st.integers(0, 2**64 - 1), max_size=200), bits=st.sampled_from([8, 64, 4_096]))
     def test_never_denies_what_was_put_in(self, hashes: list[int], bits: int) -> None:
-        table = request_sink._BitTable(bits)
+        table = seen_identities.BitTable(bits)
         words = np.array(hashes, dtype=np.uint64)
         table.put(words)
         assert table.has(words).all()
 
     def test_denies_nearly_all_else_while_it_is_not_full(self) -> None:
         words = np.random.default_rng(7).integers(0, 2**64, size=20_000, dtype=np.uint64)
-        table = request_sink._BitTable(1 << 19)
+        table = seen_identities.BitTable(1 << 19)
         table.put(words[:10_000])
         assert table.has(words[10_000:]).mean() < 0.01
 
     def test_calls_only_the_first_of_equal_hashes_in_one_batch_new(self) -> None:
-        seen = request_sink._SeenHashes(10)
+        seen = seen_identities.SeenHashes(10)
         assert seen.are_new(np.array([5, 7, 5, 5, 9], dtype=np.uint64)).tolist() == [True, True, False, False, True]
         assert seen.are_new(np.array([9, 11], dtype=np.uint64)).tolist() == [False, True]
