@@ -1,11 +1,13 @@
 """A month of usage to Stripe, counted in calls, and renewals in the seconds that Stripe's rates leave.
 
 Stripe is the stand-in with 25 requests a second of each operation, in this process: CPU seconds are of both sides. Waiting is on a
-clock of its own, which the stand-in's follows, and costs no time. One call at a time, which takes no time on that clock:
-the seconds are those of the limits alone. Usage is put in as a row for each account and day. Not here: what is shown (stripe_case).
+clock of its own, which the stand-in's follows, and costs no time: calls take none on it, whoever waits takes it on, and it goes on
+only while no call is under way, so that the seconds are those of the limits alone. Several customers are worked on at once, as in
+an installation. Usage is put in as a row for each account and day. Not here: what is shown (stripe_case).
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +37,8 @@ from resources.stripe_sync.true_up_run import StripeTrueUp
 
 ACCOUNT_PREFIX = "customer-"
 OPERATION_RATE = 25
+# Customers at once: PostgreSQL works, and commits, while Python does.
+_AT_ONCE = 4
 _KEY = "sk_test_bench"
 _START, _RENEWAL = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
 _DAYS = 31
@@ -46,23 +50,55 @@ class NotInStepError(Exception):
     """The sync did not end as it should: its calls and times are not worth telling."""
 
 
-@dataclass
 class _Waiting:
     """A clock of seconds that goes on by waiting alone, and takes the stand-in's along by whole seconds."""
 
-    sim: RunningSim
-    now: float = 0.0
-    _told: int = 0
+    def __init__(self, sim: RunningSim) -> None:
+        self.sim = sim
+        self.now = 0.0
+        self.calls = 0
+        self.condition = threading.Condition()
+        self._told = 0
+        self._seen = threading.local()
 
     def clock(self) -> float:
+        self._seen.at = self.now
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        whole = math.floor(self.now)
-        if whole > self._told:
-            self.sim.remote.advance(timedelta(seconds=whole - self._told))
-            self._told = whole
+        """Wait from when this thread last looked at the clock: several that wait at once wait together."""
+        with self.condition:
+            # A call that left in this second is to arrive in it.
+            self.condition.wait_for(lambda: self.calls == 0)
+            self.now = max(self.now, getattr(self._seen, "at", self.now) + seconds)
+            whole = math.floor(self.now)
+            if whole > self._told:
+                self.sim.remote.advance(timedelta(seconds=whole - self._told))
+                self._told = whole
+
+
+class _Limiter(RateLimiter):
+    """The pipeline's limiter, on a clock that has to know which calls are under way."""
+
+    def __init__(self, pace: Pace, waiting: _Waiting) -> None:
+        super().__init__(pace, clock=waiting.clock, sleep=waiting.sleep)
+        self._waiting = waiting
+
+    @contextmanager
+    def turn(self, operation: str) -> Iterator[None]:
+        with super().turn(operation):
+            try:
+                yield
+            finally:
+                with self._waiting.condition:
+                    self._waiting.calls -= 1
+                    self._waiting.condition.notify_all()
+
+    def _wait_seconds(self, operation: str) -> float:
+        with self._waiting.condition:
+            wait = super()._wait_seconds(operation)
+            self._waiting.calls += wait == 0
+            return wait
 
 
 @dataclass
@@ -133,7 +169,7 @@ def month_of_syncs(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
             database=month.database,
             store=InvoiceStore(month.database),
             gateway=lambda: month.gateway,
-            policy=SyncPolicy(concurrency=1),
+            policy=SyncPolicy(concurrency=_AT_ONCE),
             clock=month.clock,
             sleep=month.waiting.sleep,
         )
@@ -179,7 +215,7 @@ def _true_up(month: _Month, stopwatch: Stopwatch) -> dict[str, Any]:
         database=month.database,
         store=InvoiceStore(month.database),
         gateway=lambda: month.gateway,
-        policy=SyncPolicy(concurrency=1),
+        policy=SyncPolicy(concurrency=_AT_ONCE),
         clock=month.clock,
         sleep=month.waiting.sleep,
     )
@@ -222,7 +258,7 @@ def _month(task: Task) -> Iterator[_Month]:
         gateway = StripeGateway(
             api_key=_KEY,
             base_url=sim.url,
-            limiter=RateLimiter(pace, clock=waiting.clock, sleep=waiting.sleep),
+            limiter=_Limiter(pace, waiting),
             clock=waiting.clock,
             sleep=waiting.sleep,
             journal=note,

@@ -35,7 +35,7 @@ from resources.stripe_sync.meter_writer import MeterWriter
 from resources.stripe_sync.open_invoices import open_invoices
 from resources.stripe_sync.own_invoices import own_invoice, write_of_new_invoice
 from resources.stripe_sync.requests import Held, write_of
-from resources.stripe_sync.sync_store import AccountState, FindingKind, SyncState
+from resources.stripe_sync.sync_store import FindingKind, SyncState
 from resources.stripe_sync.writer import Reached, Writer, locked_customer, nothing_reached
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ class AccountSync:
     ) -> AccountOutcome:
         invoices = self._open_invoices(account)
         digest = _digest(account, invoices)
-        state = sync_store.account_states(self.connection, [account.account_id]).get(account.account_id)
-        if self._is_fresh(state, digest, began_at, fresh_for_seconds, account):
+        if fresh_for_seconds > 0 and self._is_fresh(digest, began_at, fresh_for_seconds, account):
             return AccountOutcome(account_id=account.account_id, state=SyncState.IN_STEP)
         _refuse_impossible(account, invoices)
         writer = self._writer(account, invoices)
@@ -183,10 +182,7 @@ class AccountSync:
                     verified_at=now,
                     run_id=self.run_id,
                 )
-                sync_store.close_finding(self.connection, FindingKind.ACCOUNT_FAILED, account.account_id, now=now)
-                sync_store.close_findings_of_account(
-                    self.connection, FindingKind.FINAL_BEFORE_TRUE_UP, account.account_id, now=now
-                )
+                sync_store.close_findings_in_step(self.connection, account.account_id, now=now)
         self.reached("recorded")
         if problems:
             return self._not_in_step(account, SyncState.FAILED, "; ".join(problems), writes=writes)
@@ -217,14 +213,8 @@ class AccountSync:
                 )
         return AccountOutcome(account_id=account.account_id, state=state, problem=problem, calls_that_write=writes)
 
-    def _is_fresh(
-        self,
-        state: AccountState | None,
-        digest: str,
-        began_at: datetime,
-        fresh_for_seconds: float,
-        account: StripeAccount,
-    ) -> bool:
+    def _is_fresh(self, digest: str, began_at: datetime, fresh_for_seconds: float, account: StripeAccount) -> bool:
+        state = sync_store.account_states(self.connection, [account.account_id]).get(account.account_id)
         if state is None or state.state is not SyncState.IN_STEP or state.verified_at is None:
             return False
         age = (began_at - state.verified_at).total_seconds()

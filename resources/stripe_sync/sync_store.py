@@ -301,6 +301,33 @@ def close_findings_of_account(
     )
 
 
+def close_findings_of_subject(
+    connection: psycopg.Connection, kinds: Sequence[FindingKind], subject: str, *, now: datetime
+) -> None:
+    """Say that those of some kinds about one subject are gone."""
+    connection.execute(
+        "update stripe.sync_finding set closed_at = %s where subject = %s and kind = any(%s) and closed_at is null",
+        [now, subject, list(kinds)],
+    )
+
+
+def close_findings_in_step(connection: psycopg.Connection, account_id: str, *, now: datetime) -> None:
+    """Say that an account is in step: that it failed is gone, and what its renewals lacked is on its next invoice."""
+    connection.execute(
+        """
+        update stripe.sync_finding set closed_at = %(now)s
+        where account_id = %(account)s and closed_at is null
+            and ((kind = %(failed)s and subject = account_id) or kind = %(final)s)
+        """,
+        {
+            "now": now,
+            "account": account_id,
+            "failed": FindingKind.ACCOUNT_FAILED,
+            "final": FindingKind.FINAL_BEFORE_TRUE_UP,
+        },
+    )
+
+
 def close_findings_but(
     connection: psycopg.Connection, kind: FindingKind, subjects: Sequence[str], *, now: datetime
 ) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 # A line that is wrong after the second round is changed by somebody else.
 _MOST_ROUNDS = 3
 _CLOSED_BY_RIGHT = (
+    FindingKind.ACCOUNT_FAILED,
     FindingKind.PERIOD_INCOMPLETE,
     FindingKind.HOLD_EXHAUSTED,
     FindingKind.READ_BACK_DIFFERS,
@@ -225,8 +226,7 @@ class TrueUp:
             account = draft.account
             sync_store.replace_items(self.connection, account.account_id, account.customer_id, items, now=now)
             self._put(draft, TrueUpState.RIGHT, target=target, held=held, verified_at=now)
-            for kind in _CLOSED_BY_RIGHT:
-                sync_store.close_finding(self.connection, kind, draft.invoice_id, now=now)
+            sync_store.close_findings_of_subject(self.connection, _CLOSED_BY_RIGHT, draft.invoice_id, now=now)
         self.reached("recorded")
         return self._outcome(draft, Outcome.RIGHT)
 
@@ -289,8 +289,7 @@ class TrueUp:
             apart += sum(to_stripe(item.amount) for item in metered) - sum(by_meter.values())
         with self.connection.transaction():
             self._put(draft, TrueUpState.FINAL, target=target, held=held)
-            for kind in _CLOSED_BY_RIGHT:
-                sync_store.close_finding(self.connection, kind, draft.invoice_id, now=now)
+            sync_store.close_findings_of_subject(self.connection, _CLOSED_BY_RIGHT, draft.invoice_id, now=now)
             if apart:
                 self._open_finding(
                     FindingKind.FINAL_BEFORE_TRUE_UP,

@@ -51,9 +51,12 @@ def locked_customer(connection: psycopg.Connection, customer_id: str) -> Iterato
         CustomerBusyError: somebody else holds it for too long.
     """
     name = f"stripe/customer|{customer_id}"
-    connection.execute(f"set lock_timeout = '{LOCK_WAIT}'".encode())
     try:
-        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
+        # One question, not two: it is asked for every customer.
+        connection.execute(
+            "select pg_advisory_lock(hashtextextended(%s, 0)) from set_config('lock_timeout', %s, false)",
+            [name, LOCK_WAIT],
+        )
     except psycopg.errors.LockNotAvailable:
         raise CustomerBusyError(
             f"customer {customer_id} is worked on by another run for more than {LOCK_WAIT}",
@@ -229,11 +232,11 @@ class Writer:
             for intent in intents:
                 match effect_of(intent.write, held, stripe_id=intent.stripe_id):
                     case Effect.SEEN:
-                        self._end(intent, IntentState.CONFIRMED)
+                        self._note(intent, IntentState.CONFIRMED)
                     case Effect.NOT_SEEN:
                         waiting.append(intent)
                     case effect:
-                        self._end(intent, IntentState.SUPERSEDED, why=f"read back: {effect}")
+                        self._note(intent, IntentState.SUPERSEDED, detail={"why": f"read back: {effect}"})
         return waiting
 
     def _send_again(self, intent: Intent) -> None:
@@ -251,8 +254,8 @@ class Writer:
     def _send(self, intent: Intent) -> str | None:
         """Send one, and return what Stripe has against it."""
         call = intent.write.call
-        with self.connection.transaction():
-            intent = self._note(intent, IntentState.SENT)
+        # One statement, which commits by itself.
+        intent = self._note(intent, IntentState.SENT)
         self.reached("sent")
         self.writes += 1
         try:
@@ -263,17 +266,16 @@ class Writer:
             self._end(intent, IntentState.SUPERSEDED, why=error.what)
             raise
         self.reached("called")
-        with self.connection.transaction():
-            stripe_id = str(answer.body.get("id") or answer.body.get("identifier") or "") or None
-            self.answered.append(
-                self._note(
-                    intent,
-                    IntentState.ANSWERED,
-                    stripe_id=stripe_id,
-                    request_id=answer.request_id,
-                    detail={"replayed": True} if answer.replayed else None,
-                )
+        stripe_id = str(answer.body.get("id") or answer.body.get("identifier") or "") or None
+        self.answered.append(
+            self._note(
+                intent,
+                IntentState.ANSWERED,
+                stripe_id=stripe_id,
+                request_id=answer.request_id,
+                detail={"replayed": True} if answer.replayed else None,
             )
+        )
         self.reached("answered")
         return None
 
