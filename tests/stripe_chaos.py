@@ -84,7 +84,7 @@ class Chaos:
         ):
             self._until(moment)
             self._some_use()
-            for _ in range(self.chance.randrange(2, 6)):
+            for _ in range(self.chance.randrange(2, 5)):
                 self.chance.choice(self._deeds)()
 
     def calm(self) -> None:
@@ -93,8 +93,8 @@ class Chaos:
         self.world.sim.remote.clear_faults()
         for number in (3, 4):
             self.world.books.build(days_of(month(number)))
-        for _ in range(5):
-            self._until(self.world.now + timedelta(hours=10))
+        for _ in range(4):
+            self._until(self.world.now + timedelta(hours=13))
             self.follow()
             self.world.true_up()
             self.world.sync(verify=True)

@@ -1,10 +1,13 @@
 """Whatever goes wrong in a month: in the end Stripe charges what the ledger says, nothing twice, and no line of others is touched.
 
-`BILLING_STRIPE_CHAOS` sets how many scripts are played (200 take some minutes), `BILLING_STRIPE_CHAOS_SEED` where they begin.
+`BILLING_STRIPE_CHAOS` sets how many scripts are played (200 take some minutes), `BILLING_STRIPE_CHAOS_SEED` where they begin;
+`BILLING_STRIPE_CHAOS_KILL9=1` lets runs that die be processes of their own, killed by SIGKILL.
 """
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ from resources.database import Database
 from resources.stripe_sync import intent_store
 from tests.invoicing_world import month
 from tests.stripe_chaos import ACCOUNTS, BY_ITEMS, BY_METER, GROUPED, Chaos, unharmed
+from tests.stripe_worker import Worker
 from tests.stripe_world import StripeWorld, counted_by_meter, link_by_meter, meter_events_of, stripe_world
 
 SCRIPTS = int(os.environ.get("BILLING_STRIPE_CHAOS") or 10)
+KILL_HARD = os.environ.get("BILLING_STRIPE_CHAOS_KILL9") == "1"
 FIRST = int(os.environ.get("BILLING_STRIPE_CHAOS_SEED") or 1)
 
 
@@ -54,13 +59,27 @@ def wrong(chaos: Chaos) -> list[str]:
     return found
 
 
+@contextmanager
+def killing(world: StripeWorld) -> Iterator[Callable[[str, int], None] | None]:
+    """Yield what lets a run die in a process of its own, where that is asked for."""
+    if not KILL_HARD:
+        yield None
+        return
+    worker = Worker(world.database.url, world.sim.url)
+    try:
+        yield lambda do, step: worker.ask(do=do, now=int(world.now.timestamp()), die_at=step) and None
+    finally:
+        worker.close()
+
+
 class TestChaos:
     @pytest.mark.parametrize("seed", range(FIRST, FIRST + SCRIPTS))
     def test_ends_with_every_cent_charged_once(self, seed: int, database: Database, tmp_path: Path) -> None:
         with stripe_world(database, tmp_path, accounts=ACCOUNTS) as world:
             world.link(BY_ITEMS, GROUPED)
             link_by_meter(world, BY_METER)
-            chaos = Chaos(world, seed)
-            chaos.month_of_trouble()
-            chaos.calm()
-            assert wrong(chaos) == [], "\n".join(chaos.told)
+            with killing(world) as kill_hard:
+                chaos = Chaos(world, seed, kill_hard)
+                chaos.month_of_trouble()
+                chaos.calm()
+                assert wrong(chaos) == [], "\n".join(chaos.told)

@@ -4,11 +4,8 @@ moments, run again at once and a day later, when Stripe has forgotten its keys. 
 `BILLING_STRIPE_KILLS=all` kills at every passing of every step; a number asks for so many random moments.
 """
 
-import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from resources.database import Database
-from resources.settings import PROJECT_ROOT
 from tests.invoicing_world import at, month
+from tests.stripe_worker import Worker
 from tests.stripe_world import (
     StripeWorld,
     counted_by_meter,
@@ -30,41 +27,13 @@ from tests.stripe_world import (
     stripe_world,
 )
 
-KILLS = os.environ.get("BILLING_STRIPE_KILLS") or "2"
+KILLS = os.environ.get("BILLING_STRIPE_KILLS") or "1"
 PLAYERS = 200 if KILLS == "all" else 12 + int(KILLS)
 AT_RANDOM = 40 if KILLS == "all" else int(KILLS)
 SEED = int(os.environ.get("BILLING_CRASH_SEED") or 20260301)
 APRIL = at("2026-04-01T00:00")
 FEES = 1099 + 1299 + 1599
 SIGKILLED = -9
-
-
-class Worker:
-    """The process, and what it is asked for."""
-
-    def __init__(self, world: StripeWorld) -> None:
-        self._world = world
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stripe_sync_process", world.database.url, world.sim.url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=PROJECT_ROOT,
-        )
-
-    def run(self, do: str, account: str, **ending: int) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        if do == "true_up":
-            only_draft_of(self._world, account)
-        request = {"do": do, "accounts": [account], "now": int(self._world.now.timestamp()), **ending}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self._process.communicate(timeout=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,30 +71,37 @@ def opened(database: Database, folder: Path, plan: str) -> Iterator[tuple[Stripe
     accounts = [f"a{number:03}" for number in range(PLAYERS)]
     with stripe_world(database, folder, accounts=dict.fromkeys(accounts, (plan, "USD", ""))) as world:
         (world.link if plan != "metered" else partial(link_by_meter, world))(*accounts)
-        worker = Worker(world)
+        worker = Worker(world.database.url, world.sim.url)
         try:
             yield world, worker, accounts
         finally:
             worker.close()
 
 
+def ran(world: StripeWorld, worker: Worker, do: str, account: str, **ending: int) -> dict[str, Any]:
+    """Let the process work on one account alone."""
+    if do == "true_up":
+        only_draft_of(world, account)
+    return worker.ask(do=do, accounts=[account], now=int(world.now.timestamp()), **ending)
+
+
 def killed_and_run_again(
     world: StripeWorld, worker: Worker, do: str, accounts: list[str], *, hours: tuple[int, ...] = (0, 25)
 ) -> dict[str, str]:
     """Let the first account live, kill the runs of the others, run them again; return how each account died."""
-    lived = worker.run(do, accounts[0])
+    lived = ran(world, worker, do, accounts[0])
     assert (lived["code"], len(lived["steps"]) > 3) == (0, True), lived
     found = deaths(lived["steps"], lived["microseconds"], iter(accounts[1:]), hours=hours)
     for one in found:
-        code = worker.run(do, one.account, **one.ending)["code"]
+        code = ran(world, worker, do, one.account, **one.ending)["code"]
         assert code == SIGKILLED or "die_at" not in one.ending
         if one.hours == 0:
-            assert worker.run(do, one.account)["code"] == 0
+            assert ran(world, worker, do, one.account)["code"] == 0
     later = [one for one in found if one.hours]
     if later:
         world.advance_to(world.now + timedelta(hours=later[0].hours))
     for one in later:
-        assert worker.run(do, one.account)["code"] == 0
+        assert ran(world, worker, do, one.account)["code"] == 0
     assert [state for _, _, state in world.intents() if state in ("planned", "sent", "answered")] == []
     return {accounts[0]: "it lived", **{one.account: one.about for one in found}}
 
