@@ -257,6 +257,13 @@ def backtest(suite: Suite) -> Result:
     )
 
 
+def booking(suite: Suite) -> Result:
+    """A month of ten times as many subscriptions with five prices each, rated and booked."""
+    from bench.month import month_case
+
+    return month_case(suite)
+
+
 def merged(suite: Suite) -> Result:
     """A month of usage that cannot be added, rated by the hour and by merged days."""
     from bench.merged import BY_HOUR, CHANGED, write_merged_catalog
@@ -337,6 +344,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "memory": memory,
     "backfill": backfill,
     "rating": rating,
+    "booking": booking,
     "backtest": backtest,
     "merged": merged,
     "copy": bulk_load,

@@ -30,6 +30,7 @@ CONTENDERS = {
     "booking": "bench.money:book_charges",
     "backtest": "bench.backtest:run_backtest",
     "merged": "bench.merged:rate_merged",
+    "month": "bench.month:book_month",
     "copy": "bench.bulk_load:load_rows",
     "storage-data": "bench.storage_contenders:make",
     "storage-scan": "bench.storage_contenders:scan",

@@ -141,9 +141,11 @@ def exact_difference(value: Exact, less: Exact) -> Exact:
 
 def exact_text(value: Exact) -> str:
     """Return `value` as plain text: 0.05 without exponent or trailing zeros, or 10/3 where decimals do not end."""
-    if isinstance(value, Fraction):
+    if not isinstance(value, Decimal):
         return f"{value.numerator}/{value.denominator}"
-    text = format(value, "f")
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from billing_pipeline.cadences import MONTHLY, Cadence, CadenceUnit, period_containing
 from billing_pipeline.catalog import Catalog, Phase, Price, Subscription, Timing
-from billing_pipeline.periods import BillingPeriod, Window, cuts
+from billing_pipeline.periods import BillingAnchor, BillingPeriod, Window, cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,15 @@ def _periods(
 ) -> Iterator[BillingPeriod]:
     """Yield the periods of `[starts_at, ends_at)` that meet `window`; whole periods are the subscription's, and are counted anew
     where its anchor moves, which cuts them."""
+    if cadence == MONTHLY and len(subscription.anchored) == 1:
+        for month in _months(subscription.anchor, window):
+            if starts_at <= month.window.start and (ends_at is None or month.window.end <= ends_at):
+                yield month
+                continue
+            reach = month.window.overlap(starts_at, ends_at)
+            if reach is not None and window.overlap(reach.start, reach.end) is not None:
+                yield BillingPeriod(reach, month.whole)
+        return
     for one in subscription.anchored:
         start, end = max(one.starts_at, starts_at), _earlier(one.ends_at, ends_at)
         reach = window.overlap(start, end)
@@ -137,6 +147,18 @@ def _periods(
             if part is not None:
                 yield BillingPeriod(part, whole)
             at = whole.end
+
+
+@lru_cache(maxsize=1 << 12)
+def _months(anchor: BillingAnchor, window: Window) -> tuple[BillingPeriod, ...]:
+    """Return the whole months that meet `window`: nearly all of many subscriptions have the same."""
+    found = []
+    at = window.start
+    while at < window.end:
+        whole = anchor.period_containing(at)
+        found.append(BillingPeriod(whole, whole))
+        at = whole.end
+    return tuple(found)
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

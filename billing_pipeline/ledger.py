@@ -52,16 +52,22 @@ def postings(revision: ChargeRevision, *, billing_mode: BillingMode = BillingMod
     """
     if revision.delta.minor_units == 0:
         return ()
+    debited, credited = accounts_of(revision, billing_mode=billing_mode)
+    sides = ((debited, revision.delta), (credited, -revision.delta))
+    return _sides(transaction_id(revision), revision.charge.account_id, sides)
+
+
+def transaction_id(revision: ChargeRevision) -> UUID:
+    """Return the id of the transaction that books a revision."""
+    delta = revision.delta
+    name = f"{revision.charge_id}|{revision.revision}|{delta.minor_units}|{delta.currency}"
+    return name_uuid(_TRANSACTION_NAMESPACE, name)
+
+
+def accounts_of(revision: ChargeRevision, *, billing_mode: BillingMode) -> tuple[str, str]:
+    """Return the ledger accounts that a revision debits and credits."""
     charge = revision.charge
-    transaction_id = name_uuid(
-        _TRANSACTION_NAMESPACE,
-        f"{revision.charge_id}|{revision.revision}|{revision.delta.minor_units}|{revision.delta.currency}",
-    )
-    sides = (
-        (f"{_PAID_FROM[billing_mode]}:{charge.account_id}", revision.delta),
-        (f"revenue:{charge.key.price_id}", -revision.delta),
-    )
-    return _sides(transaction_id, charge.account_id, sides)
+    return f"{_PAID_FROM[billing_mode]}:{charge.account_id}", f"revenue:{charge.key.price_id}"
 
 
 def postings_of_added(*, added: Added, entry_id: UUID, account_id: str, amount: Money) -> tuple[Posting, ...]:
@@ -71,9 +77,9 @@ def postings_of_added(*, added: Added, entry_id: UUID, account_id: str, amount: 
     """
     if amount.minor_units == 0:
         return ()
-    transaction_id = name_uuid(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
+    own_id = name_uuid(_TRANSACTION_NAMESPACE, f"{added}|{entry_id}|{amount.minor_units}|{amount.currency}")
     sides = ((f"receivable:{account_id}", amount), (f"{added}:{amount.currency}", -amount))
-    return _sides(transaction_id, account_id, sides)
+    return _sides(own_id, account_id, sides)
 
 
 def postings_of_credit(
@@ -91,15 +97,15 @@ def postings_of_credit(
         CreditChange.SPENT: f"receivable:{account_id}",
         CreditChange.EXPIRED: f"credits_expired:{delta.currency}",
     }
-    transaction_id = name_uuid(_TRANSACTION_NAMESPACE, f"credit|{entry_id}|{delta.minor_units}|{delta.currency}")
+    own_id = name_uuid(_TRANSACTION_NAMESPACE, f"credit|{entry_id}|{delta.minor_units}|{delta.currency}")
     sides = ((f"credits:{account_id}", -delta), (against[change], delta))
-    return _sides(transaction_id, account_id, sides)
+    return _sides(own_id, account_id, sides)
 
 
-def _sides(transaction_id: UUID, account_id: str, sides: tuple[tuple[str, Money], ...]) -> tuple[Posting, ...]:
+def _sides(own_id: UUID, account_id: str, sides: tuple[tuple[str, Money], ...]) -> tuple[Posting, ...]:
     return tuple(
         Posting(
-            transaction_id=transaction_id,
+            transaction_id=own_id,
             posting_number=number,
             ledger_account=ledger_account,
             account_id=account_id,

@@ -7,6 +7,7 @@ ones are booked with it. Not here: rating (charge_usage), booking (charge_store)
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import psycopg
 
@@ -17,7 +18,7 @@ from billing_pipeline.periods import RequestedDays, Window
 _INSTANT = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BookingScope:
     """`days` as requested. `in_advance` are ids of prices that fall due where their period begins; `reshaped` are the
     subscriptions whose charges of a window are all booked again; `together` are those whose charges of a window depend on each
@@ -39,10 +40,14 @@ class BookingScope:
 
     def reach(self, subscription_id: str) -> Window:
         """Return the window in which the subscription's periods have to be looked at."""
-        reach = Window(self.days.span.start, self.days.span.end + _INSTANT)
+        reach = self._reach
         for again in self._again(subscription_id):
             reach = Window(min(reach.start, again.start), max(reach.end, again.end))
         return reach
+
+    @cached_property
+    def _reach(self) -> Window:
+        return Window(self.days.span.start, self.days.span.end + _INSTANT)
 
     @property
     def by_subscription(self) -> tuple[str, ...]:

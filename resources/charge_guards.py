@@ -22,8 +22,7 @@ from billing_pipeline.checks import (
 )
 from billing_pipeline.periods import RequestedDays, Window
 from resources.booking_scope import BookingScope
-from resources.charge_usage import UsageToDate
-from resources.invoicing.proposal_store import Sorted
+from resources.rated_totals import RatedTotals
 
 _LISTED = 10
 
@@ -31,20 +30,19 @@ _ByDay = dict[date, dict[str, int]]
 
 
 def judge(
-    connection: psycopg.Connection, usage: UsageToDate, *, scope: BookingScope, asset: str, found: Sorted
+    connection: psycopg.Connection, rated_to_date: RatedTotals, *, scope: BookingScope, asset: str, digest: str
 ) -> tuple[Verdict, ...]:
-    """Return the verdicts of every requested day, read from what this transaction sees. `found`: what was booked, and what
-    was put off and so is not to be in the books."""
+    """Return the verdicts of every requested day, read from what this transaction sees. `digest` is that of what was rated."""
     days = scope.days
-    rated = _rated_minor(usage, days, found)
-    waiting = _waiting(found, days)
+    rated = _rated_minor(rated_to_date)
+    waiting = _waiting(rated_to_date)
     booked = _booked_minor(connection, scope)
     charged, posted, unbalanced = _ledger(connection, days)
     orphans = _usage_without_subscription(connection, days)
-    wrong, uncut = _quantities_apart(usage, days), _uncut_rows(usage, days)
+    wrong, uncut = _quantities_apart(rated_to_date), _uncut_rows(rated_to_date)
     verdicts = []
     for day in days.days:
-        subject = Subject(asset=asset, partition_key=day.isoformat(), inputs_digest=usage.digest)
+        subject = Subject(asset=asset, partition_key=day.isoformat(), inputs_digest=digest)
         verdicts += [
             charges_equal_usage(subject, rated_minor=rated[day], booked_minor=booked[day]),
             ledger_balances(subject, unbalanced=unbalanced[day]),
@@ -57,20 +55,22 @@ def judge(
     return tuple(verdicts)
 
 
-def _rated_minor(usage: UsageToDate, days: RequestedDays, sorted_out: Sorted) -> _ByDay:
+def _rated_minor(rated: RatedTotals) -> _ByDay:
+    """Return what charges come to by day and currency, without what is put off and so is not to be in the books."""
     found: _ByDay = defaultdict(dict)
-    for charge in usage.charges.values():
-        _add(found[days.newest_in(charge.key.period)], charge.currency, charge.amount.minor_units)
-    for revision in sorted_out.put_off:
-        _add(found[days.newest_in(revision.charge.key.period)], revision.delta.currency, -revision.delta.minor_units)
+    for day in rated.days.days:
+        found[day] = dict(rated.rated_minor(day))
+    for revision in rated.put_off:
+        day = rated.days.newest_in(revision.charge.key.period)
+        _add(found[day], revision.delta.currency, -revision.delta.minor_units)
     return _without_zeros(found)
 
 
-def _waiting(sorted_out: Sorted, days: RequestedDays) -> dict[date, dict[str, int]]:
+def _waiting(rated: RatedTotals) -> dict[date, dict[str, int]]:
     """Return by day and account how many charges wait for a person."""
     found: dict[date, dict[str, int]] = defaultdict(dict)
-    for revision in sorted_out.waiting:
-        _add(found[days.newest_in(revision.charge.key.period)], revision.charge.account_id, 1)
+    for revision in rated.waiting:
+        _add(found[rated.days.newest_in(revision.charge.key.period)], revision.charge.account_id, 1)
     return found
 
 
@@ -165,22 +165,22 @@ def _usage_without_subscription(connection: psycopg.Connection, days: RequestedD
     return found
 
 
-def _quantities_apart(usage: UsageToDate, days: RequestedDays) -> dict[date, list[str]]:
+def _quantities_apart(usage: RatedTotals) -> dict[date, list[str]]:
     found: dict[date, list[str]] = defaultdict(list)
     for period, meter_id in usage.in_usage.keys() | usage.in_charges.keys():
         expected = usage.in_usage.get((period, meter_id), Decimal(0))
         actual = usage.in_charges.get((period, meter_id), Decimal(0))
         if expected != actual:
-            found[days.newest_in(period)].append(
+            found[usage.days.newest_in(period)].append(
                 f"{meter_id} {period.start.isoformat()}: {exact_text(expected)} used, {exact_text(actual)} rated"
             )
     return found
 
 
-def _uncut_rows(usage: UsageToDate, days: RequestedDays) -> dict[date, int]:
+def _uncut_rows(usage: RatedTotals) -> dict[date, int]:
     found: dict[date, int] = defaultdict(int)
     for period, count in usage.uncut_rows.items():
-        found[days.newest_in(period)] += count
+        found[usage.days.newest_in(period)] += count
     return found
 
 

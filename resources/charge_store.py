@@ -1,13 +1,14 @@
 """Book charges for event days: usage to date -> rated totals -> the difference to what is booked, in one transaction.
 
 A charge's period spans days, so a range of days is booked at once: each charge is rated one time, and its revision counts
-for the newest requested day inside its period. Under the lock `billing/charges`; a second run books nothing. Not here: the
-arithmetic (rating), identity (charges), reading usage (charge_usage), what guards say (charge_guards).
+for the newest requested day inside its period. Accounts are rated and written batch by batch, in one transaction under the lock
+`billing/charges`; a second run books nothing. Not here: the arithmetic (rating), identity (charges), reading usage
+(charge_usage), what guards say (charge_guards).
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from uuid import UUID
@@ -24,8 +25,8 @@ from resources import booked_days, charge_guards, guard_store, prepaid_guards
 from resources.booking_scope import BookingScope, forget_reshaped, read_scope
 from resources.catalog_places import errors_placed
 from resources.catalog_store import current_catalog
-from resources.charge_rows import WrittenBy, write_postings, write_revisions
-from resources.charge_usage import UsageToDate, rate_to_date
+from resources.charge_rows import WrittenBy, write_books
+from resources.charge_usage import UsageToDate, rated_batches
 from resources.collector import collector_paused
 from resources.database import Database
 from resources.invoicing import proposal_store
@@ -33,11 +34,11 @@ from resources.merged_usage import MergedUsage
 from resources.prepaid_accounts import BookingRun
 from resources.prepaid_store import book_balances
 from resources.prepaid_usage import RatedBalances, rate_balances
+from resources.rated_totals import RatedTotals
 
 ASSET = "billing/charges"
 USAGE_ASSETS = ("usage/api_requests", "usage/traffic", "usage/storage")
 LOCK = "billing/charges"
-_TOP_ACCOUNTS = 10
 
 Progress = Callable[[str, int, int], None]
 
@@ -127,48 +128,40 @@ class ChargeStore:
             progress("rating", 0, 1)
             scope = read_scope(connection, catalog, wanted)
             balances = rate_balances(connection, catalog, scope)
-            usage = balances.added_to(rate_to_date(connection, catalog, scope, MergedUsage(connection, keeps=True)))
             progress("rating", 1, 1)
-            booked = _booked_charges(connection, scope)
-            found = proposal_store.sort_revisions(
-                connection,
-                _differences(usage.charges, booked),
-                booking=proposal_store.Booking(
-                    catalog=catalog,
-                    days=wanted,
-                    run_id=run_id,
-                    code_version=code_version,
-                    booked={charge_id: one.newest.amount for charge_id, one in booked.items()},
-                    rated=usage.charges.keys(),
-                ),
-                thresholds=self.thresholds,
+            booking = proposal_store.Booking(catalog=catalog, days=wanted, run_id=run_id, code_version=code_version)
+            run = _Run(
+                scope=scope,
+                run_id=run_id,
+                code_version=code_version,
+                catalog=catalog,
+                balances=balances,
+                sorting=proposal_store.Sorting(connection, booking, self.thresholds),
+                totals=RatedTotals(days=wanted, catalog_sha256=catalog.sha256),
             )
-            revisions = found.booked
-            progress("booking", 0, len(revisions))
-            run = _Run(scope, run_id, code_version, catalog, usage, balances, found)
-            verdicts = _book(connection, run, revisions)
+            verdicts = _book(connection, run, progress)
+            run.sorting.keep()
             guard_store.record(connection, verdicts, run_id=run_id)
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
             booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
             if not held:
-                waiting = {revision.charge.key.subscription_id for revision in found.waiting}
+                waiting = {revision.charge.key.subscription_id for revision in run.totals.waiting}
                 forget_reshaped(connection, scope.reshaped.keys() - waiting)
-            progress("booking", len(revisions), len(revisions))
             held_usage = _held_usage(connection, wanted.days)
-        return _bookings(run, revisions, verdicts, held_usage)
+        return _bookings(run.totals, verdicts, held_usage)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """What one call works on."""
+    """What one call works on, and what it has come to so far."""
 
     scope: BookingScope
     run_id: str
     code_version: str
     catalog: Catalog
-    usage: UsageToDate
     balances: RatedBalances
-    found: proposal_store.Sorted
+    sorting: proposal_store.Sorting
+    totals: RatedTotals
 
     @property
     def days(self) -> RequestedDays:
@@ -201,19 +194,32 @@ def _no_progress(step: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def _booked_charges(connection: psycopg.Connection, scope: BookingScope) -> dict[UUID, _Booked]:
-    """Return the newest revision of every charge in the scope."""
+def _booked_accounts(connection: psycopg.Connection, scope: BookingScope) -> set[str]:
+    """Return the accounts that have booked charges in the scope's span."""
+    rows = connection.execute(
+        "select distinct account_id from billing.charge_revision where period_start < %s and period_end > %s",
+        [scope.span.end, scope.span.start],
+    )
+    return {account_id for (account_id,) in rows}
+
+
+def _booked_charges(
+    connection: psycopg.Connection, scope: BookingScope, accounts: Sequence[str]
+) -> dict[UUID, _Booked]:
+    """Return the newest revision of every charge of the accounts in the scope."""
     found: dict[UUID, _Booked] = {}
+    if not accounts:
+        return found
     rows = connection.execute(
         """
         select distinct on (charge_id)
             charge_id, revision, amount_minor, currency, rating_digest, account_id, subscription_id, plan_id, price_id,
             meter_id, group_key, period_start, period_end, unit
         from billing.charge_revision
-        where period_start < %(end)s and period_end > %(start)s
+        where account_id = any(%(accounts)s) and period_start < %(end)s and period_end > %(start)s
         order by charge_id, revision desc
         """,
-        {"start": scope.span.start, "end": scope.span.end},
+        {"accounts": accounts, "start": scope.span.start, "end": scope.span.end},
     )
     for row in rows:
         period = Window(row[11], row[12])
@@ -247,16 +253,15 @@ def _differences(charges: Mapping[UUID, Charge], booked: Mapping[UUID, _Booked])
     return revisions
 
 
-def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeRevision]) -> tuple[Verdict, ...]:
-    """Write revisions and postings, unless a guard holds; return what the guards say."""
-    digest = run.usage.digest
+def _book(connection: psycopg.Connection, run: _Run, progress: Progress) -> tuple[Verdict, ...]:
+    """Rate and write, accounts after accounts, unless a guard holds in the end; return what the guards say."""
     verdicts: tuple[Verdict, ...] = ()
     try:
         with connection.transaction():
-            write_revisions(connection, revisions, run.written_by)
-            write_postings(connection, revisions, run.written_by, billing_mode=run.billing_mode)
+            _book_charges(connection, run, progress)
             _book_balances(connection, run)
-            verdicts = charge_guards.judge(connection, run.usage, scope=run.scope, asset=ASSET, found=run.found)
+            digest = run.totals.digest
+            verdicts = charge_guards.judge(connection, run.totals, scope=run.scope, asset=ASSET, digest=digest)
             verdicts += prepaid_guards.judge_balances(
                 connection, run.balances, days=run.days, asset=ASSET, inputs_digest=digest
             )
@@ -275,6 +280,40 @@ def _book(connection: psycopg.Connection, run: _Run, revisions: Sequence[ChargeR
     return verdicts
 
 
+def _book_charges(connection: psycopg.Connection, run: _Run, progress: Progress) -> None:
+    strangers = _booked_accounts(connection, run.scope)
+    has_books = bool(strangers)
+    nothing = UsageToDate(catalog_sha256=run.catalog.sha256, charges={})
+    run.totals.add(replace(run.balances.added_to(nothing), charges={}))
+    accounts_in_all, done = len(run.catalog.subscriptions_by_account), 0
+    progress("booking", done, accounts_in_all)
+    batches = rated_batches(connection, run.catalog, run.scope, MergedUsage(connection, keeps=True))
+    for accounts, usage in batches:
+        strangers.difference_update(accounts)
+        booked = _booked_charges(connection, run.scope, accounts) if has_books else {}
+        prepaid = run.balances.of_accounts(accounts)
+        _book_batch(connection, run, replace(usage, charges={**usage.charges, **prepaid}) if prepaid else usage, booked)
+        done += len(accounts)
+        progress("booking", done, accounts_in_all)
+    if strangers:
+        # Accounts that have no subscription any more: all of it is reversed.
+        _book_batch(connection, run, nothing, _booked_charges(connection, run.scope, sorted(strangers)))
+
+
+def _book_batch(connection: psycopg.Connection, run: _Run, usage: UsageToDate, booked: Mapping[UUID, _Booked]) -> None:
+    """Write the revisions and postings of some accounts, and add up what they come to."""
+    run.totals.add(usage)
+    found = run.sorting.sort(
+        _differences(usage.charges, booked),
+        booked={charge_id: one.newest.amount for charge_id, one in booked.items()},
+        rated=usage.charges.keys(),
+    )
+    run.totals.waiting.extend(found.waiting)
+    run.totals.rejected.extend(found.rejected)
+    run.totals.add_booked(found.booked)
+    write_books(connection, found.booked, run.written_by, billing_mode=run.billing_mode)
+
+
 def _book_balances(connection: psycopg.Connection, run: _Run) -> None:
     balance_run = BookingRun(days=run.days, catalog=run.catalog, run_id=run.run_id, code_version=run.code_version)
     book_balances(connection, run.balances, balance_run)
@@ -288,10 +327,7 @@ def _by_partition(verdicts: Iterable[Verdict]) -> Mapping[str, list[Verdict]]:
 
 
 def _bookings(
-    run: _Run,
-    revisions: Sequence[ChargeRevision],
-    verdicts: Sequence[Verdict],
-    held_usage: Mapping[str, tuple[str, ...]],
+    totals: RatedTotals, verdicts: Sequence[Verdict], held_usage: Mapping[str, tuple[str, ...]]
 ) -> tuple[DayBooking, ...]:
     by_partition = _by_partition(verdicts)
     held_charges = {
@@ -299,32 +335,15 @@ def _bookings(
         for day, found in by_partition.items()
     }
     is_booked = not any(held_charges.values())
-    rated: dict[date, int] = defaultdict(int)
-    totals: dict[date, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
-    for charge in run.usage.charges.values():
-        day = run.days.newest_in(charge.key.period)
-        rated[day] += 1
-        totals[day][charge.account_id, charge.currency] += charge.amount.minor_units
-    counts: dict[date, int] = defaultdict(int)
-    deltas: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for revision in revisions if is_booked else ():
-        day = run.days.newest_in(revision.charge.key.period)
-        counts[day] += 1
-        deltas[day][revision.delta.currency] += revision.delta.minor_units
     return tuple(
         DayBooking(
             day=day,
-            charges_rated=rated[day],
-            revisions_booked=counts[day],
-            delta_by_currency=dict(sorted(deltas[day].items())),
+            charges_rated=totals.charges[day],
+            revisions_booked=totals.booked[day] if is_booked else 0,
+            delta_by_currency=dict(sorted(totals.deltas[day].items())) if is_booked else {},
             held=(*held_usage.get(day.isoformat(), ()), *held_charges.get(day.isoformat(), ())),
-            top_accounts=_top(totals[day]),
+            top_accounts=totals.top_accounts(day),
             verdicts=tuple(by_partition.get(day.isoformat(), ())),
         )
-        for day in run.days.days
+        for day in totals.days.days
     )
-
-
-def _top(totals: Mapping[tuple[str, str], int]) -> tuple[tuple[str, Money], ...]:
-    money = [(account_id, Money(amount, currency)) for (account_id, currency), amount in totals.items()]
-    return tuple(sorted(money, key=lambda total: (-total[1].major, total[0]))[:_TOP_ACCOUNTS])

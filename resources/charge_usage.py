@@ -6,7 +6,6 @@ by transaction or window comes as rows. Not here: what is booked (charge_store),
 (period_charges).
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +13,13 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain, groupby
-from operator import attrgetter
 from uuid import UUID
 
 import psycopg
 
 from billing_pipeline.amounts import Exact, exact_arithmetic, exact_sum
 from billing_pipeline.billing_schedule import scheduled_charges
-from billing_pipeline.catalog import Catalog
+from billing_pipeline.catalog import Catalog, Subscription
 from billing_pipeline.charges import Charge
 from billing_pipeline.meters import UsageState
 from billing_pipeline.period_charges import PeriodUsage, period_charges
@@ -46,6 +44,8 @@ from resources.merged_usage import MergedUsage, WantedUsage
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
+# Charges that are rated together: some hundred megabytes.
+BATCH_SLOTS = 50_000
 _GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in DIMENSIONS)
 _GROUP_NAMES = ", ".join(DIMENSIONS)
 
@@ -65,15 +65,6 @@ class UsageToDate:
     in_charges: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
     uncut_rows: Mapping[Window, int] = field(default_factory=dict)
 
-    @cached_property
-    def digest(self) -> str:
-        """Return the SHA-256 of everything that was rated, and of the catalog."""
-        found = hashlib.sha256(self.catalog_sha256.encode())
-        for charge_id in sorted(self.charges, key=attrgetter("int")):
-            found.update(charge_id.bytes)
-            found.update(self.charges[charge_id].rating_digest.encode())
-        return found.hexdigest()
-
 
 def rate_to_date(
     connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage | None = None
@@ -86,27 +77,74 @@ def rate_to_date(
     Raises:
         BeyondLastTierError, NegativeQuantityError, NoPriceVersionError: a charge that cannot be rated.
     """
-    slots = list(_slots(catalog, scope))
-    _send_segments(connection, slots)
-    reader = _UsageReader(connection, slots, merged or MergedUsage(connection))
-    charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+    charges: dict[UUID, Charge] = {}
+    in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+    in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
+    uncut_rows: dict[Window, int] = defaultdict(int)
+    for _, part in rated_batches(connection, catalog, scope, merged):
+        charges |= part.charges
+        with exact_arithmetic():
+            for sums, more in ((in_usage, part.in_usage), (in_charges, part.in_charges)):
+                for key, quantity in more.items():
+                    sums[key] += quantity
+        for window, count in part.uncut_rows.items():
+            uncut_rows[window] += count
     return UsageToDate(
         catalog_sha256=catalog.sha256,
         charges=charges,
-        in_usage=reader.in_usage,
-        in_charges=reader.in_charges,
-        uncut_rows=reader.uncut_rows,
+        in_usage=in_usage,
+        in_charges=in_charges,
+        uncut_rows=uncut_rows,
     )
 
 
-def _slots(catalog: Catalog, scope: BookingScope) -> Iterator[Slot]:
+def rated_batches(
+    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage | None = None
+) -> Iterator[tuple[Sequence[str], UsageToDate]]:
+    """Yield (accounts, their charges) of some accounts after others, as `rate_to_date` has them: what half a million charges are
+    made of does not fit into memory at once. The usage of one account is seen by one statement.
+
+    Raises as `rate_to_date`.
+    """
+    found = merged or MergedUsage(connection)
+    for accounts, slots in _batches(catalog, scope):
+        _send_segments(connection, slots)
+        reader = _UsageReader(connection, slots, found)
+        charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+        yield (
+            accounts,
+            UsageToDate(
+                catalog_sha256=catalog.sha256,
+                charges=charges,
+                in_usage=reader.in_usage,
+                in_charges=reader.in_charges,
+                uncut_rows=reader.uncut_rows,
+            ),
+        )
+
+
+def _batches(catalog: Catalog, scope: BookingScope) -> Iterator[tuple[Sequence[str], list[Slot]]]:
+    """Yield accounts with their slots, together about as many as a batch has; every account that has a subscription once."""
     slots = Slots(catalog)
-    for subscription in catalog.subscriptions.values():
-        subscription_id = subscription.subscription_id
-        for scheduled in scheduled_charges(catalog, subscription, scope.reach(subscription_id)):
-            price, period = scheduled.price, scheduled.period
-            if not price.is_prepaid and scope.concerns(subscription_id, price.price_id, period.window):
-                yield slots.slot(scheduled)
+    accounts: list[str] = []
+    batch: list[Slot] = []
+    for account_id, subscriptions in catalog.subscriptions_by_account.items():
+        accounts.append(account_id)
+        for subscription in subscriptions:
+            batch.extend(_slots(catalog, scope, slots, subscription))
+        if len(batch) >= BATCH_SLOTS:
+            yield accounts, batch
+            accounts, batch = [], []
+    if accounts:
+        yield accounts, batch
+
+
+def _slots(catalog: Catalog, scope: BookingScope, slots: Slots, subscription: Subscription) -> Iterator[Slot]:
+    subscription_id = subscription.subscription_id
+    for scheduled in scheduled_charges(catalog, subscription, scope.reach(subscription_id)):
+        price, period = scheduled.price, scheduled.period
+        if not price.is_prepaid and scope.concerns(subscription_id, price.price_id, period.window):
+            yield slots.slot(scheduled)
 
 
 class _UsageReader:
@@ -282,6 +320,7 @@ def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> Non
     """Write a temporary table of slots with a meter, and one of their parts by price version."""
     connection.execute(
         """
+        drop table if exists pg_temp.rated_slot, pg_temp.rated_segment;
         create temporary table rated_slot (
             slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
             is_additive boolean, needs_rows boolean, is_level boolean, is_set boolean, by_endpoint boolean,

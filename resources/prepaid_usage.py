@@ -6,7 +6,7 @@ and `prepaid_scope` (the charges concerned). Charges come back as values. Not he
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -71,6 +71,14 @@ class RatedBalances:
     periods: Mapping[UUID, BalancePeriod] = field(default_factory=dict)
     gone: Mapping[UUID, tuple[str, Window]] = field(default_factory=dict)
     in_usage: Mapping[tuple[Window, str], Decimal] = field(default_factory=dict)
+
+    def of_accounts(self, accounts: Collection[str]) -> Mapping[UUID, Charge]:
+        """Return the charges of these accounts."""
+        if not self.periods:
+            return {}
+        wanted = frozenset(accounts)
+        found = {charge_id: period.charge for charge_id, period in self.periods.items()}
+        return {charge_id: charge for charge_id, charge in found.items() if charge.account_id in wanted}
 
     def added_to(self, usage: UsageToDate) -> UsageToDate:
         """Return `usage` with the prepaid charges and quantities among its own."""

@@ -101,6 +101,13 @@ class TestOtherCases:
         assert runs[0].facts["event_days"] == DAYS
         assert_same_usage(runs)
 
+    def test_a_month_is_booked_once_with_all_of_its_prices(self, suite: Suite) -> None:
+        result = cases.booking(suite)
+        facts = result.medians[0].facts
+        assert facts["charges"] == 10 * suite.subscriptions * 5
+        assert facts["lines"] >= 10 * suite.subscriptions
+        assert [row[0] for row in result.rows] == ["rate and book", "nothing changed"]
+
     def test_merged_days_come_to_the_same_charges_as_hours(self, suite: Suite) -> None:
         result = cases.merged(suite)
         assert [row[0] for row in result.rows] == [

@@ -1,4 +1,4 @@
-"""Worked cases of other billing systems (`cases/charge_cases.json`): each is run here, or another room's and named so.
+"""Worked cases of other billing systems (`cases/charge_cases.json`): each is run here.
 
 Cases that their collectors marked `ambiguous` are decided by the project's rules; the decision stands beside the id. More cases
 of the same kinds are run by the same checks: what a case does not say has the meaning of the system that it comes from.
@@ -40,6 +40,7 @@ from billing_pipeline.catalog import (
     WindowRating,
 )
 from billing_pipeline.charges import BookedCharge, difference
+from billing_pipeline.invoicing.stripe_amounts import StripeAmountError, charge_step, to_stripe
 from billing_pipeline.levels import Change, level_state
 from billing_pipeline.meters import Aggregation, Meter, UsageState, merge
 from billing_pipeline.period_charges import share_out
@@ -95,11 +96,6 @@ DECIDED = {
     "lago-percentage-free-amount-exceeds-running": ("7.2", "what is free ends with the events or the amount"),
     "lago-prorated-sum": ("299/31", "a level is exact; it is rounded with the charge, half away from zero"),
     "lago-prorated-graduated-4-events": ("197.33", "each step of a level is priced in the tiers of its full units"),
-}
-
-# Single cases that are another room's.
-OF_ANOTHER_ROOM = {
-    "stripe-kwd-last-digit-zero": "invoicing: an exception of Stripe's API, held by the tests of its Stripe amounts",
 }
 
 
@@ -541,7 +537,22 @@ def correction(model: PriceModel, before: str, after: str, currency: str) -> Dec
     return Decimal(0) if revision is None else revision.delta.major
 
 
+def check_charge_step(case: Case) -> None:
+    """Stripe takes KWD in steps of 10 fils: 5.124 is charged as 5.12, and the rest is carried to the next invoice."""
+    currency = case["params"]["currency"]
+    exact, step = to_money(Decimal(case["input"]["amount"]), currency), charge_step(currency)
+    with pytest.raises(StripeAmountError):
+        to_stripe(exact)
+    below = exact.minor_units // step * step
+    allowed = [str(to_stripe(Money(units, currency))) for units in (below, below + step)]
+    assert allowed == case["expected"]["allowed_minor_units"]
+    assert str(to_stripe(Money(below, currency))) == case["expected"]["nearest"]
+
+
 def check_minor_unit(case: Case) -> None:
+    if "psp" in case["params"]:
+        check_charge_step(case)
+        return
     currency, given = case["params"]["currency"], case["input"]
     if "paid_credits" in given:
         amount = Decimal(given["paid_credits"]) * Decimal(case["params"]["credit_rate"])
@@ -839,16 +850,14 @@ def check_of(model: str) -> Callable[[Case], None] | None:
 class TestChargeCases:
     def test_every_case_holds(self, cases: tuple[Case, ...], subtests: pytest.Subtests) -> None:
         for case in cases:
-            if case["id"] in OF_ANOTHER_ROOM:
-                continue
             with subtests.test(case["id"]):
                 check = check_of(case["model"])
                 assert check is not None, f"nothing runs the model {case['model']}"
                 check(case)
 
-    def test_every_case_is_run_or_named_with_its_room(self, cases: tuple[Case, ...]) -> None:
+    def test_every_case_is_run(self, cases: tuple[Case, ...]) -> None:
         assert len(cases) >= 183
-        assert {case["id"] for case in cases} >= OF_ANOTHER_ROOM.keys() | DECIDED.keys()
+        assert {case["id"] for case in cases} >= DECIDED.keys()
         assert [case["id"] for case in cases if check_of(case["model"]) is None] == []
 
     def test_every_ambiguous_case_is_decided_by_a_rule(self, cases: tuple[Case, ...]) -> None:

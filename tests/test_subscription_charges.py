@@ -1,7 +1,9 @@
 """Subscriptions in the books: fees in advance and their credit, changes and cancellations, usage to the last second."""
 
+import os
+import random
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from billing_pipeline.billing_schedule import usage_cuts
+from billing_pipeline.periods import Window
 from resources.catalog_store import CatalogEntryInUseError, CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
-from tests.test_billing_schedule import BILLABLE, METERS, PLANS, PRICES, fee
+from tests.test_billing_schedule import BILLABLE, METERS, PLANS, PRICES, fee, price
 from tests.test_charge_store import book, build_usage, day, use
 
 ACCOUNTS = '[[account]]\nid = "acme"\nname = "Acme"\ncurrency = "USD"\ntime_zone = "UTC"\n'
@@ -28,7 +32,7 @@ class Books:
     """A database whose catalog has one subscription, which a test may change."""
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self.database, self.folder = database, folder
+        self.database, self.folder, self.accounts = database, folder, ACCOUNTS
         self.store = ChargeStore(database)
 
     def subscribe(self, body: str, *, prices: str = PRICES, plans: str = PLANS) -> None:
@@ -39,7 +43,7 @@ class Books:
             "meters": METERS,
             "prices": prices,
             "plans": plans,
-            "accounts": ACCOUNTS,
+            "accounts": self.accounts,
             "subscriptions": f'[[subscription]]\nid = "s"\naccount = "acme"\n{body}\n',
         }
         for name, text in texts.items():
@@ -254,3 +258,62 @@ class TestCadences:
         first = books.book(*(f"{date(2026, 1, 1) + timedelta(days=number)}" for number in range(0, 90, 7)))
         assert first == 465_00
         assert books.book("2026-04-01") == 100_00
+
+
+class TestSplits:
+    """Changes at random instants around a change of clocks leave the total of what adds up as it is. More of them:
+    BILLING_SPLIT_SEEDS=20."""
+
+    PRICES = "".join(
+        price(f"of_{name}", 'model = "standard"\nunit_price = "0.10"', head='meter = "requests"\n') for name in "ab"
+    )
+    PLANS = "".join(f'[[plan]]\nid = "{name}"\nprices = ["of_{name}"]\n' for name in "ab")
+    ZONES = ("America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
+
+    @pytest.mark.parametrize("seed", range(int(os.environ.get("BILLING_SPLIT_SEEDS") or 2)))
+    def test_every_request_is_billed_once(self, books: Books, seed: int) -> None:
+        chance = random.Random(seed)
+        books.accounts = ACCOUNTS.replace("UTC", self.ZONES[seed % len(self.ZONES)])
+        begin, end = datetime(2026, 2, 20, tzinfo=UTC), datetime(2026, 4, 20, tzinfo=UTC)
+        instants = sorted(begin + timedelta(seconds=chance.randrange(59 * 86_400)) for _ in range(6))
+        changes = [
+            f'{{ at = {at:%Y-%m-%dT%H:%M:%SZ}, plan = "{"ba"[number % 2]}" }},\n' for number, at in enumerate(instants)
+        ]
+        # One of them moves the anchor too: periods are cut there.
+        changes[3] = changes[3].replace(" }", f", anchor_day = {chance.randrange(1, 32)} }}")
+        books.subscribe(
+            f'plan = "a"\nstarts_at = {begin:%Y-%m-%dT%H:%M:%SZ}\nanchor_day = {chance.randrange(1, 32)}\n'
+            f"anchor_time = 0{chance.randrange(10)}:17:00\nchanges = [\n{''.join(changes)}"
+            f"{{ at = {end:%Y-%m-%dT%H:%M:%SZ}, cancel = true }} ]",
+            prices=self.PRICES,
+            plans=self.PLANS,
+        )
+        catalog = CatalogStore(books.database).current()
+        cuts = usage_cuts(catalog, catalog.subscriptions.values(), Window(begin, end))
+        hours = {begin + timedelta(hours=chance.randrange(59 * 24)) for _ in range(60)}
+        hours |= {at.replace(minute=0, second=0) for at in cuts}
+        rows = [
+            (start.date(), start, stop)
+            for hour in sorted(hours)
+            for start, stop in pairwise(
+                [hour, *(at for at in cuts if hour < at < hour + timedelta(hours=1)), hour + timedelta(hours=1)]
+            )
+        ]
+        with books.database.transaction() as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                """
+                insert into usage.api_requests (event_day, account_id, meter_id, period_start, period_end, endpoint, method,
+                    client_id, quantity, unit, request_count)
+                values (%s, 'acme', 'requests', %s, %s, '/a', 'GET', 'c1', 7, 'request', 7)
+                """,
+                rows,
+            )
+        bookings = book(books.store, [begin.date() + timedelta(days=number) for number in range(60)])
+        assert not any(one.held for one in bookings)
+        with books.database.reading() as connection:
+            row = connection.execute(
+                "select sum(quantity), sum(exact_amount), count(distinct (period_start, price_id)) from billing.charge_revision"
+            ).fetchone()
+        assert row is not None
+        assert row[:2] == (7 * len(rows), Decimal(7 * len(rows)) / 10)
+        assert row[2] > len(changes)

@@ -19,7 +19,7 @@ from backports import zstd
 from assets.code_version import code_version
 from billing_pipeline.checks import Verdict, VerdictStatus
 from resources import charge_guards, charge_store, guard_store
-from resources.charge_usage import rate_to_date
+from resources.charge_usage import rated_batches
 from resources.database import Database
 from resources.lake import LakeFileMissingError
 from resources.request_day_reader import AcceptedFileGoneError
@@ -442,9 +442,9 @@ class TestUnbookedDays:
 
         def built_before_rated(*arguments: Any) -> Any:
             installation.build()
-            return rate_to_date(*arguments)
+            return rated_batches(*arguments)
 
-        monkeypatch.setattr(charge_store, "rate_to_date", built_before_rated)
+        monkeypatch.setattr(charge_store, "rated_batches", built_before_rated)
         installation.book([DAYS[0]])
         assert installation.charges.unbooked_days() == (DAYS[0],)
 

@@ -185,7 +185,7 @@ def converted(raw: Number, conversion: UnitConversion | None) -> Number:
 
 def plain(value: Exact) -> Exact:
     """Return `value` as a decimal where it ends: a fraction that was needed on the way may have, as 1/3 hour + 2/3 hour."""
-    return simplest(value) if isinstance(value, Fraction) else value
+    return value if isinstance(value, Decimal) else simplest(value)
 
 
 def quantity_lines(

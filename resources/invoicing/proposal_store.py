@@ -1,7 +1,7 @@
 """Keep changes of final periods that are too big to book themselves, and what people say to them.
 
-Booking asks here which revisions it may write; the others become a proposal, in the booking's transaction. An approved one is due
-to be booked again, and passes as long as the rating is the one that was approved. Not here: the threshold
+Booking asks here (`Sorting`) which revisions it may write; the others become a proposal, in the booking's transaction. An
+approved one is due to be booked again, and passes as long as the rating is the one that was approved. Not here: the threshold
 (billing_pipeline.invoicing.proposals), booking (charge_store).
 """
 
@@ -33,14 +33,12 @@ class ProposalUnknownError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booking:
-    """What a booking knows of itself. `booked`: charge -> newest booked amount, of every charge that it looked at."""
+    """What a booking knows of itself."""
 
     catalog: Catalog
     days: RequestedDays
     run_id: str
     code_version: str
-    booked: Mapping[UUID, Money]
-    rated: Collection[UUID]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,34 +72,65 @@ class Proposal:
     decision: str | None
 
 
-def sort_revisions(
-    connection: psycopg.Connection,
-    revisions: Sequence[ChargeRevision],
-    *,
-    booking: Booking,
-    thresholds: Mapping[str, Threshold],
-) -> Sorted:
-    """Return which revisions may be booked, and write proposals of the others; proposals that are moot are withdrawn."""
-    final = _of_final_periods(connection, revisions, booking.catalog) if thresholds else {}
-    held_back: dict[UUID, list[ChargeRevision]] = {}
-    changes: dict[UUID, PeriodChange] = {}
-    for (subscription_id, period), found in final.items():
-        change = _change(subscription_id, period, found, booking)
-        if waits(change, thresholds.get(change.booked.currency)):
-            held_back[change.proposal_id] = found
-            changes[change.proposal_id] = change
-    decisions = _decisions(connection, list(changes))
-    waiting = {one: found for one, found in held_back.items() if one not in decisions}
-    rejected = {one: found for one, found in held_back.items() if decisions.get(one) == "rejected"}
-    for proposal_id, found in waiting.items():
-        _write(connection, changes[proposal_id], found, booking)
-    _withdraw_moot(connection, booking, {changes[one].proposal_id for one in waiting})
-    put_off = {id(revision) for found in (*waiting.values(), *rejected.values()) for revision in found}
-    return Sorted(
-        booked=tuple(revision for revision in revisions if id(revision) not in put_off),
-        waiting=tuple(revision for found in waiting.values() for revision in found),
-        rejected=tuple(revision for found in rejected.values() for revision in found),
-    )
+class Sorting:
+    """Sorts the revisions of one booking, accounts after accounts, and writes at its end what came of it: proposals are kept also
+    where a guard lets nothing be booked. All charges of a subscription are sorted together."""
+
+    def __init__(self, connection: psycopg.Connection, booking: Booking, thresholds: Mapping[str, Threshold]) -> None:
+        self._connection = connection
+        self._booking = booking
+        self._thresholds = thresholds
+        self._proposed: list[tuple[PeriodChange, list[ChargeRevision]]] = []
+        self._moot: list[UUID] = []
+        self._waiting: dict[UUID, frozenset[UUID]] = {
+            proposal_id: frozenset(charges) for proposal_id, charges in connection.execute(_WAITING_CHARGES).fetchall()
+        }
+
+    def sort(
+        self, revisions: Sequence[ChargeRevision], *, booked: Mapping[UUID, Money], rated: Collection[UUID]
+    ) -> Sorted:
+        """Return which revisions may be booked. `booked`: charge -> newest booked amount, `rated`: charges, of every one that was
+        looked at with them."""
+        final = _of_final_periods(self._connection, revisions, self._booking.catalog) if self._thresholds else {}
+        held_back: dict[UUID, list[ChargeRevision]] = {}
+        changes: dict[UUID, PeriodChange] = {}
+        for (subscription_id, period), found in final.items():
+            change = _change(subscription_id, period, found, booked)
+            if waits(change, self._thresholds.get(change.booked.currency)):
+                held_back[change.proposal_id] = found
+                changes[change.proposal_id] = change
+        decisions = _decisions(self._connection, list(changes))
+        waiting = {one: found for one, found in held_back.items() if one not in decisions}
+        rejected = {one: found for one, found in held_back.items() if decisions.get(one) == "rejected"}
+        self._proposed += [(changes[proposal_id], found) for proposal_id, found in waiting.items()]
+        if self._waiting:
+            looked_at = {*booked, *rated}
+            self._moot += [
+                one for one, charges in self._waiting.items() if one not in waiting and looked_at.issuperset(charges)
+            ]
+        if not held_back:
+            return Sorted(booked=tuple(revisions), waiting=(), rejected=())
+        put_off = {id(revision) for found in (*waiting.values(), *rejected.values()) for revision in found}
+        return Sorted(
+            booked=tuple(revision for revision in revisions if id(revision) not in put_off),
+            waiting=tuple(revision for found in waiting.values() for revision in found),
+            rejected=tuple(revision for found in rejected.values() for revision in found),
+        )
+
+    def keep(self) -> None:
+        """Write the proposals, and delete what waits no more: every charge of it was rated, and none of it is put off."""
+        for change, found in self._proposed:
+            _write(self._connection, change, found, self._booking)
+        if self._moot:
+            self._connection.execute("delete from invoicing.proposal_waiting where proposal_id = any(%s)", [self._moot])
+
+
+_WAITING_CHARGES = """
+    select proposal_id, array_agg(charge_id)
+    from invoicing.proposal_waiting
+    join invoicing.proposal_charge using (proposal_id)
+    group by proposal_id
+"""
 
 
 def approved_days(connection: psycopg.Connection) -> tuple[date, ...]:
@@ -207,7 +236,7 @@ def _final(connection: psycopg.Connection, slots: Sequence[Slot]) -> Iterable[Sl
 
 
 def _change(
-    subscription_id: str, period: Window, revisions: Sequence[ChargeRevision], booking: Booking
+    subscription_id: str, period: Window, revisions: Sequence[ChargeRevision], booked_before: Mapping[UUID, Money]
 ) -> PeriodChange:
     first = revisions[0].charge
     nothing = Money(0, first.currency)
@@ -215,7 +244,7 @@ def _change(
         ChargeChange(
             charge_id=revision.charge_id,
             rating_digest=revision.charge.rating_digest,
-            booked=booking.booked.get(revision.charge_id, nothing),
+            booked=booked_before.get(revision.charge_id, nothing),
             proposed=revision.charge.amount,
         )
         for revision in revisions
@@ -303,22 +332,6 @@ def _write_charges(connection: psycopg.Connection, change: PeriodChange, revisio
                     one.rating_digest,
                 )
             )
-
-
-def _withdraw_moot(connection: psycopg.Connection, booking: Booking, waiting: Collection[UUID]) -> None:
-    """Delete what waits no more: every charge of it was rated by this booking, and none of it is put off."""
-    rows = connection.execute(
-        """
-        select proposal_id, array_agg(charge_id)
-        from invoicing.proposal_waiting
-        join invoicing.proposal_charge using (proposal_id)
-        group by proposal_id
-        """
-    ).fetchall()
-    looked_at = {*booking.booked, *booking.rated}
-    moot = [one for one, charges in rows if one not in waiting and looked_at.issuperset(charges)]
-    if moot:
-        connection.execute("delete from invoicing.proposal_waiting where proposal_id = any(%s)", [moot])
 
 
 def _read(connection: psycopg.Connection) -> tuple[Proposal, ...]:
