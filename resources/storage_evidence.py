@@ -188,7 +188,12 @@ class _Search:
     def _began_on(self) -> date:
         """Return the day of the repository's first state."""
         row = self._connection.execute(
-            "select min(segment_start) from usage.storage_state where repository = %s", [self._segment.repository]
+            """
+            select min(segment_start)
+            from usage.storage_state
+            where event_day = any(array(select partition_key from usage.build where asset = %s)) and repository = %s
+            """,
+            [ASSET, self._segment.repository],
         ).fetchone()
         return self._segment.event_day if row is None or row[0] is None else row[0].astimezone(UTC).date()
 

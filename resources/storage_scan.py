@@ -97,7 +97,7 @@ _TAIL_TABLES = """
 """
 _RESULTS = {
     "states": "event_day date, repository varchar, segment_start timestamp, segment_end timestamp, bytes bigint, "
-    "visibility varchar, owner varchar, account_id varchar, byte_seconds decimal(38, 6), basis varchar",
+    "visibility varchar, owner varchar, account_id varchar, byte_seconds hugeint, basis varchar",
     "usage": "event_day date, account_id varchar, meter_id varchar, period_start timestamp, period_end timestamp, "
     "quantity decimal(38, 9), unit varchar, repository_count bigint",
     "drifts": "event_day date, repository varchar, bucket varchar, snapshot_at timestamp, derived_bytes bigint, "
@@ -113,11 +113,19 @@ _KEYS = {
     "bases": "event_day, repository, bucket",
 }
 _BEFORE_SUMS = ("places", "events", "snapshots", "owners", "actions", "uploads", "deltas", "levels")
+_SUMS = ("storage_sums", "storage_snapshot_words")
 _AFTER_SUMS = ("words", "segments", "hours", "drifts")
-# Where all that is measured is one, a repository is its only place.
+# Where all that is measured is one, a repository is its only place: storage_sums and storage_snapshot_words without sums.
 _ONE_PLACE = """
     create or replace temp table storage_levels as
-    select place_id as repository_id, step_at, rank, bytes, basis from storage_steps
+    select place_id as repository_id, step_at, rank, bytes, basis from storage_steps;
+    create or replace temp table snapshot_words as
+    select
+        snapshots.repository_id, snapshots.snapshot_at as step_at, snapshots.visibility, assumed.visibility as visibility_hint,
+        snapshots.owner,
+    from day_snapshots as snapshots
+    semi join active_repositories using (repository_id)
+    left join assumed_visibilities as assumed using (source)
 """
 
 
@@ -204,7 +212,9 @@ class StorageScan:
         self._bind_day(sources)
         for name in _BEFORE_SUMS:
             self._connection.execute(duck.sql(f"storage_{name}"))
-        self._connection.execute(duck.sql("storage_sums") if self._policy.is_divided else _ONE_PLACE)
+        sums = [duck.sql(name) for name in _SUMS] if self._policy.is_divided else [_ONE_PLACE]
+        for statements in sums:
+            self._connection.execute(statements)
         for name in _AFTER_SUMS:
             self._connection.execute(duck.sql(f"storage_{name}"))
         self._keep_results(sources.day)
@@ -239,7 +249,7 @@ class StorageScan:
         days = self._connection.execute(
             f"select distinct index_at::date from ({rows}) where kind = 'place' and index_at is not null order by 1"
         ).fetchall()
-        self._connection.execute(f"copy ({rows}) to '{path}' (format parquet, compression zstd)")
+        self._connection.execute(f"copy ({rows}) to '{path}' (format parquet, compression snappy)")
         return TailContent(
             digest=hashlib.sha256(f"{digest}|{other}|{count}".encode()).hexdigest(),
             index_days=tuple(day for (day,) in days),
@@ -250,7 +260,8 @@ class StorageScan:
     def rows(self, name: str, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `days` for usage.storage_state (`states`), storage (`usage`), storage_drift or storage_base."""
         query = f"select * from result_{name} where list_contains($days, event_day) order by {_KEYS[name]}"
-        yield from self._connection.sql(query, params={"days": list(days)}).to_arrow_reader(BATCH_ROWS)
+        batches = self._connection.sql(query, params={"days": list(days)}).to_arrow_reader(BATCH_ROWS)
+        yield from map(_in_seconds, batches) if name == "states" else batches
 
     def usage_of(self, day: date, accounts: Collection[str], others: pa.Table) -> "AccountUsage":
         """Return what `accounts` held on the day.
@@ -463,11 +474,11 @@ class StorageScan:
     def _keep_results(self, day: date) -> None:
         parameters = {"day": day}
         self._connection.execute(
-            f"""
+            """
             insert into result_states by name
             select
                 $day as event_day, names.repository, segment_start, segment_end, bytes, visibility, owner, account_id, basis,
-                {SECONDS.format("byte_microseconds", 6)} as byte_seconds,
+                byte_microseconds as byte_seconds,
             from storage_segments
             join (select repository_id, any_value(repository) as repository from places group by repository_id) as names
                 using (repository_id)
@@ -546,6 +557,13 @@ def _outdated(path: Path) -> "LakeRowsOutdatedError":
         bill="Nothing of the days that it belongs to was built; their last good usage stays.",
         fix="Materialize core/object_events for the delivery days of storage's logs: they are read anew. Then build usage/storage.",
     )
+
+
+def _in_seconds(states: pa.RecordBatch) -> pa.RecordBatch:
+    """Return states whose bytes x microseconds are byte-seconds: the same digits, with six of them behind the point."""
+    place = states.schema.get_field_index("byte_seconds")
+    exact = states.column(place).view(pa.decimal128(38, 6))
+    return states.set_column(place, "byte_seconds", exact)
 
 
 def _naive(instant: datetime) -> datetime:

@@ -16,6 +16,7 @@ from billing_pipeline.errors import BillingError
 from resources import duck
 from resources.database import Database
 from resources.lake import Lake
+from resources.storage_inputs import ASSET
 
 GB = 10**9
 _GB_HOUR = Decimal(GB * 3600)
@@ -110,12 +111,20 @@ def read_timeline(
                 select segment_start as start, segment_end as end, bytes, visibility, owner, account_id, basis, byte_seconds
                 from usage.storage_state
                 where
-                    repository = %(repository)s
-                    and event_day >= coalesce(%(first)s::date, '-infinity')
-                    and event_day <= coalesce(%(last)s::date, 'infinity')
+                    event_day = any(
+                        array(
+                            select partition_key
+                            from usage.build
+                            where
+                                asset = %(asset)s
+                                and partition_key >= coalesce(%(first)s::date, '-infinity')
+                                and partition_key <= coalesce(%(last)s::date, 'infinity')
+                        )
+                    )
+                    and repository = %(repository)s
                 order by segment_start
                 """,
-                days,
+                days | {"asset": ASSET},
             )
             .fetchall()
         )
@@ -123,7 +132,13 @@ def read_timeline(
         known = (
             states
             or connection.execute(
-                "select from usage.storage_state where repository = %s limit 1", [repository]
+                """
+                select
+                from usage.storage_state
+                where event_day = any(array(select partition_key from usage.build where asset = %s)) and repository = %s
+                limit 1
+                """,
+                [ASSET, repository],
             ).fetchall()
         )
         files = connection.execute(

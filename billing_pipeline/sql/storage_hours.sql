@@ -12,16 +12,16 @@ level_changes as (
     select
         account_id,
         step_at,
-        sum(case when visibility = 'private' then change * bytes else 0 end) as private_change,
-        sum(case when visibility = 'public' then change * bytes else 0 end) as public_change,
-        sum(change * bytes) as change,
-        sum(case when visibility = 'private' then change else 0 end) as private_count_change,
-        sum(case when visibility = 'public' then change else 0 end) as public_count_change,
-        sum(change) as count_change,
+        coalesce(sum(change) filter (where visibility = 'private'), 0) as private_change,
+        coalesce(sum(change) filter (where visibility = 'public'), 0) as public_change,
+        sum(change) as change,
+        coalesce(sum(count_change) filter (where visibility = 'private'), 0) as private_count_change,
+        coalesce(sum(count_change) filter (where visibility = 'public'), 0) as public_count_change,
+        sum(count_change) as count_change,
     from (
-        select account_id, segment_start as step_at, visibility, bytes::hugeint as bytes, 1 as change from billed
+        select account_id, segment_start as step_at, visibility, bytes as change, 1 as count_change from billed
         union all
-        select account_id, segment_end as step_at, visibility, bytes::hugeint as bytes, -1 as change from billed
+        select account_id, segment_end as step_at, visibility, -bytes as change, -1 as count_change from billed
     ) as changes
     group by account_id, step_at
 ),

@@ -2,18 +2,36 @@
 -- of repositories that are not active, tail_places.
 create or replace temp table storage_states as
 with
+-- most repositories are told every day what they were told the day before: that is no step
+retold as (
+    select repository_id from day_words
+    union
+    select snapshot_words.repository_id
+    from snapshot_words
+    left join tail_words using (repository_id)
+    where
+        (snapshot_words.visibility is not null and snapshot_words.visibility is distinct from tail_words.visibility)
+        or (snapshot_words.owner is not null and snapshot_words.owner is distinct from tail_words.owner)
+),
 points as (
-    select repository_id, step_at, rank, bytes, basis, null::varchar as visibility, null::varchar as owner
-    from storage_levels
+    select
+        levels.repository_id, levels.step_at, levels.rank, levels.bytes, levels.basis,
+        case when levels.rank = -1 then tail_words.visibility end as visibility,
+        case when levels.rank = -1 then tail_words.owner end as owner,
+    from storage_levels as levels
+    left join tail_words using (repository_id)
     union all by name
+    -- of some nothing is known but words
     select repository_id, getvariable('day_start') as step_at, -1 as rank, visibility, owner
     from tail_words
+    anti join (select repository_id from storage_levels where rank = -1) as begun using (repository_id)
     union all by name
     select repository_id, event_at as step_at, 0 as rank, visibility, owner
     from day_words
     union all by name
     select repository_id, step_at, 1 as rank, visibility, owner
     from snapshot_words
+    semi join retold using (repository_id)
     where visibility is not null or owner is not null
     union all by name
     select repository_id, visibility_place.step_at as step_at, visibility_place.rank as rank, visibility

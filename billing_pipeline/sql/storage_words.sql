@@ -1,4 +1,4 @@
--- What is said of repositories: visibility and owner. From: day_words, day_snapshots, storage_deltas (whose keys may name an owner),
+-- What is said of repositories: visibility and owner. From: day_words, snapshot_words, storage_deltas (whose keys may name an owner),
 -- tail_places, storage_steps, later_bases, assumed_visibilities (source, visibility: counts until anybody says one).
 
 -- tail_words. Grain: active repository that was known when the day began.
@@ -11,20 +11,6 @@ select
 from tail_places
 semi join active_repositories using (repository_id)
 group by repository_id;
-
--- snapshot_words. Grain: active repository, instant of snapshots. Of several buckets the first that says it.
-create or replace temp table snapshot_words as
-select
-    snapshots.repository_id,
-    snapshots.snapshot_at as step_at,
-    arg_min(snapshots.visibility, places.bucket) filter (where snapshots.visibility is not null) as visibility,
-    arg_min(assumed.visibility, places.bucket) filter (where assumed.visibility is not null) as visibility_hint,
-    arg_min(snapshots.owner, places.bucket) filter (where snapshots.owner is not null) as owner,
-from day_snapshots as snapshots
-semi join active_repositories using (repository_id)
-join places using (place_id)
-left join assumed_visibilities as assumed using (source)
-group by snapshots.repository_id, snapshots.snapshot_at;
 
 -- unknown_repositories. Grain: repository of which visibility or owner was unknown when the day began. first_at: of its first evidence
 -- of the day.
