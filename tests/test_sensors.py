@@ -247,6 +247,34 @@ class TestAlertOnFailure:
         assert run is not None
         assert ALERTED_TAG in run.tags
 
+    def test_of_one_of_six_jobs_is_one_alert_and_its_run_is_kept_and_marked(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        """DH-17."""
+        jobs = (
+            "ingest_storage",
+            "ingest_deliveries",
+            "collect_traffic",
+            "backfill_usage",
+            "book_charges",
+            "daily_billing",
+        )
+        results = {}
+        for job in jobs:
+            if job == "backfill_usage":
+                world.usage.failures = [ValueError("the lake is gone")]
+            results[job] = world.run(job, instance, "2026-03-01")
+        (failed,) = [job for job in jobs if not results[job].success]
+        # the sensor ticks again
+        for _ in range(3):
+            self.alert(world, instance, results[failed])
+            self.watch(world, instance)
+        assert [(phase, subject) for phase, subject, _ in world.alerts.told] == [
+            ("opened", "backfill_usage 2026-03-01")
+        ]
+        marked = {job for job in jobs if ALERTED_TAG in instance.get_run_by_id(results[job].run_id).tags}
+        assert marked == {failed} == {"backfill_usage"}
+
     def test_is_one_incident_for_all_failures_of_the_same_days(self, world: World, instance: dg.DagsterInstance):
         """DH-17: evidence of each is kept, people are told once."""
         world.usage.failures = [ValueError("the lake is gone"), ValueError("the lake is still gone")]

@@ -1,7 +1,9 @@
 """Actions that came several times: shared events, corrections of one half, corrections of corrections; SQL and reference alike."""
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ HALF = put("ann/cats", at(1, 12), 5 * GB, event_id="mine", object_id="k", shared
 OTHER_HALF = replace(HALF, event_id="theirs")
 
 
-def correction(event_id: str, original: str, size: int, **fields: str | None) -> ObjectEvent:
+def correction(event_id: str, original: str, size: int, **fields: Any) -> ObjectEvent:
     return replace(
         HALF, event_id=event_id, original_event_id=original, size_bytes=size, **({"shared_event_id": None} | fields)
     )
@@ -69,6 +71,29 @@ class TestCorrections:
             snapshots=[snapshot("ann/cats", at(1), GB)], object_events=[("ann/cats", event) for event in events]
         )
         assert Chain(tmp_path, facts).segments("ann/cats")[-1][2] == GB + sum(sizes)
+
+
+class TestCorrectionsOfAnotherDay:
+    """What moves an event to another day does not find it there; an object is counted once all the same."""
+
+    def states(self, tmp_path: Path, moved: ObjectEvent) -> list[tuple[datetime, int]]:
+        told = [snapshot("ann/cats", at(1), GB), snapshot("ann/cats", at(3), 3 * GB)]
+        facts = Facts(snapshots=told, object_events=[("ann/cats", HALF), ("ann/cats", moved)])
+        found: list[tuple[datetime, int]] = []
+        for start, _, size, *_ in Chain(tmp_path, facts).segments("ann/cats"):
+            if not found or found[-1][1] != size:
+                found.append((start, size))
+        return found
+
+    def test_leave_one_size_of_the_object_from_the_later_instant_on(self, tmp_path: Path) -> None:
+        moved = correction("c", "mine", 2 * GB, at=at(2, 6))
+        assert self.states(tmp_path, moved) == [(at(1), GB), (at(1, 12), 6 * GB), (at(2, 6), 3 * GB)]
+
+    def test_that_name_another_object_count_beside_it_until_the_next_snapshot(self, tmp_path: Path) -> None:
+        moved = correction("c", "mine", 2 * GB, at=at(2, 6), object_id="other")
+        assert self.states(tmp_path, moved) == [
+            (at(1), GB), (at(1, 12), 6 * GB), (at(2, 6), 8 * GB), (at(3), 3 * GB),
+        ]  # fmt: skip
 
 
 EVENTS = st.lists(

@@ -1,5 +1,6 @@
 """Storage of event days in PostgreSQL: the worked example, what is stale, what is held, and whose rows a late event rewrites."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -111,7 +112,7 @@ class TestTheWorkedExample:
 
 
 class TestAMonth:
-    def test_of_deletes_and_drift_is_8814_gb_hours(
+    def test_of_deletes_and_drift_is_8814_gb_hours_and_of_a_transfer_at_half_60_and_60_gb_months(
         self, database: Database, lake: Lake, tmp_path: Path, deliveries: StorageDeliveries
     ) -> None:
         load_catalog(database, tmp_path / "catalog")
@@ -120,16 +121,32 @@ class TestAMonth:
         listing = Snapshot(
             at=at(1), size_bytes=10 * GB, visibility="private", owner="ann", objects={"old": (3 * GB, None)}
         )
+        short = replace(listing, size_bytes=30 * GB, objects={"all": (30 * GB, None)})
+        emptied = replace(gone, event_id="emptied", at=at(16), object_id="all")
         deliveries.deliver(
             JUNE_1,
             Facts(
-                snapshots=[("ann/cats", listing), snapshot("ann/cats", at(25), 23 * GB // 2)],
-                object_events=[put("ann/cats", at(10, 12), 5 * GB), ("ann/cats", gone)],
+                snapshots=[
+                    ("ann/cats", listing), snapshot("ann/cats", at(25), 23 * GB // 2),
+                    snapshot("ann/big", at(1), 120 * GB), ("ann/short", short),
+                ],
+                object_events=[
+                    put("ann/cats", at(10, 12), 5 * GB), ("ann/cats", gone), ("ann/short", emptied)
+                ],
+                repository_events=[became("ann/big", at(16), "owner", "bob")],
             ),
-        )
+        )  # fmt: skip
         build(store, *store.stale_days(datetime(2026, 7, 1, tzinfo=UTC)))
-        assert gb_hours(store) == 8814
-        assert (gb_hours(store) / 720).quantize(Decimal("0.000001")) == Decimal("12.241667")
+        held = rows(
+            store, "select repository, account_id, sum(byte_seconds) / 3600000000000 from usage.storage_state"
+            " group by 1, 2 having sum(bytes) > 0 order by 1, 2"
+        )  # fmt: skip
+        assert held == [("ann/big", "acme", 60 * 720), ("ann/big", "bolt", 60 * 720), ("ann/cats", "acme", 8814),
+                        ("ann/short", "acme", 15 * 720)]  # fmt: skip
+        assert (Decimal(8814) / 720).quantize(Decimal("0.000001")) == Decimal("12.241667")
+        # and by account and hour
+        assert gb_hours(store, "bolt") / 720 == 60
+        assert gb_hours(store) == 8814 + (60 + 15) * 720
         assert rows(store, "select snapshot_at, drift_bytes from usage.storage_drift") == [(at(25), -GB // 2)]
 
 
