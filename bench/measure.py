@@ -288,13 +288,16 @@ def in_own_process(table: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def bench(folder: Path, *, launch: Launch = in_own_process) -> Iterator[Bench]:
+def bench(
+    folder: Path, *, launch: Launch = in_own_process, server_settings: Mapping[str, str] | None = None
+) -> Iterator[Bench]:
     """Start a server of its own in `folder`, with the settings that every command uses; it goes with the block.
 
+    `server_settings` replace some of them: for tests, of which nothing is measured.
     `launch` runs a task given as plain values, and returns what `bench.task.run_task` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with EmbeddedPostgres(folder / "postgres") as server:
+    with EmbeddedPostgres(folder / "postgres", server_settings=server_settings) as server:
         cluster = server.cluster
         yield Bench(folder, server, launch)
     shutil.rmtree(cluster, ignore_errors=True)

@@ -25,6 +25,7 @@ from bench.measure import (
 from bench.request_data import RequestRows
 from bench.request_files import dataset
 from bench.task import Task, run_task
+from tests.conftest import NOT_DURABLE
 
 ROWS = 4_000
 DAYS = 3
@@ -34,7 +35,7 @@ DAYS = 3
 def suite(open_folder: Path) -> Iterator[Suite]:
     """Return a suite whose data takes a moment."""
     folder = open_folder / "bench"
-    with bench(folder / "work", launch=run_task) as running:
+    with bench(folder / "work", launch=run_task, server_settings=NOT_DURABLE) as running:
         yield Suite(
             bench=running,
             folder=folder,

@@ -13,12 +13,13 @@ from bench.measure import ResultsDifferError, bench
 from bench.storage import CONTENDERS, _assert_same
 from bench.storage_data import storage_data
 from bench.task import run_task
+from tests.conftest import NOT_DURABLE
 
 
 @pytest.fixture(scope="module")
 def suite(open_folder: Path) -> Iterator[Suite]:
     folder = open_folder / "bench-storage"
-    with bench(folder / "work", launch=run_task) as running:
+    with bench(folder / "work", launch=run_task, server_settings=NOT_DURABLE) as running:
         yield Suite(bench=running, folder=folder, rows=20_000, runs=1, told=lambda text: None, days=3)
 
 

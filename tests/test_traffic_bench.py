@@ -13,12 +13,13 @@ from bench.measure import ResultsDifferError, bench
 from bench.task import run_task
 from bench.traffic import CONTENDERS, _assert_same
 from bench.traffic_data import MINUTES_SEEN, day_of_streams, days_of_node
+from tests.conftest import NOT_DURABLE
 
 
 @pytest.fixture(scope="module")
 def suite(open_folder: Path) -> Iterator[Suite]:
     folder = open_folder / "bench-traffic"
-    with bench(folder / "work", launch=run_task) as running:
+    with bench(folder / "work", launch=run_task, server_settings=NOT_DURABLE) as running:
         yield Suite(bench=running, folder=folder, rows=10_000, runs=1, told=lambda text: None, days=3)
 
 
