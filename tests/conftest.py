@@ -44,14 +44,21 @@ LONGEST_FIRST = (
     "test_crash",
     "test_metered_crash",
     "test_stripe_contract_daily",
+    "test_stripe_chaos",
+    "test_bench_smoke",
+    "test_bill_page",
     "test_bad_input",
+    "test_stripe_mutants",
     "test_stripe_mirror",
     "test_metered_laws",
     "test_whole_chain",
     "test_stripe_contract_credit_notes",
     "test_stripe_contract_meters",
+    "test_stripe_contract_scale",
+    "test_stripe_sync_crash",
     "test_concurrent_runs",
     "test_prepaid_histories",
+    "test_storage_from_files",
 )
 
 
