@@ -116,6 +116,12 @@ class TestPatience:
         assert (caught.value.status, caught.value.code, len(stripe.asked)) == (400, "parameter_invalid_integer", 1)
         assert "billing retry" in caught.value.fix
 
+    def test_does_not_wait_for_an_operation_that_is_not_there(self, stripe: ScriptedStripe, time: FakeTime) -> None:
+        stripe.replies(refusal(501, message="not modelled"))
+        with pytest.raises(StripeRefusedError, match="not modelled"):
+            gateway_to(stripe, time).write(CREATE, KEY)
+        assert (len(stripe.asked), time.slept) == (1, [])
+
     def test_names_what_is_missing_a_key_used_twice_and_a_key_without_rights(
         self, stripe: ScriptedStripe, time: FakeTime
     ) -> None:
