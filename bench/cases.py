@@ -309,6 +309,27 @@ def bulk_load(suite: Suite) -> Result:
     )
 
 
+def invoice_months(suite: Suite) -> Result:
+    """Totals by month of the invoices of five years, of `rows` / 10."""
+    task = Task(contender="invoice-months", options={"invoices": max(60, suite.rows // 10)})
+    median = suite.bench.interleaved([task], runs=suite.runs, catalog=suite.catalog("json"), told=suite.told)[0]
+    return Result(
+        case="invoice-months",
+        title=f"Totals by month: {median.facts['invoices']:,} invoices of {median.facts['months']} months",
+        columns=("part", "wall s"),
+        rows=tuple((part.name, f"{part.seconds:.2f}") for part in median.parts),
+        goals=(
+            Goal(
+                name="totals of years",
+                goal="in a second, and right",
+                seen=f"{median.seconds:.2f} s",
+                is_met=median.seconds <= 1,
+            ),
+        ),
+        medians=(median,),
+    )
+
+
 def stripe_calls(suite: Suite) -> Result:
     """A month of usage to Stripe in calls, and renewals at Stripe's rates."""
     from bench.stripe_case import stripe_case
@@ -349,6 +370,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "merged": merged,
     "copy": bulk_load,
     "storage": storage,
+    "invoice-months": invoice_months,
     "stripe-calls": stripe_calls,
     "traffic": traffic,
     "traffic-year": traffic_year,

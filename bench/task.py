@@ -32,6 +32,7 @@ CONTENDERS = {
     "merged": "bench.merged:rate_merged",
     "month": "bench.month:book_month",
     "copy": "bench.bulk_load:load_rows",
+    "invoice-months": "bench.invoice_months:months_of_years",
     "storage-data": "bench.storage_contenders:make",
     "storage-scan": "bench.storage_contenders:scan",
     "storage-ours": "bench.storage_contenders:by_store",

@@ -140,6 +140,11 @@ class TestOtherCases:
         assert large.facts["lines"] == 5 * small.facts["lines"]
         assert small.peak_bytes > 50 * 2**20
 
+    def test_invoices_of_years_are_added_up_right(self, suite: Suite) -> None:
+        """FLY-12; wrong totals stop the benchmark."""
+        result = cases.invoice_months(replace(suite, rows=30_000))
+        assert result.medians[0].facts == {"invoices": 3_000, "months": 60}
+
     def test_stripe_is_called_for_days_of_customers_not_for_events(self, suite: Suite) -> None:
         result = cases.stripe_calls(replace(suite, rows=60_000))
         syncs, after, one, many = result.rows

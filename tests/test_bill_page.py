@@ -390,6 +390,7 @@ class TestDemoAtStripe:
             "the draft of canary is refused, and kept: its period is not whole",
             "INV-000001 of canary, 28.00 USD",
             "INV-000003 of canary, 1.00 USD",
+            "Canary, 2026-03-04 to 2026-04-04: known to be 1.00 USD",
         ):
             assert text in shown
         amounts = re.findall(r"(-?[\d,.]+ (?:USD|JPY)) +(-?[\d,.]+ (?:USD|JPY)) +(-?[\d,.]+) (?:USD|JPY)$", shown, re.M)

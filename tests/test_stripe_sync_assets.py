@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.stripe_sync import sync_schedule, waiting_drafts
+from billing_pipeline.invoicing.policy import InvoicingPolicy
 from billing_pipeline.stripe_sync.policy import SyncPolicy
 from console import stripe_sync_page
 from console.stripe_sync_page import SyncIncompleteError
@@ -202,7 +203,8 @@ class TestCommands:
 
 class TestPolicyFile:
     def test_takes_its_defaults_where_it_says_nothing(self, tmp_path: Path) -> None:
-        assert load_sync_policy(tmp_path).daily_push
+        assert load_sync_policy(tmp_path) == SyncPolicy()
+        assert invoicing_policy_file.load_invoicing_policy(tmp_path) == InvoicingPolicy()
         (tmp_path / "stripe.toml").write_text("[true_up]\nhold_hours = 48\n[sync]\ndaily_push = false\n")
         policy = load_sync_policy(tmp_path)
         assert (policy.hold_at_most.total_seconds(), policy.daily_push) == (48 * 3600, False)

@@ -3,18 +3,19 @@
 Not here: what the decisions mean (billing_pipeline.invoicing.policy).
 """
 
-import tomllib
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from billing_pipeline.amounts import UnknownCurrencyError, minor_digits
 from billing_pipeline.catalog.fields import Amount
 from billing_pipeline.errors import BillingError
 from billing_pipeline.invoicing.policy import MAX_ITEMS, InvoicingPolicy, PaymentUnits, Threshold, WithoutNext
+from resources.policy_table import PolicyTable, found_in, read_policy
 
 POLICY_FILE = "invoicing.toml"
 Prefix = Annotated[str, Field(pattern=r"^[A-Z0-9][A-Z0-9/-]{0,15}$")]
@@ -24,31 +25,27 @@ class InvoicingPolicyError(BillingError):
     """invoicing.toml says what cannot be."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Lines(_Table):
+class _Lines(PolicyTable):
     at_most: Annotated[int, Field(strict=True, ge=2, le=MAX_ITEMS)] = MAX_ITEMS
     payment_units: PaymentUnits = PaymentUnits.STRIPE
 
 
-class _Numbers(_Table):
+class _Numbers(PolicyTable):
     invoice: Prefix = "INV-"
     credit_note: Prefix = "CN-"
     digits: Annotated[int, Field(strict=True, ge=1, le=12)] = 6
 
 
-class _Corrections(_Table):
+class _Corrections(PolicyTable):
     over_billed: WithoutNext = WithoutNext.CREDIT_NOTE
     under_billed: Literal[WithoutNext.ONE_OFF, WithoutNext.WAIT] = WithoutNext.ONE_OFF
 
 
-class _Finalize(_Table):
+class _Finalize(PolicyTable):
     after_hours: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
-class _Proposal(_Table):
+class _Proposal(PolicyTable):
     currency: str
     absolute: Amount
     relative: Amount
@@ -64,7 +61,7 @@ class _Proposal(_Table):
         return currency
 
 
-class _File(_Table):
+class _File(PolicyTable):
     lines: _Lines = _Lines()
     numbers: _Numbers = _Numbers()
     corrections: _Corrections = _Corrections()
@@ -79,19 +76,7 @@ def load_invoicing_policy(folder: Path) -> InvoicingPolicy:
         InvoicingPolicyError: the file cannot be read, or says what cannot be.
     """
     path = folder / POLICY_FILE
-    if not path.exists():
-        return InvoicingPolicy()
-    try:
-        found = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _wrong(path, [f"cannot be read: {error}"]) from error
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part + 1 if isinstance(part, int) else part) for part in one['loc'])}: "
-            f"{one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors(include_url=False)
-        ]
-        raise _wrong(path, problems) from None
+    found = read_policy(path, _File, _wrong)
     thresholds = {
         one.currency: Threshold(absolute=one.absolute, relative=one.relative, at_least=one.at_least)
         for one in found.proposal
@@ -111,10 +96,9 @@ def load_invoicing_policy(folder: Path) -> InvoicingPolicy:
     )
 
 
-def _wrong(path: Path, problems: list[str]) -> InvoicingPolicyError:
-    shown = "".join(f"\n    - {problem}" for problem in problems)
+def _wrong(path: Path, problems: Sequence[str]) -> InvoicingPolicyError:
     return InvoicingPolicyError(
-        f"{path} has {len(problems)} finding{'s' if len(problems) != 1 else ''}:{shown}",
+        found_in(path, problems),
         bill="no invoice is compiled or made final until it is corrected",
         fix="correct every line above; leaving one out takes its default (docs/invoicing.md)",
     )

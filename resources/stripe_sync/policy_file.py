@@ -3,18 +3,19 @@
 Not here: what the decisions mean (billing_pipeline.stripe_sync.policy), keys and addresses (settings).
 """
 
-import tomllib
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from billing_pipeline.catalog.fields import Amount
 from billing_pipeline.errors import BillingError
 from billing_pipeline.stripe_sync.credit_split import Excess
 from billing_pipeline.stripe_sync.policy import INTERVALS, Collection, MeterRoute, SyncPolicy
+from resources.policy_table import PolicyTable, found_in, read_policy
 
 POLICY_FILE = "stripe.toml"
 _Hours = Annotated[int, Field(strict=True, ge=1, le=72)]
@@ -25,11 +26,7 @@ class StripePolicyError(BillingError):
     """stripe.toml says what cannot be."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Sync(_Table):
+class _Sync(PolicyTable):
     daily_push: Annotated[bool, Field(strict=True)] = True
     every_minutes: Annotated[int, Field(strict=True)] = 60
     concurrency: Annotated[int, Field(strict=True, ge=1, le=32)] = 8
@@ -43,7 +40,7 @@ class _Sync(_Table):
         return minutes
 
 
-class _TrueUp(_Table):
+class _TrueUp(PolicyTable):
     renewal_reasons: tuple[str, ...] = ("subscription_cycle",)
     hold_hours: _Hours = 24
     release_minutes: _Minutes = 10
@@ -51,17 +48,17 @@ class _TrueUp(_Table):
     retry_minutes: _Minutes = 10
 
 
-class _OwnInvoices(_Table):
+class _OwnInvoices(PolicyTable):
     collection: Collection = Collection.CHARGE_AUTOMATICALLY
     days_until_due: Annotated[int, Field(strict=True, ge=0, le=365)] = 30
 
 
-class _CreditNotes(_Table):
+class _CreditNotes(PolicyTable):
     paid_money_becomes: Excess = Excess.BALANCE
     mail_customer: Annotated[bool, Field(strict=True)] = False
 
 
-class _Meter(_Table):
+class _Meter(PolicyTable):
     price: Annotated[str, Field(min_length=1)]
     event_name: Annotated[str, Field(min_length=1, max_length=100)]
     multiply: Amount = Decimal(1)
@@ -85,11 +82,11 @@ class _Meter(_Table):
         return multiply
 
 
-class _Meters(_Table):
+class _Meters(PolicyTable):
     confirm_within_minutes: _Minutes = 60
 
 
-class _File(_Table):
+class _File(PolicyTable):
     sync: _Sync = _Sync()
     true_up: _TrueUp = _TrueUp()
     own_invoices: _OwnInvoices = _OwnInvoices()
@@ -105,14 +102,7 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
         StripePolicyError: the file cannot be read, or says what cannot be.
     """
     path = folder / POLICY_FILE
-    if not path.exists():
-        return SyncPolicy()
-    try:
-        found = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _wrong(path, [f"cannot be read: {error}"]) from error
-    except ValidationError as error:
-        raise _wrong(path, [_problem(one["loc"], one["msg"]) for one in error.errors(include_url=False)]) from None
+    found = read_policy(path, _File, _wrong)
     routes = {
         one.price: MeterRoute(price_id=one.price, event_name=one.event_name, multiply=one.multiply)
         for one in found.meter
@@ -138,15 +128,9 @@ def load_sync_policy(folder: Path) -> SyncPolicy:
     )
 
 
-def _problem(place: tuple[int | str, ...], message: str) -> str:
-    where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place)
-    return f"{where}: {message.removeprefix('Value error, ')}"
-
-
-def _wrong(path: Path, problems: list[str]) -> StripePolicyError:
-    shown = "".join(f"\n    - {problem}" for problem in problems)
+def _wrong(path: Path, problems: Sequence[str]) -> StripePolicyError:
     return StripePolicyError(
-        f"{path} has {len(problems)} finding{'s' if len(problems) != 1 else ''}:{shown}",
+        found_in(path, problems),
         bill="nothing is sent to Stripe until it is corrected; what is there stays",
         fix="correct every line above; leaving one out takes its default (docs/stripe.md)",
     )
