@@ -246,16 +246,31 @@ def accept_file(
 
 @app.command()
 def release(
-    asset: Annotated[str, typer.Argument(help="The asset's key.", autocompletion=completion.assets)],
-    day: Annotated[str, typer.Argument(help="The held partition, YYYY-MM-DD.")],
-    guard: Annotated[str, typer.Argument(help="The guard that holds it; `billing status` names it.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ASSET|INVOICE",
+            help="An asset's key, with day and guard; or an invoice alone.",
+            autocompletion=completion.assets,
+        ),
+    ],
     reason: Reason,
     actor: Actor,
+    day: Annotated[str | None, typer.Argument(help="The held partition, YYYY-MM-DD.")] = None,
+    guard: Annotated[str | None, typer.Argument(help="The guard that holds it; `billing status` names it.")] = None,
 ) -> None:
-    """Let a held day through, for exactly the inputs that were judged. The next build of the day uses it."""
+    """Let a held day through, for exactly the inputs that were judged: the next build of the day uses it. Or a draft invoice, as
+    `billing release-invoice`."""
+    if day is None:
+        from console.cli_invoicing import release_invoice
+
+        release_invoice(what, reason, actor)
+        return
+    if guard is None:
+        raise typer.BadParameter("An asset is released for a day and a guard: billing release ASSET DAY GUARD.")
     from console.decisions import release as let_through
 
-    let_through(Settings.from_environment(), asset, day, guard, actor=actor, reason=reason)
+    let_through(Settings.from_environment(), what, day, guard, actor=actor, reason=reason)
 
 
 @app.command()

@@ -91,6 +91,9 @@ class TestInvoices:
         assert "is not whole" in billing.run("finalize", name, *BY, code=1)
         billing.run("hold", name, *BY)
         assert "is held by kim: goodwill" in billing.run("finalize", name, *BY, code=1)
+        assert "DAY GUARD" in billing.run("release", "usage/api_requests", "2026-02-01", *BY, code=2)
+        assert "Released: invoice" in billing.run("release", name, *BY)
+        billing.run("hold", name, *BY)
         released = billing.run("release-invoice", name, "--reason", "as it is", "--actor", "lee")
         assert "It may become final although usage/api_requests is not built" in released
         assert "Final: invoice INV-000001 of acme" in billing.run("finalize", name, *BY)
