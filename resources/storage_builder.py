@@ -117,7 +117,7 @@ class StorageBuilder:
         self._code_version = code_version
         self._as_of = as_of
         self._opening: Tail | None = None
-        # digest of what a day left before -> the repositories outside of which it leaves the same now
+        # digest of what the day before left before -> the repositories outside of which it leaves the same now
         self._changed: dict[str, frozenset[str]] = {}
         self._plan: tuple[date, Touched | None] | None = None
 
@@ -151,6 +151,7 @@ class StorageBuilder:
                     is_first = False
                     scanned.append(self._scan_day(scan, waiting.popleft()))
                     self._opening = scanned[-1].tail
+                    self._changed = {}
                 yield from self._write(scan, scanned)
                 scan.forget_results()
                 self._add_following(waiting, scanned[-1].day)
@@ -230,7 +231,7 @@ class StorageBuilder:
             self._plan = day, None
             return None
         self._opening = scanned.tail
-        self._changed[str(own.tail_digest)] = some.repositories
+        self._changed = {str(own.tail_digest): some.repositories}
         return build
 
     def _scan_day(self, scan: StorageScan, day: date, others: Path | None = None) -> "_ScannedDay":

@@ -1,5 +1,6 @@
 """The storage SQL against the short reference, over random histories of repositories, cut into days."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from resources.storage_scan import DaySources, StorageScan
 from resources.usage_rules import ClientAccount, UsageRules
 from tests.storage_chain import Facts, write_rows
 
+# Of twenty repositories each.
+EXAMPLES = int(os.environ.get("BILLING_STORAGE_EXAMPLES", "4"))
 # More digits than the 28 of the default context.
 EXACT = Context(prec=60)
 FIRST_DAY = date(2026, 6, 1)
@@ -366,7 +369,7 @@ class TestAgainstTheReference:
         assert sorted(map(repr, together.states)) == sorted(map(repr, apart.states))
         assert together.results == apart.results
 
-    @settings(max_examples=8)
+    @settings(max_examples=EXAMPLES)
     @given(histories=MANY, assumed=st.sampled_from([None, "private"]))
     def test_random_histories_give_the_same_states_and_drifts(
         self,
@@ -381,7 +384,7 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
-    @settings(max_examples=8)
+    @settings(max_examples=EXAMPLES)
     @given(histories=spread(), assumed=st.sampled_from([None, "private"]))
     def test_random_histories_over_buckets_give_the_same_states_and_drifts(
         self, tmp_path_factory: pytest.TempPathFactory, histories: Histories, assumed: str | None
@@ -393,7 +396,7 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
-    @settings(max_examples=5)
+    @settings(max_examples=EXAMPLES)
     @given(histories=MANY, bounds=st.lists(st.integers(1, 71 * 60), min_size=2, max_size=2, unique=True).map(sorted))
     def test_hours_of_accounts_hold_the_bytes_of_their_states(
         self, tmp_path_factory: pytest.TempPathFactory, histories: dict[str, tuple[Any, Any, Any]], bounds: list[int]

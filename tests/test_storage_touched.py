@@ -221,6 +221,22 @@ class TestAWholeDay:
         assert worked(build(store))[0] == (JUNE_1, 5)
         assert_as_built_whole(store)
 
+    def test_between_two_days_of_some_repositories_forgets_none(
+        self, database: Database, lake: Lake, tmp_path: Path, store: StorageUsageStore, deliveries: StorageDeliveries
+    ) -> None:
+        patient = store_with(database, lake, tmp_path, max_snapshot_age=timedelta(days=9))
+        quiet = [snapshot(name, at(1, 7), GB) for name in ("ann/cats", "ann/dogs", "ann/mice")]
+        deliveries.deliver(JUNE_1, Facts(snapshots=quiet))
+        deliveries.deliver(JUNE_4, Facts(object_events=[put("ann/mice", at(4, 12), GB)]))
+        settle(patient)
+        # nothing happened on the second and the third: they left the same
+        deliveries.deliver(
+            JUNE_4,
+            Facts(snapshots=[snapshot("ann/dogs", at(3, 7), 5 * GB)], object_events=[put("ann/cats", at(2, 12), GB)]),
+        )
+        assert worked(build(patient)) == [(JUNE_2, 1), (JUNE_3, 3), (JUNE_4, 2)]
+        assert_as_built_whole(patient)
+
     def test_is_built_when_what_it_was_made_of_is_gone_or_of_other_rules(
         self, store: StorageUsageStore, deliveries: StorageDeliveries, lake: Lake, tmp_path: Path
     ) -> None:
