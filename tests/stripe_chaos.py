@@ -6,7 +6,7 @@ reverse; invoices in mid-period that others make, finalize or make void; lines o
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -53,6 +53,18 @@ _ONCE = (
 )
 _FOR_HOURS = ("unavailable", "rate_limit", "drop_before", "drop_after", "html")
 
+_OPEN_RULES: Mapping[str, Sequence[Any]] = {
+    "list_lag_seconds": (0, 0, 45, 1800),
+    "event_lag_seconds": (0, 0, 300),
+    "lines_call_is_atomic": (True, False),
+    "most_lines_a_call": (0, 0, 100),
+    "meter_lag_seconds": (0, 60, 1200),
+    "meter_last_order": ("timestamp", "receipt"),
+    "meter_repeated_identifier": ("refused", "ignored"),
+    "replays_server_errors": (True, True, False),
+    "deleted_draft_frees_items": (True, False),
+}
+
 
 class Killed(BaseException):
     """The process ends here."""
@@ -73,7 +85,10 @@ class Chaos:
         self.chance = random.Random(self.seed)
 
     def month_of_trouble(self) -> None:
-        """Play March, its renewal and some days of April."""
+        """Play March, its renewal and some days of April, with any answer to what Stripe's documentation leaves open."""
+        rules = {name: self.chance.choice(answers) for name, answers in _OPEN_RULES.items()}
+        self._tell(f"rules: {rules}")
+        self.world.sim.remote.rules(**rules)
         for moment in (
             at("2026-03-02T09:00"),
             at("2026-03-11T18:00"),
