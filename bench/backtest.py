@@ -19,7 +19,7 @@ from resources.backtest.backtest_store import BacktestStore
 from resources.booking_scope import read_scope
 from resources.catalog_store import CatalogStore, read_catalog
 from resources.charge_store import ChargeStore
-from resources.charge_usage import rate_to_date
+from resources.charge_usage import rated_batches
 from resources.database import Database
 
 FIRST = date(2025, 1, 1)
@@ -27,7 +27,7 @@ SCAN, RATE, BACKTEST = "scan", "scan and rate", "backtest"
 
 
 def run_backtest(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
-    """Fill and book `days` of usage, then time a bare scan of it, `rate_to_date`, and the backtest of a dearer draft."""
+    """Fill and book `days` of usage, then time a bare scan of it, reading and rating it, and the backtest of a dearer draft."""
     days = [FIRST + timedelta(days=number) for number in range(int(task.options["days"]))]
     database = Database(task.database_url)
     with psycopg.connect(task.database_url, options="-c TimeZone=UTC") as connection:
@@ -44,14 +44,14 @@ def run_backtest(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
             connection.execute(_SCAN).fetchall()
         with stopwatch.part(RATE):
             scope = read_scope(connection, catalog, RequestedDays(days))
-            rated = rate_to_date(connection, catalog, scope)
+            rated = sum(len(part.charges) for _, part in rated_batches(connection, catalog, scope))
     draft = read_catalog(_dearer(Path(task.options["draft"]), accounts=len(catalog.accounts)))
     with stopwatch.part(BACKTEST):
         found = BacktestStore(database).run(draft, first=days[0], last=days[-1], name="dearer", code_version="bench")
     changed = found.scenario.charges_changed
-    if not changed or found.scenario.charges_rated != len(rated.charges):
-        raise AssertionError(f"{changed} charges changed, {found.scenario.charges_rated} rated of {len(rated.charges)}")
-    return {"usage_rows": usage_rows, "charges": len(rated.charges), "changed": changed}
+    if not changed or found.scenario.charges_rated != rated:
+        raise AssertionError(f"{changed} charges changed, {found.scenario.charges_rated} rated of {rated}")
+    return {"usage_rows": usage_rows, "charges": rated, "changed": changed}
 
 
 def _dearer(folder: Path, *, accounts: int) -> Path:

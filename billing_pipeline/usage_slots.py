@@ -47,7 +47,8 @@ class Slot:
     """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period.
 
     `needs_rows`: the rows of usage are needed, and not just what they add up to; `is_merged`: they are merged from states to one
-    quantity of the whole period; `tells_by`: usage is told by that one of `DIMENSIONS`.
+    quantity of the whole period; `tells_by`: usage is told by that one of `DIMENSIONS`; `needs_before`: it matters what was used
+    before the period, of which units are included once.
     """
 
     scheduled: ScheduledCharge
@@ -57,6 +58,7 @@ class Slot:
     needs_rows: bool
     is_merged: bool
     tells_by: tuple[bool, ...]
+    needs_before: bool
 
     @property
     def dimensions(self) -> frozenset[Dimension]:
@@ -72,11 +74,6 @@ class Slot:
     def is_additive(self) -> bool:
         """Tell whether usage of its meter adds up."""
         return self.meter is not None and self.meter.aggregation.is_additive
-
-    @property
-    def needs_before(self) -> bool:
-        """Tell whether it matters what was used before the period: units are included once."""
-        return any(version.is_included_once for version, _ in self.versions)
 
     @property
     def is_level(self) -> bool:
@@ -113,7 +110,14 @@ class Slots:
         if shares is None:
             shares = version_shares(price, common.versions, scheduled.period, scheduled.subscription.anchor.zone)
         return Slot(
-            scheduled, common.meter, common.versions, shares, common.needs_rows, common.is_merged, common.tells_by
+            scheduled,
+            common.meter,
+            common.versions,
+            shares,
+            common.needs_rows,
+            common.is_merged,
+            common.tells_by,
+            common.needs_before,
         )
 
 
@@ -130,6 +134,7 @@ class _Common:
     needs_rows: bool
     is_merged: bool
     tells_by: tuple[bool, ...]
+    needs_before: bool
 
 
 def _common(price: Price, meter: Meter | None, versions: _Versions) -> _Common:
@@ -142,6 +147,7 @@ def _common(price: Price, meter: Meter | None, versions: _Versions) -> _Common:
         needs_rows=_needs_rows(meter, versions),
         is_merged=is_merged,
         tells_by=_tells_by(price, versions),
+        needs_before=any(version.is_included_once for version, _ in versions),
     )
 
 

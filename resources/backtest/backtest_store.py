@@ -1,6 +1,6 @@
 """Rate stored usage with a draft catalog and keep what would change. Writes to `backtest.*` alone: nothing is charged or booked.
 
-One snapshot for everything; the production's `rate_to_date` rates, over all billing periods that touch the range. Only accounts for
+One snapshot for everything; the production's `rated_batches` rates, over all periods that touch the range. Only accounts for
 whom the draft says something else are looked at. The other side is what is booked. Not here: comparing (billing_pipeline.backtest).
 """
 
@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from time import perf_counter
 from uuid import UUID, uuid5
 
@@ -18,12 +19,12 @@ from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange, ChargeSide, Comparison, compare
 from billing_pipeline.catalog import Catalog, Kind, restore_catalog
 from billing_pipeline.catalog.differences import Change, Difference, differences
-from billing_pipeline.charges import ChargeKey
+from billing_pipeline.charges import Charge, ChargeKey
 from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import RequestedDays, Window
 from resources.booking_scope import BookingScope, read_scope
 from resources.catalog_store import catalog_release, current_catalog
-from resources.charge_usage import rate_to_date
+from resources.charge_usage import rated_batches
 from resources.database import Database
 from resources.prepaid_usage import rate_balances
 
@@ -243,6 +244,7 @@ def _booked_sides(
     return found
 
 
+@lru_cache(maxsize=1 << 16)
 def _canonical(lines: str) -> str:
     """Return the arithmetic as JSON that two sides can be compared by: PostgreSQL orders the keys of jsonb its own way."""
     return json.dumps(json.loads(lines), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -255,16 +257,22 @@ def _draft_sides(
     subscriptions = {key: one for key, one in draft.subscriptions.items() if one.account_id in accounts}
     part = replace(draft, subscriptions=subscriptions)
     scope = replace(read_scope(connection, part, days), reshaped={})
-    usage = rate_balances(connection, part, scope).added_to(rate_to_date(connection, part, scope))
-    return {
-        charge_id: ChargeSide(
-            key=charge.key,
-            account_id=charge.account_id,
-            amount=charge.amount,
-            lines_json=_canonical(charge.lines_json),
-        )
-        for charge_id, charge in usage.charges.items()
-    }
+    balances = rate_balances(connection, part, scope)
+    sides: dict[UUID, ChargeSide] = {}
+    # Of a year there are more charges than fit into memory with all that they are made of.
+    for _, usage in rated_batches(connection, part, scope):
+        sides.update((charge_id, _side(charge)) for charge_id, charge in usage.charges.items())
+    sides.update((charge_id, _side(period.charge)) for charge_id, period in balances.periods.items())
+    return sides
+
+
+def _side(charge: Charge) -> ChargeSide:
+    return ChargeSide(
+        key=charge.key,
+        account_id=charge.account_id,
+        amount=charge.amount,
+        lines_json=_canonical(charge.lines_json),
+    )
 
 
 def _scenario(
