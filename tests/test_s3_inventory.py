@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing_pipeline.sources.s3_inventory import InventoryManifest, decoded_key, read_manifest
@@ -277,6 +279,75 @@ class TestRows:
     )
     def test_that_cannot_be_read_refuse_the_snapshot(self, folder: Folder, data: bytes, reason: str) -> None:
         assert folder.read_data(data) == reason
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of an inventory, as the short reference below reads it."""
+
+    repository: str
+    name: str
+    version: str
+    latest: bool
+    marker: bool
+    size: int
+
+
+LISTED = st.builds(
+    lambda repository, name, version, latest, marker, more: Listed(
+        repository, name, version, latest, marker, 0 if marker else 10 ** int(version[1]) + more
+    ),
+    st.sampled_from(["acme/atlas", "globex/store"]),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["v1", "v2", "v3"]),
+    st.sampled_from([True, False]),
+    st.sampled_from([False, False, True]),
+    st.sampled_from([0, 0, 0, 0, 1]),
+)
+
+
+class TestAnyRows:
+    """What SQL makes of listed rows equals what a few lines of Python make of them."""
+
+    @pytest.mark.parametrize("sells_all", [False, True])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(LISTED, max_size=5), st.lists(st.integers(0, 4), max_size=3))
+    def test_come_to_the_same_sums_objects_and_counts(
+        self, folder: Folder, sells_all: bool, rows: list[Listed], repeated: list[int]
+    ) -> None:
+        told = [*rows, *(rows[number] for number in repeated if number < len(rows))]
+        read = folder.read_rows(
+            *(
+                listed(
+                    f"{one.repository}/{one.name}",
+                    "" if one.marker else one.size,
+                    version=one.version,
+                    latest=one.latest,
+                    marker=one.marker,
+                )
+                for one in told
+            ),
+            rules=VERSIONED if sells_all else None,
+        )
+        distinct = set(told)
+        versions = Counter((one.repository, one.name, one.version) for one in distinct)
+        latest = Counter((one.repository, one.name) for one in distinct if one.latest)
+        if max([*versions.values(), *latest.values()], default=0) > 1:
+            assert read == "conflicting_rows"
+            return
+        kept = [one for one in distinct if not one.marker and (sells_all or one.latest)]
+        of_repository = {
+            name: [one.size for one in kept if one.repository == name] for name in {one.repository for one in distinct}
+        }
+        assert sums(read) == {name: (sum(sizes), len(sizes)) for name, sizes in of_repository.items()}
+        duplicates = len(told) - len(distinct)
+        assert counts(read) == (len(told), len(kept), 0, duplicates, len(distinct) - len(kept))
+        assert isinstance(read, SnapshotFile)
+        objects = read.snapshots[0].objects
+        assert objects is not None
+        index = [(row["repository"], row["version_id"], row["bytes"], row["is_current"]) for row in objects.to_pylist()]
+        assert Counter(index) == Counter((one.repository, one.version, one.size, one.latest) for one in kept)
+        assert len({row["object_id"] for row in objects.to_pylist()}) == len(kept)
 
 
 class TestFiles:
