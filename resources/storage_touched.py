@@ -187,7 +187,11 @@ def touched(
         differ.add(one.repository for one in known.bases ^ frozenset(bases))
         if known.opening_digest != (None if opening is None else opening.digest):
             now = [] if opening is None else [lake.fetch(opening.uri)]
-            differ.tails([] if opening_before is None else [opening_before], now, changed_before)
+            then = [] if opening_before is None else [opening_before]
+            differ.tails(then, now, changed_before)
+            if differ.listers(then) != differ.listers(now):
+                # what a snapshot does not name may be gone, or not, of any repository
+                return None
         columns = SCHEMAS["visibility_events"].names
         differ.rows(before.repository_events, [lake.fetch(uri) for uri in own.uris(REPOSITORY_EVENTS)], columns)
         columns = [*SCHEMAS["object_events"].names, *(["bucket"] if is_divided else [])]
@@ -229,6 +233,13 @@ class _Difference:
             self._engine.executemany("insert into changed_before values ($1)", [[one] for one in ["", *within]])
             condition = "repository in (from changed_before)"
         self._add_difference(_query(before, listed, condition), _query(now, listed, condition))
+
+    def listers(self, tails: Sequence[Path]) -> frozenset[tuple[str, str]]:
+        """Return (source, bucket) of those that list what repositories there are."""
+        if not tails:
+            return frozenset()
+        query = _query(tails, "listed_by, bucket", "listed_by is not null")
+        return frozenset(self._engine.execute(f"select distinct listed_by, bucket from ({query})").fetchall())
 
     def with_those_that_share_ids(self, paths: Collection[Path]) -> None:
         """Add the repositories that have an event's id in common with one that is touched: which of them counts may change."""

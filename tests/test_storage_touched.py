@@ -237,6 +237,34 @@ class TestAWholeDay:
         assert worked(build(patient)) == [(JUNE_2, 1), (JUNE_3, 3), (JUNE_4, 2)]
         assert_as_built_whole(patient)
 
+    def test_is_built_when_it_begins_with_another_source_that_lists_the_bucket(
+        self, database: Database, lake: Lake, tmp_path: Path, store: StorageUsageStore, deliveries: StorageDeliveries
+    ) -> None:
+        both = frozenset({"inventory", "second"})
+        divided = store_with(
+            database, lake, tmp_path, max_snapshot_age=timedelta(days=9), complete=both, is_divided=True,
+            buckets=dict.fromkeys(both, "a"),
+        )  # fmt: skip
+        deliveries.deliver(
+            JUNE_3,
+            Facts(
+                snapshots=[snapshot("ann/cats", at(day, 7), GB) for day in (1, 3)],
+                object_events=[put("ann/ghost", at(2, 12), GB, owner="ann", bucket="a")],
+            ),
+        )
+        settle(divided)
+        ghost = (
+            "select bytes from usage.storage_state where repository = 'ann/ghost' order by segment_start desc limit 1"
+        )
+        # the one source that lists the bucket does not name it
+        assert rows(divided, ghost) == [(0,)]
+        deliveries.deliver(JUNE_4, Facts(snapshots=[snapshot("ann/dogs", at(2, 7), GB)]), sources={at(2, 7): "second"})
+        results = build(divided)
+        # of two nobody can tell whose it is
+        assert rows(divided, ghost) == [(GB,)]
+        assert [one.rebuilt == one.repositories for one in results if one.day == JUNE_3] == [True]
+        assert_as_built_whole(divided)
+
     def test_is_built_when_what_it_was_made_of_is_gone_or_of_other_rules(
         self, store: StorageUsageStore, deliveries: StorageDeliveries, lake: Lake, tmp_path: Path
     ) -> None:
