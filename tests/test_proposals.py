@@ -15,6 +15,8 @@ from billing_pipeline.amounts import Money
 from billing_pipeline.checks import VerdictStatus
 from billing_pipeline.invoicing.policy import InvoicingPolicy, Threshold
 from billing_pipeline.invoicing.proposals import ChargeChange, PeriodChange, waits
+from resources.alerting.conditions import ConditionReader
+from resources.alerting.notice import IncidentKind
 from resources.charge_store import ChargeStore, DayBooking
 from resources.database import Database
 from resources.invoicing.proposal_desk import ProposalDesk
@@ -173,6 +175,20 @@ class TestDecisions:
         assert book(world).delta_by_currency == {}
         world.compile()
         assert world.newest("acme", FEBRUARY).total == Money(3997 + 60_000, "USD")
+
+    def test_are_asked_for_by_an_alert_until_they_are_made(self, world: InvoicingWorld) -> None:
+        def told() -> list[str]:
+            found = ConditionReader(database=world.database).conditions(now=NOW)[IncidentKind.DECISION_WAITS]
+            return [one.message for one in found]
+
+        assert told() == []
+        world.use("acme", "2026-01-04", 60_000)
+        book(world)
+        (message,) = told()
+        assert "booked at 10000 USD (minor units) and rates to 70000" in message
+        store = ProposalStore(world.database)
+        store.approve(str(store.waiting()[0].proposal_id), actor="kim", reason="checked", now=NOW)
+        assert told() == []
 
     def test_an_approval_is_for_the_rating_that_was_looked_at(self, world: InvoicingWorld) -> None:
         store = ProposalStore(world.database)

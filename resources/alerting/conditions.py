@@ -19,6 +19,7 @@ from resources.stripe_mirror.inbox import MOST_ATTEMPTS
 _GAP_GUARDS = frozenset({"windows_complete", "hours_delivered", "node_alive", "snapshots_fresh", "samples_complete"})
 CLOSING = {
     IncidentKind.CHECK_HELD: "The check lets the day through, or a person did.",
+    IncidentKind.DECISION_WAITS: "A person has decided, or the change is not proposed any more.",
     IncidentKind.GAP_OPEN: "What was missing has come, or a person has closed the gap.",
     IncidentKind.DEAD_LETTER: "It was tried again and taken, or is wanted no more.",
     IncidentKind.TRUE_UP_MISSED: "What was missing on the invoice is charged or credited.",
@@ -43,6 +44,7 @@ class ConditionReader:
             found = {
                 IncidentKind.CHECK_HELD: [one for guard, one in held if guard not in _GAP_GUARDS],
                 IncidentKind.GAP_OPEN: [one for guard, one in held if guard in _GAP_GUARDS],
+                IncidentKind.DECISION_WAITS: _proposals(connection),
                 IncidentKind.DEAD_LETTER: [
                     *_dead_events(connection),
                     *_dead_invoices(connection),
@@ -92,6 +94,30 @@ def _held(connection: psycopg.Connection, policy: AlertPolicy, now: datetime) ->
 
 def _day_end(partition_key: str) -> datetime:
     return datetime.combine(datetime.fromisoformat(partition_key).date() + timedelta(days=1), time(), UTC)
+
+
+def _proposals(connection: psycopg.Connection) -> list[Condition]:
+    """Return changes of final invoices that are too big to book themselves, and that nobody has decided about."""
+    rows = connection.execute(
+        """
+        select proposal_id::text, account_id, subscription_id, period_start, booked_minor, proposed_minor, currency, run_id
+        from invoicing.proposal_waiting as waiting
+        join invoicing.proposal using (proposal_id, subscription_id, period_start)
+        left join invoicing.proposal_decision as decision using (proposal_id)
+        where decision.proposal_id is null
+        order by account_id, subscription_id, period_start
+        """
+    )
+    return [
+        Condition(
+            subject=f"{account_id} {subscription_id} {start:%Y-%m-%d} {proposal_id[:8]}",
+            message=f"The final period from {start:%Y-%m-%d} of {account_id} is booked at {booked} {currency} (minor units) and "
+            f"rates to {proposed} now. For the bill: the difference is on no invoice until somebody decides. To fix: `billing "
+            f"approve {proposal_id[:8]}` or `reject`, or the job decide_proposal.",
+            evidence={"proposal_id": proposal_id, "booked": booked, "proposed": proposed, "run_id": run_id},
+        )
+        for proposal_id, account_id, subscription_id, start, booked, proposed, currency, run_id in rows
+    ]
 
 
 def _dead_events(connection: psycopg.Connection) -> list[Condition]:

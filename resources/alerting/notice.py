@@ -19,6 +19,7 @@ class IncidentKind(StrEnum):
     DAY_SKIPPED = "day_skipped"
     CHECK_HELD = "check_held"
     CHECK_FAILED = "check_failed"
+    DECISION_WAITS = "decision_waits"
     GAP_OPEN = "gap_open"
     DEAD_LETTER = "dead_letter"
     STRIPE_DRIFT = "stripe_drift"
