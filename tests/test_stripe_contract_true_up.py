@@ -403,6 +403,26 @@ class TestAnInvoiceThatNobodySawBefore:
         assert world.charged("acme") == world.books.receivable("acme").minor_units
         assert world.books.disagreements() == ()
 
+    def test_leaves_no_item_of_its_period_for_another_invoice_to_charge(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        with stripe_world(database, tmp_path, accounts=ACME) as late:
+            late.link("acme")
+            late.advance_to(APRIL + timedelta(minutes=50))
+            late.use("acme", "2026-03-31", 55)
+            late.demand("acme")
+            assert len(late.pending("acme")) == 4
+            late.mirror()
+            late.advance_to(APRIL + timedelta(hours=2))
+            late.mirror()
+            late.complete(3)
+            assert outcomes(late) == [Outcome.FINAL]
+            assert late.pending("acme") == []
+            for _ in range(2):
+                late.sync(verify=True)
+            assert late.charged("acme") == 55 + FEES
+            assert late.books.disagreements() == ()
+
     def test_is_waited_for_while_it_is_a_draft(self, world: StripeWorld) -> None:
         draft = self.taken(world)
         self.missed(world)

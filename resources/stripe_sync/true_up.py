@@ -147,7 +147,7 @@ class TrueUp:
             return self._outcome(draft, Outcome.NONE_NEEDED)
         target = target_of_draft(self.connection, self.catalog, draft, invoice, now=self.clock())
         if invoice["status"] != "draft":
-            return self._final(draft, target, invoice, held)
+            return self._final(draft, target, invoice, held, writer)
         finalizes_at = holding.hold(
             writer,
             invoice,
@@ -174,7 +174,7 @@ class TrueUp:
             invoice = writer.fresh().invoice(draft.invoice_id)
             if invoice is not None and invoice["status"] != "draft":
                 # It became final while it was worked on.
-                return self._final(draft, target, invoice, writer.fresh())
+                return self._final(draft, target, invoice, writer.fresh(), writer)
             apart = "; ".join(problems) or "its lines, read back, are not what was sent"
             return self._failed(draft, apart, kind=FindingKind.READ_BACK_DIFFERS)
         return self._right(draft, target, held, invoice, writer, finalizes_at)
@@ -257,12 +257,21 @@ class TrueUp:
             )
         return self._outcome(draft, Outcome.WAITING, kept)
 
-    def _final(self, draft: Draft, target: Target, invoice: Json, held: Held) -> TrueUpOutcome:
+    def _final(self, draft: Draft, target: Target, invoice: Json, held: Held, writer: Writer) -> TrueUpOutcome:
         """Record what Stripe has charged; what is missing is a correction on the next invoice from now on."""
         now, apart = self.clock(), 0
         if invoice["status"] != "void":
             # What an invoice in mid-period has taken is charged already: without that it would be charged again.
             target, standing = self._standing(draft, target, held)
+            if late := self._late_items(target, held):
+                # What waits comes too late for it, and any invoice would charge it beside the correction.
+                customer_id = draft.account.customer_id
+                refused = writer.send([write_of(one, customer_id=customer_id, subscription_id=None) for one in late])
+                held, unseen = writer.confirm(writer.fresh())
+                target, standing = self._standing(draft, target, held)
+                if refused or unseen or self._late_items(target, held):
+                    left = "; ".join((*refused, *unseen)) or "items that came too late for it are still pending"
+                    return self._failed(draft, left, kind=FindingKind.READ_BACK_DIFFERS)
             if standing is not None and standing.settled:
                 return self._on_another_draft(draft, standing)
         if target.compiled is not None and invoice["status"] != "void":
@@ -298,6 +307,17 @@ class TrueUp:
                     "the account's next invoice",
                 )
         return self._outcome(draft, Outcome.FINAL, f"{apart} minor units apart" if apart else None)
+
+    def _late_items(self, target: Target, held: Held) -> list[DeleteItem]:
+        """Return what takes away the pending items of a period whose invoice is final."""
+        if target.compiled is None:
+            return []
+        issues = issues_of_period(self.connection, target.compiled.key)
+        return [
+            DeleteItem(item_id=one.item_id, key=one.key)
+            for one in held.items()
+            if one.is_pending and one.item_id and one.key and one.compiled_id in issues
+        ]
 
     def _on_another_draft(self, draft: Draft, standing: Standing) -> TrueUpOutcome:
         """Do not record a final invoice while a draft of others has lines of its period: whether they are charged is open."""
