@@ -29,6 +29,7 @@ from resources.catalog_store import CatalogEntryInUseError, CatalogStore
 from resources.charge_store import ChargeStore
 from resources.database import Database
 from resources.invoicing.account_books import read_books
+from resources.invoicing.invoice_store import InvoiceStore
 from resources.subscriptions.reader import account_subscriptions
 from tests.test_billing_schedule import LIFE, MARCH, YEAR, at, catalog, charges, fee, price, rated, shown
 from tests.test_charge_store import book, day, use
@@ -230,6 +231,29 @@ class TestMovedAnchor:
             books.subscribe(
                 start + "changes = [{ at = 2026-03-10T00:00:00Z, anchor_day = 16 }]", prices=prices, plans=plans
             )
+
+    def test_drafts_follow_it_and_ask_for_what_is_booked(self, database: Database, tmp_path: Path) -> None:
+        books = Books(database, tmp_path / "catalog")
+        prices, plans = fee("hundred", "100.00"), '[[plan]]\nid = "hundred"\nprices = ["hundred"]\n'
+        start = 'plan = "hundred"\nstarts_at = 2026-03-01T00:00:00Z\n'
+        books.subscribe(start, prices=prices, plans=plans)
+        books.book("2026-03-01")
+        invoices = InvoiceStore(database)
+        invoices.compile_invoices(as_of=at("2026-03-05T00:00"))
+        books.subscribe(
+            start + "changes = [{ at = 2026-03-10T00:00:00Z, anchor_day = 15 }]", prices=prices, plans=plans
+        )
+        books.book("2026-03-10", "2026-03-15")
+        invoices.compile_invoices(as_of=at("2026-03-16T00:00"))
+        with database.reading() as connection:
+            rows = connection.execute(
+                "select period_start, period_end, total_minor from invoicing.invoice where total_minor <> 0 order by 1"
+            ).fetchall()
+        assert [(f"{start:%m-%d}", f"{end:%m-%d}", total) for start, end, total in rows] == [
+            ("03-01", "03-10", 29_03),
+            ("03-10", "03-15", 17_86),
+            ("03-15", "04-15", 100_00),
+        ]
 
 
 ONCE = price("requests", 'model = "standard"\nunit_price = "1"\nincluded_units = "100"\nincluded_reset = "never"',
