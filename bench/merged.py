@@ -75,7 +75,7 @@ def rate_merged(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
     _build(database, middle, middle)
     with stopwatch.part(CHANGED):
         found.append(_rated(database, last))
-    if len({one.digest for one in found}) != 1:
+    if len({frozenset((key, charge.rating_digest) for key, charge in one.charges.items()) for one in found}) != 1:
         raise AssertionError("merged days and hours come to different charges")
     with database.reading() as connection:
         row = connection.execute(

@@ -402,5 +402,8 @@ class TestDocumentation:
             ("04-20", "business", 1, "active"),
             # The downgrade of May 3rd takes effect where the month of an anchor on the 31st ends.
             ("05-31", "team", 1, "active"),
+            # Billed on the 15th from here.
+            ("07-10", "team", 1, "active"),
         ]
+        assert [one.anchor and one.anchor.day for one in found.phases[-2:]] == [None, 15]
         assert found.ends_at is None

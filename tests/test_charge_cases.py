@@ -550,7 +550,7 @@ def check_charge_step(case: Case) -> None:
 
 
 def check_minor_unit(case: Case) -> None:
-    if "psp" in case["params"]:
+    if "allowed_minor_units" in case["expected"]:
         check_charge_step(case)
         return
     currency, given = case["params"]["currency"], case["input"]
