@@ -6,6 +6,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -78,6 +79,15 @@ def login_url(url: str, user: str, password: str) -> str:
     parts = urlsplit(url)
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     return urlunsplit(parts._replace(netloc=f"{login}@{parts.hostname}:{parts.port}"))
+
+
+@pytest.fixture(autouse=True)
+def sigterm_left_as_it_was() -> Iterator[None]:
+    """Undo what Dagster does: SIGTERM becomes what SIGINT is, and in the background of a shell that is ignored, by children too."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if signal.getsignal(signal.SIGTERM) is not before:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
