@@ -15,7 +15,7 @@ from tests.chain import Facts, assert_same
 from tests.chain_process import DEATHS, SIGKILLED, Trials
 
 SEED = int(os.environ.get("BILLING_CRASH_SEED") or 20260301)
-KILLS = int(os.environ.get("BILLING_CRASH_KILLS") or 24)
+KILLS = int(os.environ.get("BILLING_CRASH_KILLS") or 50)
 # Over the assets a trial takes longer, and what can break lies in the stores.
 KILLS_OVER_DAGSTER = KILLS // 6
 SIDE_BY_SIDE = 2
