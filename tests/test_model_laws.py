@@ -103,7 +103,9 @@ def of_transactions(model: Percentage, found: Sequence[Decimal]) -> tuple[PriceV
 
 
 def percentage_reference(model: Percentage, found: Sequence[Decimal]) -> Fraction:
-    """Go through the transactions one by one: as many are free, and as long, as both limits last."""
+    """Go through the transactions one by one: as many are free, and as long, as both limits last. All of 0 are nothing."""
+    if not any(found):
+        return Fraction(0)
     total, free_sum = Fraction(0), Fraction(0)
     has_limits, is_free, events = model.needs_order, model.needs_order, 0
     for amount in found:
@@ -126,12 +128,15 @@ def percentage_reference(model: Percentage, found: Sequence[Decimal]) -> Fractio
     return total
 
 
+transactions = st.just(Decimal(0)) | positive
+
+
 class TestPercentages:
-    @given(percentages, st.lists(positive, min_size=1, max_size=8))
+    @given(percentages, st.lists(transactions, min_size=1, max_size=8))
     def test_cost_what_their_transactions_do_one_by_one(self, model: Percentage, found: list[Decimal]) -> None:
         assert Fraction(rated(of_transactions(model, found)).exact) == percentage_reference(model, found)
 
-    @given(percentages, st.lists(positive, min_size=1, max_size=8), st.integers(0, 8))
+    @given(percentages, st.lists(transactions, min_size=1, max_size=8), st.integers(0, 8))
     def test_in_parts_with_carried_state_cost_what_they_do_at_once(
         self, model: Percentage, found: list[Decimal], cut: int
     ) -> None:
@@ -142,7 +147,7 @@ class TestPercentages:
         ]
         assert rated(*usage).exact == rated(of_transactions(model, found)).exact
 
-    @given(percentages, st.lists(positive, min_size=1, max_size=8), st.randoms(use_true_random=False))
+    @given(percentages, st.lists(transactions, min_size=1, max_size=8), st.randoms(use_true_random=False))
     def test_do_not_depend_on_order_where_nothing_is_free(
         self, model: Percentage, found: list[Decimal], chance: random.Random
     ) -> None:
@@ -150,7 +155,7 @@ class TestPercentages:
         other = chance.sample(found, len(found))
         assert rated(of_transactions(paid, found)).exact == rated(of_transactions(paid, other)).exact
 
-    @given(percentages, st.lists(positive, min_size=1, max_size=6), positive)
+    @given(percentages, st.lists(transactions, min_size=1, max_size=6), transactions)
     def test_of_one_transaction_more_never_cost_less(
         self, model: Percentage, found: list[Decimal], more: Decimal
     ) -> None:

@@ -195,6 +195,17 @@ class TestProblems:
             "trial_until": "2026-01-01T00:00:00Z is not after the start, 2026-01-01T00:00:00Z",
         }
 
+    def test_a_cancellation_at_the_start_would_leave_nothing(self) -> None:
+        life = live(Change(at=at("2026-01-10T00:00"), plan="pro"), Change(at=START, cancel=True))
+        message = (
+            "2026-01-01T00:00:00Z is the start, so that no instant is left of the subscription: end it a second later"
+        )
+        assert life.problems == (("changes.2.at", message),)
+        taken_back = Change(at=START - timedelta(seconds=1), cancel=False)
+        assert live(Change(at=START, cancel=True), taken_back).problems == (
+            ("changes.2.at", "2025-12-31T23:59:59Z is before the start, 2026-01-01T00:00:00Z"),
+        )
+
     def test_a_plan_that_is_not_yet_in_force(self) -> None:
         plans = {"basic": (PlanTerms(version=1, effective_from=at("2026-02-01T00:00")),)}
         assert live(plans=plans).problems == (("plan", "plan 'basic' has no version in force at 2026-01-01T00:00:00Z"),)

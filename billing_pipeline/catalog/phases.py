@@ -228,6 +228,9 @@ def _end_of(begin: Beginning, effects: Sequence[_Effect]) -> tuple[datetime, lis
     given = begin.ends_at or _END
     end = min([given, *cancelled.values()])
     ended_by = min((place for place, at in cancelled.items() if at == end), default=-1)
+    if ended_by >= 0 and end == begin.starts_at:
+        message = f"{_shown(end)} is the start, so that no instant is left of the subscription: end it a second later"
+        problems.append((_field(ended_by, "at"), message))
     for one in effects:
         if one.change.at < begin.starts_at:
             message = f"{_shown(one.change.at)} is before the start, {_shown(begin.starts_at)}"

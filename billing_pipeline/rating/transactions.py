@@ -37,8 +37,8 @@ class _Paid:
 def rate_transactions(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated:
     """Return what the transactions of one period and group cost.
 
-    2.99 %, at least 1.75 and at most 12 each, on 10, 80 and 10000: 1.75 + 2.392 + 12 = 16.142. Amounts that come to 0 cost
-    nothing, also no fixed fees.
+    2.99 %, at least 1.75 and at most 12 each, on 10, 80 and 10000: 1.75 + 2.392 + 12 = 16.142. Where all of them come to 0
+    they cost nothing, also no fixed fees; else one of 0 is a transaction as every other.
 
     Raises:
         UsageDetailMissingError: a price with free transactions, or a least or most, and usage that only says a total.
@@ -48,6 +48,8 @@ def rate_transactions(*, price: Price, unit: str, usage: Sequence[VersionUsage])
     quantities = []
     priced_unit = unit
     free = _Free()
+    # Of the whole period: at a change of price a part may come to 0, whose fees are due all the same.
+    has_amount = any(part.quantity for part in usage)
     for part in usage:
         version, model = part.version, part.version.model
         if not isinstance(model, Percentage):
@@ -56,9 +58,8 @@ def rate_transactions(*, price: Price, unit: str, usage: Sequence[VersionUsage])
             free = _Free()
         share = _ONE if version.conversion is None else version.conversion.share
         priced_unit = unit if version.conversion is None else version.conversion.unit
-        total = exact_product(part.quantity, times=share, over=_ONE)
-        quantities.append(total)
-        if total:
+        quantities.append(exact_product(part.quantity, times=share, over=_ONE))
+        if has_amount:
             paid = _paid(price, part, model, share, free)
             lines.extend(_lines(version.version, model, priced_unit, paid))
     amount = exact_sum([line.amount for line in lines])
