@@ -5,9 +5,7 @@
 """
 
 import os
-import shutil
 import signal
-import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ from resources.settings import PROJECT_ROOT
 from tests.databases import administer as administer
 from tests.databases import cloning, lent_database
 from tests.databases import database_url as database_url
+from tests.folders import place, temporary_folder
 
 if TYPE_CHECKING:
     from resources.stripe_sim.server import RunningSim
@@ -37,7 +36,17 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("billing")
 
-NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+# Its log of changes is short: the files may lie in memory.
+NOT_DURABLE = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "128MB",
+    "min_wal_size": "32MB",
+}
 
 
 # Modules that take longest: begun last, one of them would keep a worker busy alone.
@@ -65,8 +74,8 @@ LONGEST_FIRST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest modules begin first; the order inside a module stays."""
-    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    places = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -93,10 +102,8 @@ def sigterm_left_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def open_folder() -> Iterator[Path]:
     """Return a temporary folder that every user may enter: the server does not run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="billing-tests-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder(place()) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
