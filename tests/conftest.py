@@ -26,6 +26,7 @@ from tests.databases import administer as administer
 from tests.databases import cloning, lent_database
 from tests.databases import database_url as database_url
 from tests.folders import place, temporary_folder
+from tests.sql_references import held_to_its_word
 
 if TYPE_CHECKING:
     from resources.stripe_sim.server import RunningSim
@@ -97,6 +98,13 @@ def sigterm_left_as_it_was() -> Iterator[None]:
     yield
     if signal.getsignal(signal.SIGTERM) is not before:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def runs_the_sql_that_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test fail that says it holds SQL to a reference and does not run it."""
+    with held_to_its_word(request.node):
+        yield
 
 
 @pytest.fixture(scope="session")

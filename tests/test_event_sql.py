@@ -98,7 +98,14 @@ def deliver(engine: duckdb.DuckDBPyConnection, rows: Sequence[Told], known: set[
 
 
 class TestAnyEvents:
-    @pytest.mark.parametrize("delivered", ["object_events_delivered", "visibility_events_delivered"])
+    @pytest.mark.sql_reference("events_counted", "events_in_conflict", "events_judged", "events_kept")
+    @pytest.mark.parametrize(
+        "delivered",
+        [
+            pytest.param("object_events_delivered", marks=pytest.mark.sql_reference("object_events_delivered")),
+            pytest.param("visibility_events_delivered", marks=pytest.mark.sql_reference("visibility_events_delivered")),
+        ],
+    )
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(rows=LINES, known=st.sets(st.sampled_from(["e1", "e4"]).map(sha256)))
     def test_are_judged_kept_and_counted_as_the_reference_says(

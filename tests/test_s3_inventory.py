@@ -309,6 +309,7 @@ LISTED = st.builds(
 class TestAnyRows:
     """What SQL makes of listed rows equals what a few lines of Python make of them."""
 
+    @pytest.mark.sql_reference("listed_conflicts", "listed_objects", "listed_repositories", "listed_versions")
     @pytest.mark.parametrize("sells_all", [False, True])
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(LISTED, max_size=5), st.lists(st.integers(0, 4), max_size=3))

@@ -369,6 +369,22 @@ class TestAgainstTheReference:
         assert sorted(map(repr, together.states)) == sorted(map(repr, apart.states))
         assert together.results == apart.results
 
+    @pytest.mark.sql_reference(
+        "storage_places",
+        "storage_events",
+        "storage_snapshots",
+        "storage_owners",
+        "storage_actions",
+        "storage_uploads",
+        "storage_deltas",
+        "storage_levels",
+        "storage_words",
+        "storage_segments",
+        "storage_drifts",
+        "storage_tails",
+        "storage_tail_rows",
+        "storage_facts",
+    )
     @settings(max_examples=EXAMPLES)
     @given(histories=MANY, assumed=st.sampled_from([None, "private"]))
     def test_random_histories_give_the_same_states_and_drifts(
@@ -384,6 +400,7 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
+    @pytest.mark.sql_reference("storage_sums", "storage_snapshot_words")
     @settings(max_examples=EXAMPLES)
     @given(histories=spread(), assumed=st.sampled_from([None, "private"]))
     def test_random_histories_over_buckets_give_the_same_states_and_drifts(
@@ -396,6 +413,7 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
+    @pytest.mark.sql_reference("storage_hours")
     @settings(max_examples=EXAMPLES)
     @given(histories=MANY, bounds=st.lists(st.integers(1, 71 * 60), min_size=2, max_size=2, unique=True).map(sorted))
     def test_hours_of_accounts_hold_the_bytes_of_their_states(

@@ -248,6 +248,31 @@ def _stream_history(chance: random.Random, **stream: str) -> list[Reading]:
 
 
 class TestMinutesOfSamples:
+    @pytest.mark.sql_reference(
+        "traffic",
+        "traffic_samples",
+        "traffic_tails",
+        "traffic_stream_days",
+        "traffic_streams",
+        "traffic_turns",
+        "traffic_judged_turns",
+        "traffic_hourly_resets",
+        "traffic_counted_turns",
+        "traffic_held_streams",
+        "traffic_steps",
+        "traffic_corrections",
+        "traffic_epochs",
+        "traffic_minutes",
+        "traffic_owners",
+        "traffic_owned_minutes",
+        "traffic_suspects",
+        "traffic_last_samples",
+        "traffic_minute_rows",
+        "traffic_hours",
+        "traffic_sample_outcomes",
+        "traffic_not_billable",
+        "traffic_conserved_bytes",
+    )
     @pytest.mark.parametrize("seed", range(12))
     def test_equal_the_reference(self, tmp_path: Path, seed: int) -> None:
         samples = histories(seed)
@@ -260,6 +285,7 @@ class TestMinutesOfSamples:
             for day in DAYS:
                 assert_conserved(facts[day], found.get(day, {}))
 
+    @pytest.mark.sql_reference("traffic_repeats", "traffic_sorted_samples")
     @pytest.mark.parametrize("seed", range(100, 104))
     def test_do_not_depend_on_order_or_copies(self, tmp_path: Path, seed: int) -> None:
         samples, chance = histories(seed), random.Random(seed)
@@ -274,6 +300,7 @@ class TestMinutesOfSamples:
             assert sum(one.duplicates for one in facts) == len(copies)
             assert sum(one.samples_read for one in facts) == len(samples) + len(copies)
 
+    @pytest.mark.sql_reference("traffic_day_tail", "traffic_early_holds")
     @pytest.mark.parametrize("seed", range(200, 204))
     def test_of_days_one_by_one_equal_those_of_all_days_at_once(self, tmp_path: Path, seed: int) -> None:
         samples = histories(seed)

@@ -414,6 +414,24 @@ FEW = settings(
 
 
 class TestUsageOfRecords:
+    @pytest.mark.sql_reference(
+        "api_requests",
+        "api_requests_buckets",
+        "api_requests_latest",
+        "api_requests_level",
+        "api_requests_percentile",
+        "api_requests_transactions",
+        "api_requests_unique",
+        "billable_records",
+        "counted_records",
+        "delivered_hours",
+        "lake_records",
+        "meter_records",
+        "repeated_identities",
+        "request_identities",
+        "request_outcomes",
+        "request_records",
+    )
     @FEW
     @given(data=st.data())
     def test_equals_the_reference(self, tmp_path: Path, data: st.DataObject) -> None:
@@ -434,8 +452,14 @@ class TestUsageOfRecords:
             of_outcome = [outcomes[one.file_id, one.line_number] for one in records]
             reasons = [reference_reason(one) for one in kept if one.event_day == day]
             assert facts.records_read == len(records)
+            by_hour = Counter((one.source, one.event_at.hour) for one in records)
+            assert {
+                (source, hour): found
+                for source, hours in facts.records_by_hour.items()
+                for hour, found in hours.items()
+            } == by_hour
             assert facts.requests_by_hour == tuple(
-                sum(one.event_at.hour == hour for one in records) for hour in range(24)
+                sum(found for (_, other), found in by_hour.items() if other == hour) for hour in range(24)
             )
             assert (facts.duplicates, facts.conflicts) == (of_outcome.count("duplicate"), of_outcome.count("conflict"))
             assert facts.billable == reasons.count(None)
