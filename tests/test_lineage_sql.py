@@ -255,24 +255,26 @@ KINDS = st.sampled_from(
         ("object", "CompleteMultipartUpload", False),
         ("object", "UploadPart", True),
         ("object", "UploadPart", True),
+        ("object", "UploadPart", True),
     ]
 )
+# Seven days, to the microsecond, are what a part waits for the rest of its upload.
 FACT_INSTANTS = st.sampled_from(
-    [
-        MIDNIGHT + days * DAY + more
-        for days in (0, 1, UPLOAD_DAYS, UPLOAD_DAYS + 1)
-        for more in (timedelta(), MICROSECOND)
-    ]
+    [MIDNIGHT + more for more in (0 * DAY, MICROSECOND, UPLOAD_DAYS * DAY, UPLOAD_DAYS * DAY + MICROSECOND)]
 )
 WORDS = st.sampled_from([None, "a", "b"])
-BUCKETS = st.sampled_from(["", "b1"])
+UPLOADS = st.sampled_from([None, "u", "u", "u", "u", "v"])
+BUCKETS = st.sampled_from(["", "", "", "b1"])
 FACTS = st.lists(
     st.builds(
-        lambda at, kind, *words: Fact(0, at, *kind, *words), FACT_INSTANTS, KINDS, BUCKETS, WORDS, WORDS, WORDS, WORDS
+        lambda at, kind, *words: Fact(0, at, *kind, *words), FACT_INSTANTS, KINDS, BUCKETS, UPLOADS, WORDS, WORDS, WORDS
     ),
+    min_size=4,
     max_size=12,
 ).map(lambda facts: [replace(one, fact_id=number) for number, one in enumerate(facts, 1)])
-SPANS = st.lists(st.tuples(BUCKETS, FACT_INSTANTS, FACT_INSTANTS), max_size=2, unique_by=lambda span: span[0])
+# From the first of these on, all that is said of a bucket lies after it.
+BEGINNINGS = st.sampled_from([datetime(1, 1, 1), datetime(1, 1, 1), MIDNIGHT, MIDNIGHT + MICROSECOND])  # noqa: DTZ001 - the lake's UTC
+SPANS = st.lists(st.tuples(BUCKETS, BEGINNINGS, FACT_INSTANTS), min_size=1, max_size=2, unique_by=lambda span: span[0])
 
 
 def evidence(facts: Sequence[Fact], spans: Sequence[tuple[str, datetime, datetime]], chosen: set[int]) -> list[Fact]:
