@@ -115,7 +115,8 @@ def _observe_checks(instance: dg.DagsterInstance, alerts: Alerts, now: datetime)
         subject = f"{key.asset_key.to_user_string()} {key.name}"
         if record is None:
             continue
-        found = record.evaluation
+        # Of a run that goes on, or died, the record has only the plan.
+        found = record.evaluation if isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
         if found is not None and not found.passed:
             message = found.description or f"{subject} failed"
             failed.append(Condition(subject=subject, message=message, evidence={"run_id": record.run_id}))

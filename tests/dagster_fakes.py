@@ -357,12 +357,15 @@ class FakeInvoiceStore:
 
     compiled: list[tuple[str, ...] | None] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
 
     def compile_invoices(self, *, as_of, accounts=None, on_progress=None) -> Drafted:
         assert as_of.tzinfo is not None
         self.compiled.append(accounts)
         if on_progress:
             on_progress("compiling", 1, 1)
+        if self.error is not None:
+            raise self.error
         return Drafted(accounts=2, written=1, unchanged=1, failed=dict(self.failed))
 
     def finalize_due(self, *, now: datetime) -> tuple[InvoiceRow, ...]:

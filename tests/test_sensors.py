@@ -328,6 +328,21 @@ class TestAlertOnFailure:
         self.watch(world, instance)
         assert world.alerts.told[1][:2] == ("closed", "invoicing/items every_account_compiled")
 
+    def test_of_a_check_stays_as_it_was_while_its_newest_run_died_before_it(
+        self, world: World, instance: dg.DagsterInstance
+    ):
+        world.invoices.failed = {"acme": "two currencies"}
+        assert world.run("compile_invoices", instance, None).success
+        self.watch(world, instance)
+        world.invoices.error = RuntimeError("killed")
+        assert not world.run("compile_invoices", instance, None).success
+        for _ in range(2):
+            self.watch(world, instance)
+        assert [(phase, subject) for phase, subject, _ in world.alerts.told] == [
+            ("opened", "invoicing/items every_account_compiled")
+        ]
+        assert world.alerts.rounds == 3
+
     def watch(self, world: World, instance: dg.DagsterInstance) -> None:
         context = dg.build_sensor_context(instance=instance, resources=world.defs.resources)
         assert isinstance(alert_on_conditions(context), dg.SkipReason)
