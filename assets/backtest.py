@@ -70,6 +70,7 @@ def backtest_asset() -> dg.AssetsDefinition:
                 "scenario": str(scenario.scenario_id),
                 "draft_sha256": scenario.draft_sha256,
                 "charges_rated": scenario.charges_rated,
+                "charges_unaffected": scenario.charges_unaffected,
                 "charges_changed": scenario.charges_changed,
                 "accounts_concerned": scenario.accounts_concerned,
                 "unbooked_days": scenario.unbooked_days,

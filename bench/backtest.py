@@ -48,9 +48,9 @@ def run_backtest(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
     draft = read_catalog(_dearer(Path(task.options["draft"]), accounts=len(catalog.accounts)))
     with stopwatch.part(BACKTEST):
         found = BacktestStore(database).run(draft, first=days[0], last=days[-1], name="dearer", code_version="bench")
-    changed = found.scenario.charges_changed
-    if not changed or found.scenario.charges_rated != rated:
-        raise AssertionError(f"{changed} charges changed, {found.scenario.charges_rated} rated of {rated}")
+    changed, unaffected = found.scenario.charges_changed, found.scenario.charges_unaffected
+    if not changed or found.scenario.charges_rated + unaffected != rated:
+        raise AssertionError(f"{changed} charges changed, {found.scenario.charges_rated} and {unaffected} of {rated}")
     return {"usage_rows": usage_rows, "charges": rated, "changed": changed}
 
 

@@ -1,21 +1,53 @@
 """Backtest: charges as they are booked, and as a draft catalog would have them -> what changes for whom. Pure.
 
-Both sides are rated by the production code; here they are only held against each other. Money is rounded once a charge, as on a
-bill. Not here: reading and rating (resources/backtest), which entries differ (catalog.differences).
+Both sides are rated by the production code; here they are only held against each other, by amount and digest, and by their
+arithmetic where those do not tell. Money is rounded once a charge, as on a bill. Not here: reading and rating
+(resources/backtest), which entries differ (catalog.differences).
 """
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.charges import ChargeKey
+from billing_pipeline.charges import Charge, ChargeKey
+from billing_pipeline.periods import Window
+
+
+class BookedSide(NamedTuple):
+    """The newest revision of a charge; `has_lines` is False where it has no arithmetic. A tuple, as there are so many."""
+
+    account_id: str
+    subscription_id: str
+    price_id: str
+    group_key: str
+    period: Window
+    amount_minor: int
+    currency: str
+    rating_digest: str
+    has_lines: bool
+    revision: int
+
+    @property
+    def key(self) -> ChargeKey:
+        """Return what makes the charge itself."""
+        return ChargeKey(
+            subscription_id=self.subscription_id, price_id=self.price_id, period=self.period, group_key=self.group_key
+        )
+
+    @property
+    def amount(self) -> Money:
+        """Return the rounded total."""
+        return Money(self.amount_minor, self.currency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChargeSide:
-    """A charge on one side: its rounded total, and its arithmetic as canonical JSON."""
+class DraftSide:
+    """A charge as the draft has it: its rounded total, and its arithmetic as JSON."""
 
     key: ChargeKey
     account_id: str
@@ -28,11 +60,11 @@ class ChangedCharge:
     """A charge whose amount or arithmetic differs. `before` None: the draft makes it; `after` None: the draft drops it."""
 
     charge_id: UUID
-    before: ChargeSide | None
-    after: ChargeSide | None
+    before: BookedSide | None
+    after: DraftSide | None
 
     @property
-    def side(self) -> ChargeSide:
+    def side(self) -> BookedSide | DraftSide:
         """Return the side that is there, the draft's first."""
         side = self.after or self.before
         if side is None:
@@ -86,32 +118,86 @@ class Comparison:
         return tuple(sums[currency] for currency in sorted(sums))
 
 
-def compare(before: Mapping[UUID, ChargeSide], after: Mapping[UUID, ChargeSide]) -> Comparison:
-    """Return what differs. A charge of 0 without arithmetic is as good as none."""
-    changed = [
-        ChangedCharge(charge_id=charge_id, before=before.get(charge_id), after=after.get(charge_id))
-        for charge_id in sorted(before.keys() | after.keys())
-        if _said(before.get(charge_id)) != _said(after.get(charge_id))
-    ]
-    return Comparison(accounts=tuple(_accounts(before.values(), after.values(), changed)), changed=tuple(changed))
+# The booked arithmetic of some charges, as JSON, by charge id.
+ReadLines = Callable[[Sequence[UUID]], Mapping[UUID, str]]
 
 
-def _said(side: ChargeSide | None) -> tuple[int, str, str] | None:
-    if side is None or (side.amount.minor_units == 0 and side.lines_json == "[]"):
-        return None
-    return side.amount.minor_units, side.amount.currency, side.lines_json
+def compare(
+    before: Mapping[UUID, BookedSide],
+    after: Mapping[UUID, Charge],
+    *,
+    unaffected: Iterable[BookedSide] = (),
+    read_lines: ReadLines,
+) -> Comparison:
+    """Return what differs. A charge of 0 without arithmetic is as good as none.
 
-
-def _accounts(
-    before: Iterable[ChargeSide], after: Iterable[ChargeSide], changed: Iterable[ChangedCharge]
-) -> Iterable[AccountChange]:
+    `unaffected` are booked charges that the draft has as they are: they count on both sides. `read_lines` is asked once at most,
+    for charges with the same amount and another digest.
+    """
+    changed = sorted(_changed(before, after, read_lines), key=lambda one: one.charge_id.int)
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for place, sides in enumerate((before, after)):
-        for side in sides:
-            sums[side.account_id, side.amount.currency][place] += side.amount.minor_units
+    for booked in before.values():
+        sums[booked.account_id, booked.currency][0] += booked.amount_minor
+    for charge in after.values():
+        sums[charge.account_id, charge.currency][1] += charge.amount.minor_units
+    for booked in unaffected:
+        both = sums[booked.account_id, booked.currency]
+        both[0] += booked.amount_minor
+        both[1] += booked.amount_minor
     for one in changed:
         for currency in {side.amount.currency for side in (one.before, one.after) if side is not None}:
             sums[one.side.account_id, currency][2] += 1
+    return Comparison(accounts=tuple(_accounts(sums)), changed=tuple(changed))
+
+
+def together(parts: Sequence[Comparison]) -> Comparison:
+    """Return comparisons of different accounts as one."""
+    accounts = sorted(
+        (one for part in parts for one in part.accounts), key=lambda one: (one.account_id, one.before.currency)
+    )
+    changed = sorted((one for part in parts for one in part.changed), key=lambda one: one.charge_id.int)
+    return Comparison(accounts=tuple(accounts), changed=tuple(changed))
+
+
+def _changed(
+    before: Mapping[UUID, BookedSide], after: Mapping[UUID, Charge], read_lines: ReadLines
+) -> Iterator[ChangedCharge]:
+    untold = []
+    for charge_id, charge in after.items():
+        booked = before.get(charge_id)
+        if booked is None or not _says_something(booked):
+            if charge.rated.lines or charge.amount.minor_units:
+                yield _change(charge_id, booked, charge)
+        elif booked.amount_minor != charge.amount.minor_units or booked.currency != charge.currency:
+            yield _change(charge_id, booked, charge)
+        elif booked.rating_digest != charge.rating_digest:
+            untold.append(charge_id)
+    for charge_id, booked in before.items():
+        if charge_id not in after and _says_something(booked):
+            yield ChangedCharge(charge_id=charge_id, before=booked, after=None)
+    if untold:
+        lines = read_lines(untold)
+        for charge_id in untold:
+            if _canonical(lines[charge_id]) != _canonical(after[charge_id].lines_json):
+                yield _change(charge_id, before[charge_id], after[charge_id])
+
+
+def _change(charge_id: UUID, booked: BookedSide | None, charge: Charge) -> ChangedCharge:
+    after = DraftSide(key=charge.key, account_id=charge.account_id, amount=charge.amount, lines_json=charge.lines_json)
+    return ChangedCharge(charge_id=charge_id, before=booked, after=after)
+
+
+def _says_something(booked: BookedSide) -> bool:
+    return booked.has_lines or booked.amount_minor != 0
+
+
+@lru_cache(maxsize=1 << 16)
+def _canonical(lines: str) -> str:
+    """Return the arithmetic as JSON that two sides can be compared by: PostgreSQL orders the keys of jsonb its own way."""
+    return json.dumps(json.loads(lines), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _accounts(sums: Mapping[tuple[str, str], Sequence[int]]) -> Iterator[AccountChange]:
     for (account_id, currency), (old, new, count) in sorted(sums.items()):
         yield AccountChange(
             account_id=account_id, before=Money(old, currency), after=Money(new, currency), changed_charges=count

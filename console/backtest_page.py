@@ -10,7 +10,8 @@ from assets.code_version import code_version
 from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange, ChangedCharge
 from console.screen import count, notes, page, progress, table
-from resources.backtest.backtest_store import Backtest, BacktestStore, Scenario
+from resources.backtest.backtest_store import Backtest, BacktestStore
+from resources.backtest.scenario_rows import Scenario
 from resources.catalog_places import errors_placed
 from resources.catalog_store import read_catalog
 from resources.runtime import running
@@ -88,10 +89,11 @@ def _print_head(console: Console, scenario: Scenario) -> None:
         f"[bold]Backtest {str(scenario.scenario_id)[:_DIGITS]}[/]{name}: {scenario.first_day} to {scenario.last_day}, draft "
         f"{scenario.draft_sha256[:_DIGITS]} beside catalog {scenario.base_sha256[:_DIGITS]}"
     )
+    unaffected = f"; {count(scenario.charges_unaffected)} it cannot change" if scenario.charges_unaffected else ""
     console.print(
         f"{count(scenario.accounts_concerned)} of {count(scenario.accounts_in_all)} accounts are concerned; "
-        f"{count(scenario.charges_rated)} charges rated in {scenario.seconds:.1f} s, {count(scenario.charges_changed)} change. "
-        "Nothing was charged or booked."
+        f"{count(scenario.charges_rated)} charges rated in {scenario.seconds:.1f} s, {count(scenario.charges_changed)} change"
+        f"{unaffected}. Nothing was charged or booked."
     )
     if scenario.unbooked_days:
         console.print(
@@ -132,7 +134,7 @@ def _print_charges(console: Console, changed: tuple[ChangedCharge, ...]) -> None
     console.print(shown)
     if len(changed) > len(largest):
         console.print(
-            f"… and {count(len(changed) - len(largest))} more, all in backtest.changed_charge with both arithmetics."
+            f"… and {count(len(changed) - len(largest))} more, all in backtest.charge_change with both arithmetics."
         )
 
 

@@ -42,9 +42,14 @@ def read_usage_built(
 
 
 def record_booked(
-    connection: psycopg.Connection, built: Mapping[UsageDay, UsageBuilt], *, catalog_sha256: str, held: Collection[date]
+    connection: psycopg.Connection,
+    built: Mapping[UsageDay, UsageBuilt],
+    *,
+    catalog_sha256: str,
+    code_version: str,
+    held: Collection[date],
 ) -> None:
-    """Write that the days were booked on this usage and catalog, in the booking's transaction.
+    """Write that the days were booked on this usage and catalog by this code, in the booking's transaction.
 
     Where guards hold some of the days, nothing of the run is booked: these are written as held, and the others not at all,
     so that they are due again by themselves.
@@ -58,18 +63,19 @@ def record_booked(
         cursor.executemany(
             """
             insert into billing.booked_day
-                (event_day, usage_asset, state, usage_state, inputs_digest, rules_digest, catalog_sha256)
-            values (%s, %s, %s, %s, %s, %s, %s)
+                (event_day, usage_asset, state, usage_state, inputs_digest, rules_digest, catalog_sha256, code_version)
+            values (%s, %s, %s, %s, %s, %s, %s, %s)
             on conflict (event_day, usage_asset) do update set
                 state = excluded.state,
                 usage_state = excluded.usage_state,
                 inputs_digest = excluded.inputs_digest,
                 rules_digest = excluded.rules_digest,
                 catalog_sha256 = excluded.catalog_sha256,
+                code_version = excluded.code_version,
                 booked_at = now()
             """,
             [
-                (day, asset, state, one.state, one.inputs_digest, one.rules_digest, catalog_sha256)
+                (day, asset, state, one.state, one.inputs_digest, one.rules_digest, catalog_sha256, code_version)
                 for day, asset, state, one in rows
             ],
         )

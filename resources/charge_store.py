@@ -143,7 +143,9 @@ class ChargeStore:
             run.sorting.keep()
             guard_store.record(connection, verdicts, run_id=run_id)
             held = {date.fromisoformat(key) for key, found in _by_partition(verdicts).items() if holds(found)}
-            booked_days.record_booked(connection, built, catalog_sha256=catalog.sha256, held=held)
+            booked_days.record_booked(
+                connection, built, catalog_sha256=catalog.sha256, code_version=code_version, held=held
+            )
             if not held:
                 waiting = {revision.charge.key.subscription_id for revision in run.totals.waiting}
                 forget_reshaped(connection, scope.reshaped.keys() - waiting)

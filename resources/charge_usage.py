@@ -106,10 +106,7 @@ def rated_batches(
 
     Raises as `rate_to_date`.
     """
-    found = merged or MergedUsage(connection)
-    for accounts, slots in _batches(catalog, scope):
-        _send_segments(connection, slots)
-        reader = _UsageReader(connection, slots, found)
+    for accounts, reader in _readers(connection, catalog, scope, merged or MergedUsage(connection), _ADDED_UP):
         charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
         yield (
             accounts,
@@ -121,6 +118,25 @@ def rated_batches(
                 uncut_rows=reader.uncut_rows,
             ),
         )
+
+
+def rated_charges(
+    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope
+) -> Iterator[tuple[Sequence[str], Mapping[UUID, Charge]]]:
+    """Yield (accounts, their charges) as `rated_batches`, without what proves that no usage was left out: for what is not booked.
+
+    Raises as `rate_to_date`.
+    """
+    for accounts, reader in _readers(connection, catalog, scope, MergedUsage(connection), _PER_SEGMENT):
+        yield accounts, {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+
+
+def _readers(
+    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage, added_up: str
+) -> Iterator[tuple[Sequence[str], "_UsageReader"]]:
+    for accounts, slots in _batches(catalog, scope):
+        _send_segments(connection, slots)
+        yield accounts, _UsageReader(connection, slots, merged, added_up)
 
 
 def _batches(catalog: Catalog, scope: BookingScope) -> Iterator[tuple[Sequence[str], list[Slot]]]:
@@ -148,12 +164,15 @@ def _slots(catalog: Catalog, scope: BookingScope, slots: Slots, subscription: Su
 
 
 class _UsageReader:
-    """Reads the usage of slots, and counts what it reads for the guards."""
+    """Reads the usage of slots, and counts what it reads for the guards. `added_up`: the statement that adds it up."""
 
-    def __init__(self, connection: psycopg.Connection, slots: Sequence[Slot], merged: MergedUsage) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, slots: Sequence[Slot], merged: MergedUsage, added_up: str
+    ) -> None:
         self._connection = connection
         self._slots = slots
         self._merged = merged
+        self._added_up_by = added_up
         self.in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.uncut_rows: dict[Window, int] = defaultdict(int)
@@ -181,7 +200,9 @@ class _UsageReader:
         """
         sums: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
         with exact_arithmetic():
-            for number, version, quantity, records, uncut, *group in self._connection.execute(_ADDED_UP.encode()):
+            for number, version, quantity, records, uncut, *group in self._connection.execute(
+                self._added_up_by.encode()
+            ):
                 slot = self._slots[number]
                 key = (slot.window, slot.scheduled.price.meter_id or "")
                 if version is None:
@@ -355,23 +376,29 @@ def _segment_rows(slots: Sequence[Slot]) -> Iterator[str]:
                 yield f"{number}\t{version.version}\t{instant_text(part.start)}\t{instant_text(part.end)}\n"
 
 
-_ADDED_UP = f"""
-    with
-    usage_per_segment as (
+# Each part is looked up by itself: of a year, a join of all usage with all parts of an account compares each row twelve times.
+_PER_SEGMENT = f"""
+    select rated_segment.slot, rated_segment.version, used.quantity, used.record_count, used.uncut_rows, {_GROUP_NAMES}
+    from rated_segment
+    join rated_slot using (slot)
+    cross join lateral (
         select
-            rated_segment.slot, rated_segment.version,
             {_GROUP_COLUMNS},
             sum(quantity) as quantity,
             sum(record_count) as record_count,
-            count(*) filter (where metered.period_end > segment_end) as uncut_rows
-        from rated_segment
-        join rated_slot using (slot)
-        join usage.metered as metered
-            on metered.account_id = rated_slot.account_id
+            count(*) filter (where metered.period_end > rated_segment.segment_end) as uncut_rows
+        from usage.metered as metered
+        where metered.account_id = rated_slot.account_id
             and metered.meter_id = rated_slot.meter_id
-            and metered.period_start >= segment_start
-            and metered.period_start < segment_end
-        group by rated_segment.slot, rated_segment.version, {", ".join(str(2 + place + 1) for place in range(len(DIMENSIONS)))}
+            and metered.period_start >= rated_segment.segment_start
+            and metered.period_start < rated_segment.segment_end
+        group by {", ".join(str(place + 1) for place in range(len(DIMENSIONS)))}
+    ) as used
+"""
+_ADDED_UP = f"""
+    with
+    usage_per_segment as (
+        {_PER_SEGMENT}
     ),
     -- The same usage by another way: per period and meter, without versions and groups, for the guard. `slot` is one of them.
     usage_per_slot as (

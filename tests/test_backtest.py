@@ -1,10 +1,12 @@
 """Backtests: a draft over stored usage beside the books, by the production code; nothing is charged."""
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import dagster as dg
 import psycopg
@@ -13,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.backtest import ChargeSide, compare
+from billing_pipeline.backtest import BookedSide, compare
 from billing_pipeline.catalog import Catalog
-from billing_pipeline.charges import ChargeKey
+from billing_pipeline.charges import Charge, ChargeKey
 from billing_pipeline.credits import CREDIT_NAMESPACE
+from billing_pipeline.rating import Rated, RatedLine
 from console import cli
 from resources.backtest.backtest_store import Backtest, BacktestRefusedError, BacktestStore, ScenarioUnknownError
 from resources.catalog_store import CatalogStore, read_catalog
@@ -70,29 +73,73 @@ def everything_else(world: InvoicingWorld) -> list[tuple[object, ...]]:
     return [(schema, name, world.rows(f"select count(*) from {schema}.{name}")) for schema, name in sorted(tables)]
 
 
+def drafted(name: str, amount: str, currency: str) -> Charge:
+    """Return a charge of one line, of none without an amount."""
+    exact = Decimal(amount)
+    line = RatedLine(
+        version=1, tier=None, quantity=Decimal(1), unit="u", unit_price=exact, flat_fee=Decimal(0), amount=exact
+    )
+    return Charge(
+        key=ChargeKey(subscription_id="s", price_id=name, period=JANUARY),
+        account_id="acme",
+        plan_id="p",
+        meter_id=None,
+        currency=currency,
+        rated=Rated(lines=(line,) if exact else (), quantity=Decimal(1), unit="u", exact=exact),
+    )
+
+
+def booked(name: str, cents: int) -> BookedSide:
+    """Return `drafted` as it is booked."""
+    digest = drafted(name, f"{Decimal(cents).scaleb(-2)}", "USD").rating_digest
+    return BookedSide("acme", "s", name, "", JANUARY, cents, "USD", digest, True, 1)
+
+
+def unread(charge_ids: Sequence[UUID]) -> Mapping[UUID, str]:
+    """Fail: amounts and digests tell everything."""
+    raise AssertionError(charge_ids)
+
+
 class TestCompare:
     def test_counts_what_appears_vanishes_and_changes_its_currency(self) -> None:
-        def side(name: str, amount: Money, lines: str = '[{"tier":1}]') -> ChargeSide:
-            key = ChargeKey(subscription_id="s", price_id=name, period=JANUARY)
-            return ChargeSide(key=key, account_id="acme", amount=amount, lines_json=lines)
-
         ids = {name: uuid5(CREDIT_NAMESPACE, name) for name in ("same", "gone", "new", "moved", "nothing")}
-        before = {
-            ids["same"]: side("same", Money(5, "USD")),
-            ids["gone"]: side("gone", Money(7, "USD")),
-            ids["moved"]: side("moved", Money(9, "USD")),
-        }
+        before = {ids[name]: booked(name, cents) for name, cents in (("same", 5), ("gone", 7), ("moved", 9))}
         after = {
-            ids["same"]: side("same", Money(5, "USD")),
-            ids["new"]: side("new", Money(2, "USD")),
-            ids["moved"]: side("moved", Money(8, "EUR")),
-            ids["nothing"]: side("nothing", Money(0, "USD"), "[]"),
+            ids["same"]: drafted("same", "0.05", "USD"),
+            ids["new"]: drafted("new", "0.02", "USD"),
+            ids["moved"]: drafted("moved", "0.08", "EUR"),
+            ids["nothing"]: drafted("nothing", "0", "USD"),
         }
-        found = compare(before, after)
+        found = compare(before, after, read_lines=unread)
         assert {one.charge_id for one in found.changed} == {ids["gone"], ids["new"], ids["moved"]}
         totals = {one.before.currency: (one.before.minor_units, one.after.minor_units) for one in found.totals}
         assert totals == {"USD": (21, 7), "EUR": (0, 8)}
         assert next(one.delta for one in found.changed if one.charge_id == ids["moved"]) is None
+
+    def test_reads_the_arithmetic_where_amounts_do_not_tell(self) -> None:
+        ids = {name: uuid5(CREDIT_NAMESPACE, name) for name in ("spelled", "other", "same", "told")}
+        before = {charge_id: booked(name, 5) for name, charge_id in ids.items() if name != "told"}
+        before[ids["told"]] = booked("told", 6)
+        after = {charge_id: drafted(name, "0.05", "USD") for name, charge_id in ids.items()}
+        for name in ("spelled", "other"):
+            before[ids[name]] = before[ids[name]]._replace(rating_digest="of another time")
+        spelled = json.dumps(json.loads(after[ids["spelled"]].lines_json), sort_keys=True)
+        lines = {ids["spelled"]: spelled, ids["other"]: spelled.replace('"quantity": "1"', '"quantity": "2"')}
+        asked = []
+
+        def read(charge_ids: Sequence[UUID]) -> Mapping[UUID, str]:
+            asked.append(set(charge_ids))
+            return lines
+
+        found = compare(before, after, read_lines=read)
+        assert {one.charge_id for one in found.changed} == {ids["other"], ids["told"]}
+        assert asked == [lines.keys()]
+
+    def test_counts_what_is_unaffected_on_both_sides(self) -> None:
+        found = compare({}, {}, unaffected=[booked("same", 5), booked("fee", 7)], read_lines=unread)
+        assert [(str(one.before), str(one.after), one.changed_charges) for one in found.accounts] == [
+            ("0.12 USD", "0.12 USD", 0)
+        ]
 
 
 class TestRun:

@@ -1,36 +1,46 @@
 """Rate stored usage with a draft catalog and keep what would change. Writes to `backtest.*` alone: nothing is charged or booked.
 
-One snapshot for everything; the production's `rated_batches` rates, over all periods that touch the range. Only accounts for
-whom the draft says something else are looked at. The other side is what is booked. Not here: comparing (billing_pipeline.backtest).
+One snapshot for everything; the production's rating rates, over all periods that touch the range, account after account beside
+what is booked of them. Only accounts for whom the draft says something else are looked at, and of them only charges that it can
+change are rated, where the books are of the usage and the code of now. Not here: comparing (billing_pipeline.backtest).
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
+from datetime import date, timedelta
+from threading import Lock
 from time import perf_counter
 from uuid import UUID, uuid5
 
 import psycopg
+from psycopg import sql
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.backtest import AccountChange, ChargeSide, Comparison, compare
+from billing_pipeline.backtest import AccountChange, BookedSide, Comparison, compare, together
 from billing_pipeline.catalog import Catalog, Kind, restore_catalog
 from billing_pipeline.catalog.differences import Change, Difference, differences
-from billing_pipeline.charges import Charge, ChargeKey
+from billing_pipeline.charges import Charge
+from billing_pipeline.draft_reach import DraftReach
 from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import RequestedDays, Window
+from resources.backtest.books import Books, are_current, books_digest, put_off
+from resources.backtest.scenario_rows import Scenario, read_scenarios, write_scenario
 from resources.booking_scope import BookingScope, read_scope
 from resources.catalog_store import catalog_release, current_catalog
-from resources.charge_usage import rated_batches
+from resources.charge_usage import rated_charges
+from resources.collector import collector_paused
 from resources.database import Database
-from resources.prepaid_usage import rate_balances
+from resources.prepaid_usage import RatedBalances, rate_balances
 
 # Made once with uuid4. Never change it: ids of kept scenarios are made from it.
 _NAMESPACE = UUID("a3a5f3a0-7a49-4a43-9f0f-8f1d2d9f7c55")
 _NOTHING = "nothing was rated, and no charge or ledger row is ever written by a backtest"
+
+# Of fewer accounts the second half is done before its session is open.
+_SIDE_BY_SIDE_FROM = 500
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,28 +51,6 @@ class BacktestRefusedError(BillingError):
 
 class ScenarioUnknownError(BillingError):
     """No scenario, or several, begin so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """A backtest that ran, and what it was made of. Days are included on both ends."""
-
-    scenario_id: UUID
-    name: str
-    draft_sha256: str
-    base_sha256: str
-    first_day: date
-    last_day: date
-    usage_digest: str
-    books_digest: str
-    code_version: str
-    accounts_concerned: int
-    accounts_in_all: int
-    charges_rated: int
-    charges_changed: int
-    unbooked_days: int
-    seconds: float
-    ran_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,41 +90,24 @@ class BacktestStore:
         """
         progress = on_progress or _no_progress
         began = perf_counter()
-        with self.database.transaction() as connection:
+        with collector_paused(), self.database.transaction() as connection:
             connection.execute("set transaction isolation level repeatable read")
             base = current_catalog(connection)
             found = differences(base, draft)
             _refuse_other_measures(found)
-            concerned = {account for one in found for account in one.accounts}
-            days = RequestedDays(_days(first, last))
-            progress("reading what is booked", 0, 1)
-            scope = read_scope(connection, base, days)
-            before = _booked_sides(connection, scope, concerned)
-            progress("reading what is booked", 1, 1)
-            progress("rating with the draft", 0, 1)
-            after = _draft_sides(connection, draft, days, concerned)
-            progress("rating with the draft", 1, 1)
-            comparison = compare(before, after)
-            scenario = _scenario(
-                connection,
-                name,
-                draft,
-                base,
-                (first, last),
-                before,
-                comparison,
-                code_version,
-                len(concerned),
-                len(after),
-            )
+            run = _Run(connection, base, draft, found, RequestedDays(_days(first, last)), code_version)
+            comparison = run.compared(self.database, progress)
+            scenario = _scenario(connection, run, comparison, name=name, days=(first, last))
             scenario = replace(scenario, seconds=perf_counter() - began)
-            is_new = _keep(connection, scenario, comparison, found)
+            progress("writing what changes", 0, 1)
+            is_new = write_scenario(connection, scenario, comparison, found)
+            progress("writing what changes", 1, 1)
         return Backtest(scenario=scenario, comparison=comparison, differences=found, is_new=is_new)
 
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return every scenario, the newest first."""
         with self.database.reading() as connection:
-            return _read_scenarios(connection, "true", {})
+            return tuple(read_scenarios(connection))
 
     def find(self, digits: str) -> tuple[Scenario, tuple[AccountChange, ...]]:
         """Return the scenario whose id begins with `digits`, and its accounts.
@@ -145,7 +116,7 @@ class BacktestStore:
             ScenarioUnknownError: there is none, or several.
         """
         with self.database.reading() as connection:
-            found = _read_scenarios(connection, "starts_with(scenario_id::text, %(digits)s)", {"digits": digits})
+            found = tuple(read_scenarios(connection, digits))
             if len(found) != 1:
                 raise ScenarioUnknownError(
                     f"{len(found) or 'no'} backtests begin with {digits!r}",
@@ -220,78 +191,157 @@ def _refuse_other_measures(found: Iterable[Difference]) -> None:
         )
 
 
-def _booked_sides(
-    connection: psycopg.Connection, scope: BookingScope, accounts: Iterable[str]
-) -> dict[UUID, ChargeSide]:
-    rows = connection.execute(
+@dataclass(frozen=True, kw_only=True)
+class _DraftScope(BookingScope):
+    """What is rated: of what is concerned, what the draft can change."""
+
+    draft_reach: DraftReach
+
+    def concerns(self, subscription_id: str, price_id: str, period: Window) -> bool:
+        """Tell whether a charge for `period` is rated."""
+        return super().concerns(subscription_id, price_id, period) and self.draft_reach.changes(
+            subscription_id, price_id, period
+        )
+
+
+class _Run:
+    """One backtest in its snapshot. Both sides look at the same periods: those that either catalog concerns."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        base: Catalog,
+        draft: Catalog,
+        found: Sequence[Difference],
+        days: RequestedDays,
+        code_version: str,
+    ) -> None:
+        self.base, self.draft, self.code_version = base, draft, code_version
+        self.concerned = frozenset(account for one in found for account in one.accounts)
+        subscriptions = {key: one for key, one in draft.subscriptions.items() if one.account_id in self.concerned}
+        self._part = replace(draft, subscriptions=subscriptions)
+        self._connection = connection
+        self._scope = _either(read_scope(connection, base, days), read_scope(connection, self._part, days))
+        self._reach: DraftReach | None = None
+        if are_current(connection, base, days.days, code_version=code_version):
+            looked_at = put_off(connection).union(self._scope.by_subscription)
+            self._reach = DraftReach(base, draft, found, looked_at=looked_at)
+        self._rated_scope = self._scope
+        if self._reach is not None:
+            fields = {one.name: getattr(self._scope, one.name) for one in dataclass_fields(self._scope)}
+            self._rated_scope = _DraftScope(**fields, draft_reach=self._reach)
+        self.books_digest = ""
+        self.charges_rated = self.charges_unaffected = 0
+
+    def compared(self, database: Database, progress: Progress) -> Comparison:
+        """Rate the accounts with the draft and hold each beside its books.
+
+        Two halves of many accounts go side by side: while the server adds up the usage of one, the other is rated.
         """
-        select distinct on (charge_id)
-            charge_id, account_id, subscription_id, price_id, group_key, period_start, period_end, amount_minor, currency,
-            lines::text
-        from billing.charge_revision
-        where account_id = any(%(accounts)s) and period_start < %(end)s and period_end > %(start)s
-        order by charge_id, revision desc
-        """,
-        {"accounts": sorted(accounts), "start": scope.span.start, "end": scope.span.end},
-    )
-    found = {}
-    for charge_id, account_id, subscription_id, price_id, group_key, start, end, units, currency, lines in rows:
-        period = Window(start, end)
-        if scope.concerns(subscription_id, price_id, period):
-            key = ChargeKey(subscription_id=subscription_id, price_id=price_id, period=period, group_key=group_key)
-            amount = Money(units, currency)
-            found[charge_id] = ChargeSide(key=key, account_id=account_id, amount=amount, lines_json=_canonical(lines))
-    return found
+        balances = rate_balances(self._connection, self._part, self._rated_scope)
+        tell = _Told(progress, len(self.concerned))
+        accounts = sorted(self.concerned)
+        if len(accounts) < _SIDE_BY_SIDE_FROM:
+            halves = [self._half_compared(self._connection, accounts, balances, tell)]
+        else:
+            snapshot = self._connection.execute("select pg_export_snapshot()").fetchall()[0][0]
+            middle = len(accounts) // 2
+
+            def half(its_accounts: Sequence[str]) -> _Half:
+                with database.transaction() as connection:
+                    connection.execute("set transaction isolation level repeatable read")
+                    connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
+                    return self._half_compared(connection, its_accounts, balances, tell)
+
+            with ThreadPoolExecutor(max_workers=2) as threads:
+                halves = list(threads.map(half, (accounts[:middle], accounts[middle:])))
+        self.charges_rated = sum(one.charges_rated for one in halves)
+        self.charges_unaffected = sum(one.charges_unaffected for one in halves)
+        self.books_digest = books_digest([one.books for one in halves])
+        return together([one.comparison for one in halves])
+
+    def _half_compared(
+        self, connection: psycopg.Connection, its_accounts: Sequence[str], balances: RatedBalances, tell: "_Told"
+    ) -> "_Half":
+        """Compare some accounts, a batch after the other: of a year there are more charges than fit into memory with all that
+        they are made of."""
+        left = set(its_accounts)
+        subscriptions = {key: one for key, one in self._part.subscriptions.items() if one.account_id in left}
+        part = replace(self._part, subscriptions=subscriptions)
+        half = _Half(books=Books(connection, self._scope))
+        for accounts, charges in rated_charges(connection, part, self._rated_scope):
+            left.difference_update(accounts)
+            half.add(accounts, {**charges, **balances.of_accounts(accounts)}, self._reach)
+            tell.done(len(accounts))
+        # Accounts that have no subscription in the draft.
+        half.add(left, {}, self._reach)
+        tell.done(len(left))
+        return half
 
 
-@lru_cache(maxsize=1 << 16)
-def _canonical(lines: str) -> str:
-    """Return the arithmetic as JSON that two sides can be compared by: PostgreSQL orders the keys of jsonb its own way."""
-    return json.dumps(json.loads(lines), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+@dataclass(slots=True)
+class _Half:
+    """Some of the accounts, compared; `books` reads theirs."""
+
+    books: Books
+    charges_rated: int = 0
+    charges_unaffected: int = 0
+    _parts: list[Comparison] = field(default_factory=list)
+
+    @property
+    def comparison(self) -> Comparison:
+        return together(self._parts)
+
+    def add(self, accounts: Collection[str], charges: Mapping[UUID, Charge], reach: DraftReach | None) -> None:
+        """Hold the charges of some accounts beside their books. `reach` None: the books are not what is rated now."""
+        booked = self.books.of_accounts(accounts) if accounts else {}
+        unaffected = {} if reach is None else {key: one for key, one in booked.items() if not _changes(reach, one)}
+        rated = {key: one for key, one in booked.items() if key not in unaffected} if unaffected else booked
+        self.charges_rated += len(charges)
+        self.charges_unaffected += len(unaffected)
+        self._parts.append(
+            compare(
+                rated,
+                charges,
+                unaffected=unaffected.values(),
+                read_lines=lambda charge_ids: self.books.lines(rated, charge_ids),
+            )
+        )
 
 
-def _draft_sides(
-    connection: psycopg.Connection, draft: Catalog, days: RequestedDays, accounts: set[str]
-) -> dict[UUID, ChargeSide]:
-    """Return every charge of the accounts as the draft has it, rated from all stored usage of its period."""
-    subscriptions = {key: one for key, one in draft.subscriptions.items() if one.account_id in accounts}
-    part = replace(draft, subscriptions=subscriptions)
-    scope = replace(read_scope(connection, part, days), reshaped={})
-    balances = rate_balances(connection, part, scope)
-    sides: dict[UUID, ChargeSide] = {}
-    # Of a year there are more charges than fit into memory with all that they are made of.
-    for _, usage in rated_batches(connection, part, scope):
-        sides.update((charge_id, _side(charge)) for charge_id, charge in usage.charges.items())
-    sides.update((charge_id, _side(period.charge)) for charge_id, period in balances.periods.items())
-    return sides
+def _changes(reach: DraftReach, booked: BookedSide) -> bool:
+    return reach.changes(booked.subscription_id, booked.price_id, booked.period)
 
 
-def _side(charge: Charge) -> ChargeSide:
-    return ChargeSide(
-        key=charge.key,
-        account_id=charge.account_id,
-        amount=charge.amount,
-        lines_json=_canonical(charge.lines_json),
-    )
+class _Told:
+    """Tells how many accounts are done, from several threads."""
+
+    def __init__(self, progress: Progress, accounts: int) -> None:
+        self._progress, self._accounts, self._done, self._lock = progress, accounts, 0, Lock()
+        self.done(0)
+
+    def done(self, accounts: int) -> None:
+        """Tell that so many more are done."""
+        with self._lock:
+            self._done += accounts
+            self._progress("rating with the draft", self._done, self._accounts)
+
+
+def _either(one: BookingScope, other: BookingScope) -> BookingScope:
+    """Return the scope of what either concerns."""
+    together = dict(one.together)
+    for subscription_id, window in other.together.items():
+        before = together.get(subscription_id, window)
+        together[subscription_id] = Window(min(before.start, window.start), max(before.end, window.end))
+    return replace(one, in_advance=one.in_advance | other.in_advance, together=together)
 
 
 def _scenario(
-    connection: psycopg.Connection,
-    name: str,
-    draft: Catalog,
-    base: Catalog,
-    days: tuple[date, date],
-    before: Mapping[UUID, ChargeSide],
-    comparison: Comparison,
-    code_version: str,
-    concerned: int,
-    rated: int,
+    connection: psycopg.Connection, run: _Run, comparison: Comparison, *, name: str, days: tuple[date, date]
 ) -> Scenario:
     usage_digest, unbooked = _usage_built(connection, days)
-    books = hashlib.sha256()
-    for charge_id in sorted(before):
-        books.update(f"{charge_id}|{before[charge_id].amount}|{before[charge_id].lines_json}\n".encode())
-    inputs = (draft.sha256, base.sha256, *map(str, days), usage_digest, books.hexdigest(), code_version)
+    base, draft, books_digest = run.base, run.draft, run.books_digest
+    inputs = (draft.sha256, base.sha256, *map(str, days), usage_digest, books_digest, run.code_version)
     row = connection.execute("select now()").fetchone()
     assert row is not None
     return Scenario(
@@ -302,11 +352,12 @@ def _scenario(
         first_day=days[0],
         last_day=days[1],
         usage_digest=usage_digest,
-        books_digest=books.hexdigest(),
-        code_version=code_version,
-        accounts_concerned=concerned,
+        books_digest=books_digest,
+        code_version=run.code_version,
+        accounts_concerned=len(run.concerned),
         accounts_in_all=len(base.accounts.keys() | draft.accounts.keys()),
-        charges_rated=rated,
+        charges_rated=run.charges_rated,
+        charges_unaffected=run.charges_unaffected,
         charges_changed=len(comparison.changed),
         unbooked_days=unbooked,
         seconds=0,
@@ -336,124 +387,3 @@ def _usage_built(connection: psycopg.Connection, days: tuple[date, date]) -> tup
     for asset, day, inputs, rules, _ in rows:
         digest.update(f"{asset}|{day}|{inputs}|{rules}\n".encode())
     return digest.hexdigest(), len({row[1] for row in rows if row[4] and row[1] >= days[0]})
-
-
-def _keep(
-    connection: psycopg.Connection, scenario: Scenario, comparison: Comparison, found: Iterable[Difference]
-) -> bool:
-    row = connection.execute(
-        """
-        insert into backtest.scenario (
-            scenario_id, name, draft_sha256, base_sha256, first_day, last_day, usage_digest, books_digest, code_version,
-            accounts_concerned, accounts_in_all, charges_rated, charges_changed, unbooked_days, seconds, ran_at
-        )
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        on conflict do nothing
-        returning scenario_id
-        """,
-        [
-            scenario.scenario_id,
-            scenario.name,
-            scenario.draft_sha256,
-            scenario.base_sha256,
-            scenario.first_day,
-            scenario.last_day,
-            scenario.usage_digest,
-            scenario.books_digest,
-            scenario.code_version,
-            scenario.accounts_concerned,
-            scenario.accounts_in_all,
-            scenario.charges_rated,
-            scenario.charges_changed,
-            scenario.unbooked_days,
-            round(scenario.seconds, 3),
-            scenario.ran_at,
-        ],
-    ).fetchone()
-    if row is None:
-        return False
-    _keep_draft(connection, scenario, found)
-    with connection.cursor() as cursor:
-        with cursor.copy("copy backtest.account_total from stdin") as copy:
-            for one in comparison.accounts:
-                copy.write_row(
-                    (
-                        scenario.scenario_id,
-                        one.account_id,
-                        one.before.currency,
-                        one.before.minor_units,
-                        one.after.minor_units,
-                        one.changed_charges,
-                    )
-                )
-        with cursor.copy("copy backtest.changed_charge from stdin") as copy:
-            for charge in comparison.changed:
-                key = charge.side.key
-                sides = [
-                    (side.amount.minor_units, side.amount.currency, side.lines_json) if side else (None, None, None)
-                    for side in (charge.before, charge.after)
-                ]
-                copy.write_row(
-                    (
-                        scenario.scenario_id,
-                        charge.charge_id,
-                        charge.side.account_id,
-                        key.subscription_id,
-                        key.price_id,
-                        key.group_key,
-                        key.period.start,
-                        key.period.end,
-                        *sides[0],
-                        *sides[1],
-                    )
-                )
-    return True
-
-
-def _keep_draft(connection: psycopg.Connection, scenario: Scenario, found: Iterable[Difference]) -> None:
-    for one in found:
-        connection.execute(
-            """
-            insert into backtest.draft_change (draft_sha256, base_sha256, kind, entry_id, version, content)
-            values (%s, %s, %s, %s, %s, %s::jsonb)
-            on conflict do nothing
-            """,
-            [scenario.draft_sha256, scenario.base_sha256, one.kind, one.entry_id, one.version, one.after_json],
-        )
-
-
-def _read_scenarios(
-    connection: psycopg.Connection, condition: str, parameters: Mapping[str, object]
-) -> tuple[Scenario, ...]:
-    rows = connection.execute(
-        f"""
-        select
-            scenario_id, name, draft_sha256, base_sha256, first_day, last_day, usage_digest, books_digest, code_version,
-            accounts_concerned, accounts_in_all, charges_rated, charges_changed, unbooked_days, seconds, ran_at
-        from backtest.scenario
-        where {condition}
-        order by ran_at desc, scenario_id
-        """.encode(),
-        parameters,
-    ).fetchall()
-    return tuple(
-        Scenario(
-            scenario_id=row[0],
-            name=row[1],
-            draft_sha256=row[2],
-            base_sha256=row[3],
-            first_day=row[4],
-            last_day=row[5],
-            usage_digest=row[6],
-            books_digest=row[7],
-            code_version=row[8],
-            accounts_concerned=row[9],
-            accounts_in_all=row[10],
-            charges_rated=row[11],
-            charges_changed=row[12],
-            unbooked_days=row[13],
-            seconds=float(row[14]),
-            ran_at=row[15],
-        )
-        for row in rows
-    )
