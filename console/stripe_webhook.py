@@ -140,7 +140,7 @@ async def _body(request: Request) -> bytes | None:
 def _document(body: bytes) -> Mapping[str, Any]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     return document if isinstance(document, dict) else {}
 

@@ -60,7 +60,7 @@ class DigestSignatures:
         try:
             with self._landing.fetched(key + SIDE_FILE) as path:
                 metadata = json.loads(path.read_bytes())
-        except (LandingFileChangedError, ValueError):
+        except (LandingFileChangedError, ValueError, RecursionError):
             return None
         return metadata if isinstance(metadata, dict) else None
 

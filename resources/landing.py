@@ -5,6 +5,7 @@ time; a file that changes while it is read raises, so a half-written file is nev
 Not here: what is in the files (inflate, avro), which were seen before (request_store).
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ class LandingNotFoundError(BillingError):
 
 
 class LandingKeyError(BillingError):
-    """A key or symbolic link leads out of the landing place, or is no UTF-8."""
+    """A key or symbolic link leads out of the landing place or in a circle, is no UTF-8, or is no file at all."""
 
 
 class LandingFileChangedError(BillingError):
@@ -59,7 +60,8 @@ class Landing:
         Raises:
             LandingNotFoundError: no such folder or bucket, or no permission. An S3 prefix without objects is empty, not
                 missing: S3 has no folders.
-            LandingKeyError: a symbolic link leaves the folder, or a name is not UTF-8.
+            LandingKeyError: a symbolic link leaves the folder or leads in a circle, a name is not UTF-8, or something is neither
+                file nor folder.
         """
         return self._place.list(prefix)
 
@@ -118,13 +120,29 @@ class LocalLanding:
     def _inside(self, root: Path, key: str) -> Path:
         """Return the path of `key`; symbolic links in it must stay inside `root`."""
         path = root / key
-        if ".." in PurePosixPath(key).parts or key.startswith("/") or not path.resolve().is_relative_to(root):
+        resolved = self._followed(root, key)
+        if ".." in PurePosixPath(key).parts or key.startswith("/") or not resolved.is_relative_to(root):
             raise LandingKeyError(
                 f"{key!r} leads out of the landing folder {root}",
                 bill="nothing was read from it",
                 fix="put the file itself into the landing folder instead of a symbolic link",
             )
         return path
+
+    def _followed(self, root: Path, key: str) -> Path:
+        """Return where `key` leads, whether there is anything or not."""
+        path = root / key
+        try:
+            return path.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            # Of links in a circle Python says one or the other, by its version.
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:
+                return path.resolve()
+            raise LandingKeyError(
+                f"{key!r} in the landing folder {root} is a symbolic link that leads in a circle",
+                bill="no log file of this folder was read; what was billed before stands",
+                fix="remove the link, or put the file itself in its place",
+            ) from error
 
     def _walk(self, root: Path, folder: Path) -> Iterator[LandingFile]:
         """Yield files in order of key. A linked folder is not entered: its files have keys of their own."""
@@ -148,6 +166,13 @@ class LocalLanding:
             if entry.is_file():
                 modified_at = datetime.fromtimestamp(stat.st_mtime, UTC)
                 yield LandingFile(key=key, size_bytes=stat.st_size, modified_at=modified_at)
+            elif not entry.is_dir():
+                # To open a pipe without a writer would wait forever; to pass over it would lose what it was to bring.
+                raise LandingKeyError(
+                    f"{key!r} in the landing folder {root} is a pipe, a socket or a device, and no file",
+                    bill="no log file of this folder was read; what was billed before stands",
+                    fix="remove it, and deliver what it was to bring as a file",
+                )
 
 
 class S3Landing:

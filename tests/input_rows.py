@@ -99,12 +99,12 @@ def generations(draw: st.DrawFn, datasets: Sequence[str]) -> list[Generation]:
     """Draw the generations of a few partitions, of each of which the newest, an older one or none is current."""
     found = []
     for dataset, partition in draw(
-        st.lists(st.tuples(st.sampled_from(datasets), st.sampled_from(DAYS)), max_size=4, unique=True)
+        st.lists(st.tuples(st.sampled_from(datasets), st.sampled_from([DAYS[0], *DAYS])), max_size=4, unique=True)
     ):
         current = draw(st.sampled_from([0, 0, 1, None]))
         found += [
             Generation(dataset, partition, number, number == current, draw(st.dictionaries(
-                st.sampled_from(DAYS), st.integers(1, 9), max_size=2)))
+                st.sampled_from([partition, partition, *DAYS]), st.integers(1, 9), max_size=2)))
             for number in range(draw(st.integers(1, 2)))
         ]  # fmt: skip
     return found

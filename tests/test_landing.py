@@ -1,6 +1,7 @@
 """The landing folder: what is listed, and that half a file is never taken for a whole one. S3: test_s3.py."""
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +118,43 @@ class TestList:
         (root / "link").symlink_to(tmp_path / target)
         with pytest.raises(LandingKeyError, match="leads out"):
             keys(landing)
+
+    @pytest.mark.parametrize("links", [{"a.log": "a.log"}, {"a.log": "b.log", "b.log": "a.log"}, {"day": "day/day"}])
+    def test_refuses_links_in_a_circle(self, landing: Landing, root: Path, links: dict[str, str]) -> None:
+        deliver(root, "good.log")
+        for name, target in links.items():
+            (root / name).symlink_to(target)
+        with pytest.raises(LandingKeyError, match=r"'(a\.log|day)' in the landing folder .* leads in a circle"):
+            keys(landing)
+        with pytest.raises(LandingKeyError, match="leads in a circle"), landing.fetched(next(iter(links))):
+            pass
+
+    def test_passes_over_a_link_to_nothing(self, landing: Landing, root: Path) -> None:
+        deliver(root, "good.log")
+        (root / "gone.log").symlink_to("never.log")
+        assert keys(landing) == ["good.log"]
+
+    def test_takes_a_folder_with_the_name_of_a_file_for_a_folder(self, landing: Landing, root: Path) -> None:
+        deliver(root, "requests.jsonl.gz/requests.jsonl")
+        assert keys(landing) == ["requests.jsonl.gz/requests.jsonl"]
+
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_refuses_a_pipe_and_waits_for_nobody(self, landing: Landing, root: Path, linked: bool) -> None:
+        deliver(root, "good.log")
+        os.mkfifo(root / ".pipe" if linked else root / "pipe.log")
+        if linked:
+            (root / "pipe.log").symlink_to(".pipe")
+        with pytest.raises(LandingKeyError, match=r"'pipe\.log' .* is a pipe, a socket or a device") as caught:
+            keys(landing)
+        assert "no log file of this folder was read" in str(caught.value)
+
+    def test_refuses_a_socket(self, landing: Landing, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # the path of a socket must be short
+        monkeypatch.chdir(root)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("socket.log")
+            with pytest.raises(LandingKeyError, match="is a pipe, a socket or a device"):
+                keys(landing)
 
     @pytest.mark.parametrize("prefix", ["../", "/etc/", "a/../../"])
     def test_refuses_a_prefix_that_leaves(self, landing: Landing, prefix: str) -> None:

@@ -141,6 +141,14 @@ class TestManifest:
         assert isinstance(refusal, FileRefusal)
         assert refusal.reason == "manifest_checksum"
 
+    def test_shows_nothing_of_what_is_in_place_of_its_checksum(self) -> None:
+        refusal = self.said(checksum=b"jane.quux@example.org")
+        assert isinstance(refusal, FileRefusal)
+        assert "quux" not in refusal.detail
+        refusal = self.said(checksum=b"0" * 32)
+        assert isinstance(refusal, FileRefusal)
+        assert refusal.detail.endswith(f"not {'0' * 32}")
+
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [

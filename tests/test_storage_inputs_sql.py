@@ -92,8 +92,8 @@ def verdicts(statuses: Sequence[str]) -> st.SearchStrategy[list[Verdict]]:
     return st.lists(
         st.builds(
             Verdict,
-            st.sampled_from([*DELIVERED, "core/request_records"]),
-            st.sampled_from(DAYS[:2]),
+            st.sampled_from([*DELIVERED, *DELIVERED, "core/request_records"]),
+            st.sampled_from([DAYS[0], DAYS[0], DAYS[1]]),
             st.sampled_from(["g", "h"]),
             st.sampled_from(["1", "2"]),
             st.sampled_from(statuses),

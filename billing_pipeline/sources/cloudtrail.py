@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.json_numbers import exact_decimal
 from billing_pipeline.sources.personal_names import Pseudonymise, has_address
 from billing_pipeline.sources.storage_profile import LARGEST_BYTES, StorageProfile, is_key, object_id, version_object_id
 from billing_pipeline.sources.storage_reasons import FileRefusal, StorageReason
@@ -181,7 +182,7 @@ def size_of(value: object) -> int | None:
 def _records(content: bytes) -> list[Any] | FileRefusal:
     try:
         # Infinity and NaN become text, which is no size.
-        document = json.loads(content.decode("utf-8-sig"), parse_float=Decimal, parse_constant=str)
+        document = json.loads(content.decode("utf-8-sig"), parse_float=exact_decimal, parse_constant=str)
     except UnicodeDecodeError:
         return FileRefusal(reason=Reason.ENCODING, detail="the file is not UTF-8")
     except RecursionError:
@@ -201,7 +202,9 @@ def _records(content: bytes) -> list[Any] | FileRefusal:
         source = record.get("eventSource") if isinstance(record, dict) else None
         # S3 notifications and SQS envelopes have Records too; each would be read as something that it is not.
         if isinstance(source, str) and source.startswith("aws:"):
-            return FileRefusal(reason=StorageReason.WRAPPER, detail=f"Records of {source[:20]}, not of CloudTrail")
+            return FileRefusal(
+                reason=StorageReason.WRAPPER, detail="Records of a notification or a queue, not of CloudTrail"
+            )
     return records
 
 

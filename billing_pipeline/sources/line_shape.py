@@ -55,7 +55,7 @@ def shape_of(line: bytes) -> LineShape | None:
         return None
     try:
         value = json.loads(line.decode("ascii"), object_pairs_hook=_without_repeats)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return _scanned(line) if isinstance(value, dict) else None
 

@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from billing_pipeline.records import OutOfScope, Reason, Rejection, RequestRecord, line_digest
 from billing_pipeline.sources.endpoints import endpoint_of
+from billing_pipeline.sources.json_numbers import exact_decimal, exact_integer
 from billing_pipeline.sources.profile import (
     DurationField,
     FlagField,
@@ -34,8 +35,8 @@ MAX_DEPTH = 32
 MICROSECONDS_PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 _QUOTED_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
-# What common writers and the bulk parser let pass: a comma before a closing bracket, words for numbers that are none. Read, so
-# that one reading holds for every line; such a number in a field that counts is refused there.
+# What common writers and the bulk parser let pass: a comma before a closing bracket, words for numbers that are none, and whole
+# numbers of thousands of digits. Read, so that one reading holds for every line; such a number in a field that counts is refused.
 _LENIENCE = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])|-?\b(?:nan|inf(?:inity)?)\b', re.IGNORECASE)
 _MISSING = object()
 
@@ -123,7 +124,7 @@ def _decode(line: bytes, *, max_bytes: int) -> Mapping[str, object]:
         raise _RefusedError(Reason.TOO_DEEP)
     value = _parse_json(text)
     if value is _MISSING:
-        value = _parse_json(_LENIENCE.sub(_strict_spelling, text))
+        value = _parse_json(_LENIENCE.sub(_strict_spelling, text), parse_integer=exact_integer)
     if value is _MISSING:
         cut = not line.endswith(b"\n") and text.lstrip().startswith("{") and not text.rstrip().endswith("}")
         raise _RefusedError(Reason.TRUNCATED_LINE if cut else Reason.BAD_JSON)
@@ -132,9 +133,15 @@ def _decode(line: bytes, *, max_bytes: int) -> Mapping[str, object]:
     return value
 
 
-def _parse_json(text: str) -> object:
+def _parse_json(text: str, parse_integer: Callable[[str], int | Decimal] = int) -> object:
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_keep_ambiguity)
+        return json.loads(
+            text,
+            parse_float=exact_decimal,
+            parse_int=parse_integer,
+            parse_constant=Decimal,
+            object_pairs_hook=_keep_ambiguity,
+        )
     except ValueError:
         return _MISSING
 

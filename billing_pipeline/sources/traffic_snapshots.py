@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.json_numbers import exact_decimal
 from billing_pipeline.sources.timestamps import parse_instant
 
 LARGEST_TOTAL = 2**63 - 1
@@ -286,7 +287,7 @@ def _as_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 # A number that is not exact is still JSON: the sample that holds it is refused, not the body.
-_DECODER = json.JSONDecoder(object_pairs_hook=_as_object, parse_float=Decimal, parse_constant=Decimal)
+_DECODER = json.JSONDecoder(object_pairs_hook=_as_object, parse_float=exact_decimal, parse_constant=Decimal)
 
 
 def _field(table: Mapping[str, object], name: str) -> object:

@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from billing_pipeline.records import Reason
+from billing_pipeline.sources.json_numbers import exact_decimal
 from billing_pipeline.sources.personal_names import Pseudonymise, kept_name
 from billing_pipeline.sources.storage_profile import is_name
 from billing_pipeline.sources.storage_reasons import StorageReason
@@ -50,7 +50,7 @@ def json_fields(line: bytes) -> Mapping[str, Any] | Refusal:
     if len(line) > MAX_LINE_BYTES:
         return Reason.TOO_LONG, None
     try:
-        fields = json.loads(line.decode("utf-8"), parse_float=Decimal, object_pairs_hook=_no_key_twice)
+        fields = json.loads(line.decode("utf-8"), parse_float=exact_decimal, object_pairs_hook=_no_key_twice)
     except UnicodeDecodeError:
         return Reason.ENCODING, None
     except _TwiceError:
