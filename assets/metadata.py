@@ -139,8 +139,8 @@ def catalog_metadata(load: CatalogLoad, *, folder: str, row_count: int) -> Metad
     if changes:
         metadata["changes"] = markdown_table(("change", "entry"), changes[:LISTED_ROWS])
     if load.left_out:
-        waiting = [(one.source, one.subscription_id, one.statement_id or "", one.message) for one in load.left_out]
-        head = ("source", "subscription", "statement", "why it waits")
+        waiting = [(one.place, one.subscription_id, f"{one.field}: {one.message}", one.fix) for one in load.left_out]
+        head = ("where it says so", "subscription", "why it waits", "what to do")
         metadata["statements_waiting"] = markdown_table(head, waiting[:LISTED_ROWS])
     return metadata
 

@@ -126,11 +126,13 @@ def _next_text(subscription: Subscription, phase: Phase, whole: Window, zone: st
 def _print_findings(console: Console, findings: Sequence[StatementFinding]) -> None:
     if not findings:
         return
-    shown = table("Statements that wait", "source", "subscription", "statement", "field", "why")
+    shown = table("Statements that wait", "where it says so", "subscription", "why", "what to do")
     for finding in findings:
-        statement = "" if finding.statement_id is None else str(finding.statement_id)
         shown.add_row(
-            finding.source, escape(finding.subscription_id), statement, escape(finding.field), escape(finding.message)
+            escape(finding.place or finding.source),
+            escape(finding.subscription_id),
+            escape(f"{finding.field}: {finding.message}"),
+            escape(finding.fix),
         )
     console.print(shown)
     console.print(

@@ -30,7 +30,7 @@ from billing_pipeline.sources.personal_names import Pseudonymise, has_address
 from resources.catalog_mirror import write_mirror
 from resources.database import Database
 from resources.subscriptions.source import SOURCES
-from resources.subscriptions.statements import record_merged
+from resources.subscriptions.statements import at_sources, record_merged
 
 # Fields that may change in an entry that is in use: they change what will be, or who a bill is for, not what was rated.
 _FREE_FIELDS: Mapping[Kind, frozenset[str]] = {
@@ -206,7 +206,10 @@ def current_catalog(connection: psycopg.Connection) -> Catalog:
             bill="without prices and accounts there is no usage to count and nothing to charge",
             fix="run `billing materialize catalog/prices`, which loads the catalog folder",
         )
-    return restore_catalog((Kind(kind), content) for kind, content in rows)
+    try:
+        return restore_catalog((Kind(kind), content) for kind, content in rows)
+    except CatalogError as error:
+        raise CatalogError(at_sources(connection, error.findings)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,6 +114,16 @@ class TestTable:
         with sources.database.reading() as connection:
             assert {one.statement_id for one in read_findings(connection)} == {wrong, lost, float_seats}
 
+    def test_what_waits_names_its_row_and_what_to_do(self, sources: Sources) -> None:
+        sources.start("t")
+        row = sources.say("t", "change", "2026-03-10T12:00:00", plan_id="gold", external_id="evt_2")
+        (finding,) = sources.load().left_out
+        assert finding.place == f"row {row} of catalog.subscription_statement (external_id evt_2)"
+        assert f"withdraw this one (statement = 'withdrawal', withdraws = {row})" in finding.fix
+        assert str(finding).startswith(f"{finding.place}: t: changes.1.plan: 'gold' is not a plan; write a further row")
+        with sources.database.reading() as connection:
+            assert read_findings(connection) == (finding,)
+
     def test_what_has_become_right_is_taken_in_behind_what_was_before(self, sources: Sources) -> None:
         sources.start("t")
         sources.say("t", "change", "2026-03-10T12:00:00", plan_id="gold")
@@ -161,8 +171,30 @@ class TestTable:
         sources.start("t", plan="pro")
         sources.load()
         sources.write(plans=PLANS.replace('id = "pro"', 'id = "other"'))
-        with pytest.raises(CatalogError, match=r"subscriptions\.toml: t: plan: 'pro' is not a plan"):
+        with pytest.raises(
+            CatalogError,
+            match=r"row \d+ of catalog\.subscription_statement: t: plan: 'pro' is not a plan; it was taken in before: let",
+        ):
             sources.load()
+
+    def test_files_that_break_a_change_that_was_taken_in_name_the_row_of_the_change(self, sources: Sources) -> None:
+        sources.start("t")
+        row = sources.say("t", "change", "2026-03-10T12:00:00", plan_id="pro", external_id="evt_9")
+        sources.load()
+        sources.write(plans=PLANS.replace('id = "pro"', 'id = "other"'))
+        with pytest.raises(CatalogError, match=rf"row {row} of .*\(external_id evt_9\): t: changes\.1\.plan: 'pro'"):
+            sources.load()
+
+    def test_a_loaded_catalog_that_has_become_wrong_names_the_row(self, sources: Sources) -> None:
+        row = sources.start("t", external_id="evt_1")
+        sources.load()
+        with psycopg.connect(sources.database.url) as connection:
+            connection.execute(
+                "update catalog.entry set content = jsonb_set(content, '{plan}', '\"gone\"') where entry_id = 't'"
+            )
+        with pytest.raises(CatalogError) as caught:
+            sources.store.current()
+        assert f"row {row} of catalog.subscription_statement (external_id evt_1): t: plan: 'gone'" in str(caught.value)
 
     def test_a_subscription_has_one_source(self, sources: Sources) -> None:
         sources.start("of_files")
@@ -303,3 +335,24 @@ class TestStripe:
         mirror.put(fetched="2026-02-10T00:00", seats=1, billing_cycle_anchor=at("2026-02-10T00:00"))
         (finding,) = sources.load().left_out
         assert finding.message.startswith("Stripe has moved the billing cycle's anchor to 2026-02-10T00:00:00+00:00")
+        assert finding.place == "Stripe subscription sub_1"
+
+    def test_what_is_wrong_at_stripe_names_its_subscription_there(self, sources: Sources) -> None:
+        mirror = Mirror(sources.database)
+        ours = json.dumps({"bp_account": "beta", "bp_plan": "gold", "bp_subscription": "ours"})
+        mirror.put(fetched="2026-02-01T00:00", seats=1, metadata=ours)
+        (finding,) = sources.load().left_out
+        assert (finding.subscription_id, finding.field) == ("ours", "plan")
+        assert (
+            finding.place == f"Stripe subscription sub_1 (row {finding.statement_id} of catalog.subscription_statement)"
+        )
+        assert finding.fix.startswith("correct sub_1 at Stripe (metadata bp_plan, ")
+
+    def test_files_that_break_what_stripe_said_name_its_subscription_there(self, sources: Sources) -> None:
+        Mirror(sources.database).put(fetched="2026-02-01T00:00", seats=1, plan="pro")
+        sources.load()
+        sources.write(plans=PLANS.replace('id = "pro"', 'id = "other"'))
+        with pytest.raises(
+            CatalogError, match=r"Stripe subscription sub_1 \(row \d+ of .*\): sub_1: plan: 'pro' is not a"
+        ):
+            sources.load()

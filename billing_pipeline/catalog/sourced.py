@@ -7,7 +7,7 @@ files come first, then sources in their order. Not here: reading statements (res
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from billing_pipeline.catalog.entries import Catalog, Kind
@@ -29,9 +29,10 @@ class StatementKind(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """`table` are fields of a subscription (start), or of a change, as a file spells them. `is_accepted`: a loaded catalog has
-    taken it in."""
+    taken it in. `external_id` is the writer's own."""
 
     statement_id: int
+    external_id: str | None = None
     kind: StatementKind
     table: Mapping[str, object]
     is_accepted: bool
@@ -40,9 +41,11 @@ class Statement:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcedSubscription:
     """All that a source says of a subscription: what was accepted first, in that order, then the rest as it was written.
-    `problems` (field, message) are what the source itself cannot say in a statement."""
+    `problems` (field, message) are what the source itself cannot say in a statement. `at_stripe` is Stripe's id of it, of what
+    its mirror says."""
 
     source: str
+    at_stripe: str | None = None
     subscription_id: str
     statements: tuple[Statement, ...]
     problems: tuple[tuple[str, str], ...] = ()
@@ -50,17 +53,34 @@ class SourcedSubscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementFinding:
-    """Why a statement is left out (`statement_id` None: all of its subscription's)."""
+    """Why a statement is left out (`statement_id` None: all of its subscription's). `place` is the row, or the object at Stripe,
+    that says it; `fix` what to do about it, where the message does not say so."""
 
     source: str
     subscription_id: str
     statement_id: int | None
     field: str
     message: str
+    place: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        which = "" if self.statement_id is None else f" statement {self.statement_id}"
-        return f"{self.source}: {self.subscription_id}{which}: {self.field}: {self.message}"
+        fix = f"; {self.fix}" if self.fix else ""
+        return f"{self.place or self.source}: {self.subscription_id}: {self.field}: {self.message}{fix}"
+
+
+def place_of(statement_id: int | None, *, external_id: str | None = None, at_stripe: str | None = None) -> str:
+    """Return where a person finds a statement: its row, and of what Stripe's mirror says the object at Stripe."""
+    row = _TABLE if statement_id is None else f"row {statement_id} of {_TABLE}"
+    if at_stripe is not None:
+        return (
+            f"Stripe subscription {at_stripe}" if statement_id is None else f"Stripe subscription {at_stripe} ({row})"
+        )
+    return f"{row} (external_id {external_id})" if external_id else row
+
+
+_TABLE = "catalog.subscription_statement"
+_TAKEN_IN = "it was taken in before: let the files allow it again, or say otherwise from then on in a further change"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +114,8 @@ def merged_catalog(
         except CatalogError as error:
             left_out = [_leave_out(drafts, finding, findings) for finding in _first_of_each(error.findings)]
             if not all(left_out):
-                raise CatalogError(placed(error.findings, files)) from None
+                found = [_at_source(drafts, finding) for finding in error.findings]
+                raise CatalogError(placed(found, files)) from None
             drafts = [draft for draft in drafts if draft.start is not None]
             continue
         return Merged(
@@ -108,8 +129,9 @@ def merged_catalog(
 class _Draft:
     """A subscription as its statements have it so far."""
 
-    def __init__(self, source: str, subscription_id: str, account_id: object) -> None:
-        self.source, self.subscription_id, self.account_id = source, subscription_id, account_id
+    def __init__(self, one: SourcedSubscription, account_id: object) -> None:
+        self.source, self.subscription_id, self.account_id = one.source, one.subscription_id, account_id
+        self.at_stripe = one.at_stripe
         self.start: Statement | None = None
         self.changes: list[Statement] = []
 
@@ -130,6 +152,29 @@ class _Draft:
             return change
         fresh = [one for one in self.taken() if not one.is_accepted]
         return fresh[-1] if fresh else None
+
+    def says(self, field: str) -> Statement | None:
+        """Return the statement that says `field`: a change, or the start."""
+        match = _CHANGE.match(field)
+        return self.start if match is None else self.changes[int(match[1]) - 1]
+
+    def place(self, statement: Statement | None) -> str:
+        """Return where a person finds the statement."""
+        if statement is None:
+            return place_of(None, at_stripe=self.at_stripe)
+        return place_of(statement.statement_id, external_id=statement.external_id, at_stripe=self.at_stripe)
+
+    def fix(self, statement: Statement) -> str:
+        """Return how a statement that waits is put right."""
+        if self.at_stripe is not None:
+            return (
+                f"correct {self.at_stripe} at Stripe (metadata bp_plan, bp_account, and bp_quantity of its items), or let the "
+                "catalog's files allow it: the next fetch and load take it in"
+            )
+        return (
+            f"write a further row that says it right, and withdraw this one (statement = 'withdrawal', "
+            f"withdraws = {statement.statement_id}), or let the catalog's files allow it"
+        )
 
     def leave_out(self, statement: Statement) -> None:
         self.changes = [one for one in self.changes if one is not statement]
@@ -157,7 +202,7 @@ def _drafts(
             findings.append(_of(one, None, "statement", "has no start: nothing of it counts until there is one"))
             continue
         taken[subscription_id] = f"source {one.source!r}"
-        draft = _Draft(one.source, subscription_id, starts[0].table.get("account"))
+        draft = _Draft(one, starts[0].table.get("account"))
         draft.start = starts[0]
         draft.changes = [statement for statement in one.statements if statement.kind is StatementKind.CHANGE]
         yield draft
@@ -182,10 +227,20 @@ def _leave_out(drafts: Sequence[_Draft], finding: Finding, findings: list[Statem
                     statement_id=statement.statement_id,
                     field=finding.field or "id",
                     message=finding.message,
+                    place=draft.place(statement),
+                    fix=draft.fix(statement),
                 )
             )
             return True
     return False
+
+
+def _at_source(drafts: Sequence[_Draft], finding: Finding) -> Finding:
+    """Return a finding on what a source has said with its row, or its object at Stripe, in the place of the file."""
+    draft = next((one for one in drafts if one.subscription_id == finding.entry), None)
+    if draft is None or finding.file != FILES[Kind.SUBSCRIPTION]:
+        return finding
+    return replace(finding, file=draft.place(draft.says(finding.field)), message=f"{finding.message}; {_TAKEN_IN}")
 
 
 def _first_of_each(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -204,4 +259,9 @@ def _of(one: SourcedSubscription, statement: Statement | None, field: str, messa
         statement_id=None if statement is None else statement.statement_id,
         field=field,
         message=message,
+        place=place_of(
+            None if statement is None else statement.statement_id,
+            external_id=None if statement is None else statement.external_id,
+            at_stripe=one.at_stripe,
+        ),
     )

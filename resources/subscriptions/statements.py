@@ -5,16 +5,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
+from billing_pipeline.catalog import FILES, Finding, Kind
 from billing_pipeline.catalog.sourced import (
     Merged,
     SourcedSubscription,
     Statement,
     StatementFinding,
     StatementKind,
+    place_of,
 )
 
 
@@ -31,6 +33,7 @@ class StatementTable:
 
 _COLUMNS = (
     "statement_id",
+    "external_id",
     "subscription_id",
     "statement",
     "at",
@@ -50,7 +53,7 @@ _COLUMNS = (
 )
 # Fields that a catalog file spells in another way.
 _SPELT = {"account_id": "account", "plan_id": "plan"}
-_NOT_FIELDS = frozenset({"statement_id", "subscription_id", "statement"})
+_NOT_FIELDS = frozenset({"statement_id", "external_id", "subscription_id", "statement"})
 
 
 def read_statements(connection: psycopg.Connection, source: str) -> tuple[SourcedSubscription, ...]:
@@ -78,6 +81,7 @@ def read_statements(connection: psycopg.Connection, source: str) -> tuple[Source
         found[row["subscription_id"]].append(
             Statement(
                 statement_id=row["statement_id"],
+                external_id=row["external_id"],
                 kind=kind,
                 table=dict(_fields(row, kind)),
                 is_accepted=is_accepted,
@@ -141,8 +145,11 @@ def record_merged(connection: psycopg.Connection, merged: Merged) -> None:
         [list(merged.taken)],
     )
     findings = list(dict.fromkeys(merged.findings))
-    keys = [(one.source, one.subscription_id, one.statement_id, one.field, one.message) for one in findings]
-    columns = [list(column) for column in zip(*keys, strict=True)] if keys else [[], [], [], [], []]
+    keys = [
+        (one.source, one.subscription_id, one.statement_id, one.field, one.message, one.place, one.fix)
+        for one in findings
+    ]
+    columns = [list(column) for column in zip(*keys, strict=True)] if keys else [[], [], [], [], [], [], []]
     connection.execute(
         """
         delete from catalog.statement_finding as finding
@@ -152,14 +159,18 @@ def record_merged(connection: psycopg.Connection, merged: Merged) -> None:
                 as now (source, subscription_id, statement_id, field, message)
         )
         """,
-        columns,
+        columns[:5],
     )
     connection.execute(
         """
-        insert into catalog.statement_finding (source, subscription_id, statement_id, field, message)
+        insert into catalog.statement_finding as finding
+            (source, subscription_id, statement_id, field, message, place, fix)
         select *
-        from unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[])
-        on conflict do nothing
+        from unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
+        on conflict (source, subscription_id, statement_id, field, message) do update set
+            place = excluded.place,
+            fix = excluded.fix
+        where (finding.place, finding.fix) <> (excluded.place, excluded.fix)
         """,
         columns,
     )
@@ -186,16 +197,22 @@ def read_findings(connection: psycopg.Connection) -> tuple[StatementFinding, ...
     """Return what the last load could not take in, oldest statement first."""
     rows = connection.execute(
         """
-        select source, subscription_id, statement_id, field, message
+        select source, subscription_id, statement_id, field, message, place, fix
         from catalog.statement_finding
         order by source, subscription_id, statement_id, field
         """
     )
     return tuple(
         StatementFinding(
-            source=source, subscription_id=subscription_id, statement_id=statement_id, field=field, message=message
+            source=source,
+            subscription_id=subscription_id,
+            statement_id=statement_id,
+            field=field,
+            message=message,
+            place=place,
+            fix=fix,
         )
-        for source, subscription_id, statement_id, field, message in rows
+        for source, subscription_id, statement_id, field, message, place, fix in rows
     )
 
 
@@ -203,3 +220,29 @@ def read_origins(connection: psycopg.Connection) -> Mapping[str, str]:
     """Return the source of each loaded subscription that is not of the catalog's files."""
     rows = connection.execute("select subscription_id, source from catalog.subscription_origin")
     return dict(rows.fetchall())
+
+
+def at_sources(connection: psycopg.Connection, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return findings on loaded subscriptions with the row, or the object at Stripe, that they come from, in the place of the
+    catalog's file."""
+    file = FILES[Kind.SUBSCRIPTION]
+    rows = connection.execute(
+        """
+        select subscription_id, min(statement_id), min(external_id) filter (where statement = 'start'),
+            (
+                select min(stripe_subscription_id) from stripe.subscription_source as mirrored
+                where origin.source = 'stripe' and coalesce(mirrored.subscription_id, stripe_subscription_id) = subscription_id
+            )
+        from catalog.subscription_origin as origin
+        join catalog.subscription_statement using (subscription_id, source)
+        join catalog.accepted_statement using (statement_id)
+        where subscription_id = any(%s)
+        group by subscription_id, origin.source
+        """,
+        [[one.entry for one in findings if one.file == file]],
+    ).fetchall()
+    places = {
+        subscription_id: place_of(statement_id, external_id=external_id, at_stripe=at_stripe)
+        for subscription_id, statement_id, external_id, at_stripe in rows
+    }
+    return tuple(replace(one, file=places.get(one.entry, file)) if one.file == file else one for one in findings)

@@ -44,8 +44,10 @@ class StripeSubscriptions:
         """Write statements for what is new in the mirror, and return all of them."""
         known, anchors = _known(connection)
         problems: dict[str, tuple[tuple[str, str], ...]] = {}
+        at_stripe: dict[str, str] = {}
         for row in connection.execute(_MIRRORED).fetchall():
-            subscription_id, account_id, started_at, anchor, fetched_at, status, *_ = row
+            subscription_id, account_id, started_at, anchor, fetched_at, status, *_, stripe_id = row
+            at_stripe[subscription_id] = stripe_id
             if status in _NOT_BEGUN:
                 continue
             now = _now(row)
@@ -58,7 +60,11 @@ class StripeSubscriptions:
             for at, fields in _changes(before, now, _second(fetched_at)):
                 _write(connection, subscription_id, "change", at, fields)
         return tuple(
-            replace(one, problems=(*one.problems, *problems.get(one.subscription_id, ())))
+            replace(
+                one,
+                problems=(*one.problems, *problems.get(one.subscription_id, ())),
+                at_stripe=at_stripe.get(one.subscription_id, one.subscription_id),
+            )
             for one in read_statements(connection, self.name)
         )
 
@@ -71,7 +77,8 @@ _MIRRORED = """
             select coalesce(jsonb_object_agg(metadata ->> 'bp_quantity', quantity), '{}')
             from stripe.subscription_item as item
             where item.subscription_id = stripe_subscription_id and metadata ? 'bp_quantity' and quantity is not null
-        )
+        ),
+        stripe_subscription_id
     from stripe.subscription_source as source
     where plan_id is not null and account_id is not null
     order by 1
@@ -79,7 +86,7 @@ _MIRRORED = """
 
 
 def _now(row: Sequence[object]) -> _Seen:
-    _, _, started_at, _, _, status, plan_id, trial_end, ends_at, quantities = row
+    _, _, started_at, _, _, status, plan_id, trial_end, ends_at, quantities, _ = row
     assert isinstance(started_at, datetime)
     assert isinstance(quantities, dict)
     trial_until = _second(trial_end) if isinstance(trial_end, datetime) and trial_end > started_at else None
