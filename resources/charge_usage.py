@@ -24,7 +24,7 @@ from billing_pipeline.charges import Charge
 from billing_pipeline.meters import UsageState
 from billing_pipeline.period_charges import PeriodUsage, period_charges
 from billing_pipeline.periods import Window
-from billing_pipeline.rating import VersionUsage
+from billing_pipeline.rating import NegativeQuantityError, VersionUsage
 from billing_pipeline.usage_slots import (
     DIMENSIONS,
     Group,
@@ -41,6 +41,7 @@ from billing_pipeline.usage_states import level_state_of
 from resources.booking_scope import BookingScope
 from resources.copy_text import copy_text, escaped, flags_text, instant_text
 from resources.merged_usage import MergedUsage, WantedUsage
+from resources.usage_below_zero import with_usage
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
@@ -107,7 +108,7 @@ def rated_batches(
     Raises as `rate_to_date`.
     """
     for accounts, reader in _readers(connection, catalog, scope, merged or MergedUsage(connection), _ADDED_UP):
-        charges = {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+        charges = _charges(connection, catalog, reader)
         yield (
             accounts,
             UsageToDate(
@@ -128,7 +129,14 @@ def rated_charges(
     Raises as `rate_to_date`.
     """
     for accounts, reader in _readers(connection, catalog, scope, MergedUsage(connection), _PER_SEGMENT):
-        yield accounts, {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+        yield accounts, _charges(connection, catalog, reader)
+
+
+def _charges(connection: psycopg.Connection, catalog: Catalog, reader: "_UsageReader") -> dict[UUID, Charge]:
+    try:
+        return {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+    except NegativeQuantityError as error:
+        raise with_usage(connection, catalog, error) from None
 
 
 def _readers(

@@ -14,19 +14,40 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import Window
 
 
-class UnratableError(BillingError):
-    """Usage that a price cannot rate. `place` is where the catalog says what does not fit; whose charge it is, and the line in
-    the file, are added by whoever knows them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeInQuestion:
+    """The charge that cannot be rated."""
 
-    def __init__(self, what: str, *, bill: str, fix: str, place: Place) -> None:
+    account_id: str
+    subscription_id: str
+    period: Window
+    group_key: str = ""
+
+    def __str__(self) -> str:
+        group = f", group {self.group_key}" if self.group_key else ""
+        span = f"{self.period.start.isoformat()} to {self.period.end.isoformat()}"
+        return f"account {self.account_id!r}, subscription {self.subscription_id!r}{group}, {span}"
+
+
+class UnratableError(BillingError):
+    """Usage that a price cannot rate. `place` is where the catalog says what does not fit; whose charge it is, the usage behind it,
+    and the line in the file, are added by whoever knows them."""
+
+    def __init__(self, what: str, *, bill: str, fix: str, place: Place, charge: ChargeInQuestion | None = None) -> None:
         super().__init__(what, bill=bill, fix=fix)
         self.place = place
+        self.charge = charge
 
     def of_charge(self, *, account_id: str, subscription_id: str, period: Window, group_key: str = "") -> Self:
         """Return the same error with whose charge it is."""
-        group = f", group {group_key}" if group_key else ""
-        whose = f"account {account_id!r}, subscription {subscription_id!r}{group}, {_span(period)}"
-        return type(self)(f"{self.what}; {whose}", bill=self.bill, fix=self.fix, place=self.place)
+        charge = ChargeInQuestion(
+            account_id=account_id, subscription_id=subscription_id, period=period, group_key=group_key
+        )
+        return self._with(f"{self.what}; {charge}", self.fix, charge)
+
+    def because(self, cause: str, *, fix: str) -> Self:
+        """Return the same error with what is behind it, and what to do about that."""
+        return self._with(f"{self.what}; {cause}", fix, self.charge)
 
     def at_line(self, line: int | None) -> Self:
         """Return the same error with its file, and its line there."""
@@ -34,11 +55,10 @@ class UnratableError(BillingError):
         version = "" if place.version is None else f"version {place.version}"
         shown = ": ".join(part for part in (FILES[place.kind], place.entry_id, version, place.field) if part)
         shown += "" if line is None else f" (line {line})"
-        return type(self)(f"{self.what} [{shown}]", bill=self.bill, fix=self.fix, place=self.place)
+        return self._with(f"{self.what} [{shown}]", self.fix, self.charge)
 
-
-def _span(period: Window) -> str:
-    return f"{period.start.isoformat()} to {period.end.isoformat()}"
+    def _with(self, what: str, fix: str, charge: ChargeInQuestion | None) -> Self:
+        return type(self)(what, bill=self.bill, fix=fix, place=self.place, charge=charge)
 
 
 class NegativeQuantityError(UnratableError):

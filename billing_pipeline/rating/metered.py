@@ -58,8 +58,8 @@ def _checked(*, price: Price, unit: str, usage: Sequence[VersionUsage]) -> Rated
             raise NegativeQuantityError(
                 f"price {price.price_id!r}: the quantity is {exact_text(part.quantity)} {unit}, below 0",
                 bill="this charge is not changed; what is booked stays",
-                fix="find the usage rows below 0 in usage.metered and build their days again; amounts that may be below 0 "
-                'need a price with model = "dynamic"',
+                fix="find the usage rows below 0, correct what was delivered and build their days again; amounts that may be below "
+                '0 need a price with model = "dynamic"',
                 place=price.place("model", version=part.version.version),
             )
         is_committed = is_committed or part.version.commitment is not None

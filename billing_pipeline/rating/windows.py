@@ -87,7 +87,7 @@ def rate_each_window(*, price: Price, unit: str, part: VersionUsage) -> Iterator
             raise NegativeQuantityError(
                 f"price {price.price_id!r}: the window at {start.isoformat()} has a quantity below 0",
                 bill="this charge is not changed; what is booked stays",
-                fix="find the usage rows below 0 in usage.metered and build their days again",
+                fix="find the usage rows below 0, correct what was delivered and build their days again",
                 place=price.place("window", version=version.version),
             )
         label, model, commitment = _terms(price, version, start)
