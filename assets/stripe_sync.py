@@ -49,7 +49,7 @@ def stripe_sync_asset() -> dg.AssetsDefinition:
         deps=[INVOICE_ITEMS_KEY.split("/")],
         pool=STRIPE_POOL,
         group_name="invoicing",
-        kinds={"python", "postgres"},
+        kinds={"python", "postgres", "stripe"},
         owners=["team:billing"],
         tags={"layer": "invoicing"},
         code_version=code_version(),

@@ -7,8 +7,8 @@ installation, and each may be repeated: a second demo finds all of it done. Not 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,9 @@ from uuid import uuid4
 from rich.markup import escape
 from rich.table import Table
 
+from assets.definitions import defs_of
+from assets.reconciliation import KEY as RECONCILIATION_KEY
+from assets.stripe_sync import KEY as SYNC_KEY
 from billing_pipeline.amounts import Money, to_money
 from billing_pipeline.invoicing.items import InvoiceItem, ItemKind
 from billing_pipeline.invoicing.stripe_amounts import from_stripe
@@ -32,7 +35,7 @@ from resources.demo_stripe import API_KEY, CANARY, CUSTOMERS, HIKARI, DemoCustom
 from resources.invoicing.added_store import AddedStore, Decision
 from resources.invoicing.invoice_rows import InvoiceRow, read_invoice_rows
 from resources.invoicing.invoice_store import InvoiceStore
-from resources.reconciliation.reconciler import Reconciler
+from resources.reconciliation.reconciler import Reconciler, Reconciliation
 from resources.stripe_api.gateway import StripeGateway
 from resources.stripe_mirror.following import StripeFollowing
 from resources.stripe_mirror.gateway_reads import GatewayReads
@@ -214,8 +217,8 @@ class StripeMonth:
         self._show_reconciliation()
 
     def _show_reconciliation(self) -> None:
-        """Read Stripe back and print each customer's sums, here and there; what is not at Stripe is counted."""
-        found = self._reconciler.reconcile(self.stripe.clock().date(), run_id=_run_id())
+        """Print each customer's sums, here and there; what is not at Stripe is counted."""
+        found = self._reconciled()
         compared = table(
             "Reconciliation: the ledger, our invoices, and Stripe read back",
             *("account", "ledger", "invoices", "Stripe's", "difference", ""),
@@ -247,6 +250,29 @@ class StripeMonth:
             f"Known beforehand of canary: {expected}. "
             f"{count(len(elsewhere))} other accounts have no customer at Stripe: invoiced here, sent nowhere."
         )
+
+    def _reconciled(self) -> Reconciliation:
+        """Read Stripe back: the assets do it, so that their pages show what is printed here."""
+        told = _Told(
+            database=self._invoices.database,
+            reads=lambda: GatewayReads(self._gateway),
+            clock=self.stripe.clock,
+            canaries=self.ready.stores.reconciler.canaries,
+        )
+        syncing = replace(
+            self.ready.stores.stripe_syncing,
+            open_gateway=lambda: self._gateway,
+            is_configured=True,
+            has_stand_in=True,
+        )
+        runtime = self.ready.runtime
+        stores = replace(self.ready.stores, stripe_syncing=syncing, reconciler=told)
+        there = replace(self.ready, definitions=defs_of(runtime.settings, runtime.database, stores=stores))
+        there.run((SYNC_KEY,), config={SYNC_KEY: {"accounts": [one.account_id for one in CUSTOMERS]}})
+        # The stand-in's day, unless it is no partition yet where this runs.
+        there.run((RECONCILIATION_KEY,), [min(self.stripe.clock(), datetime.now(UTC)).date()])
+        (found,) = told.found
+        return found
 
     def _add_invoice(self, shown: Table, row: InvoiceRow) -> None:
         """Add an invoice's lines, each beside Stripe's line of the same key, and its sum if it has several."""
@@ -329,15 +355,6 @@ class StripeMonth:
             life=StoredInvoiceLife(self._invoices),
         )
 
-    @property
-    def _reconciler(self) -> Reconciler:
-        return Reconciler(
-            database=self._invoices.database,
-            reads=lambda: GatewayReads(self._gateway),
-            clock=self.stripe.clock,
-            canaries=self.ready.stores.reconciler.canaries,
-        )
-
     @cached_property
     def _syncing(self) -> StripeSync:
         return StripeSync(
@@ -355,6 +372,18 @@ class StripeMonth:
             gateway=lambda: self._gateway,
             clock=self.stripe.clock,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told(Reconciler):
+    """A reconciler that keeps what it has found."""
+
+    found: list[Reconciliation] = field(default_factory=list)
+
+    def reconcile(self, day: date, *, run_id: str) -> Reconciliation:
+        """Compare and keep, as a reconciler does; see there."""
+        self.found.append(super().reconcile(day, run_id=run_id))
+        return self.found[-1]
 
 
 @contextmanager

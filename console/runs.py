@@ -61,8 +61,15 @@ class Pipeline:
     instance: dg.DagsterInstance
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, keys: Sequence[str], days: Sequence[date] = ()) -> None:
-        """Materialize the assets: one run for each unbroken range of `days`, or one if the assets have no days.
+    def run(
+        self,
+        keys: Sequence[str],
+        days: Sequence[date] = (),
+        *,
+        config: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        """Materialize the assets: one run for each unbroken range of `days`, or one if the assets have no days. `config` is what
+        an asset's run configuration says, by its key.
 
         Raises:
             DayOutsideError: a day is no partition.
@@ -74,7 +81,7 @@ class Pipeline:
         with _held_at_the_end() as later:
             for tags in [partition_tags(*ends) for ends in contiguous(days)] if days else [{}]:
                 with later(), self._our_errors(days_in_tags(tags)):
-                    self._execute(keys, tags)
+                    self._execute(keys, tags, config or {})
 
     def ingest(self, keys: Sequence[str] = DELIVERIES) -> tuple[date, ...]:
         """Read what is new of those of DELIVERIES that `keys` names: files, and windows of exporters. Return the days."""
@@ -150,9 +157,12 @@ class Pipeline:
                 days |= set(due)
         return days
 
-    def _execute(self, keys: Sequence[str], tags: Mapping[str, str]) -> None:
+    def _execute(
+        self, keys: Sequence[str], tags: Mapping[str, str], config: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        ops = {key.replace("/", "__"): {"config": dict(one)} for key, one in config.items()}
         result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
-            run_config=_QUIET,
+            run_config={**_QUIET, "ops": ops},
             instance=self.instance,
             partition_key=tags.get(PARTITION_TAG),
             asset_selection=[dg.AssetKey(key.split("/")) for key in keys],

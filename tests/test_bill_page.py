@@ -401,6 +401,18 @@ class TestDemoAtStripe:
         assert int(calls[1].replace(",", "")) > 5_000
         assert (int(calls[2]) < 150, int(calls[3]) < 15) == (True, True)
 
+    def test_has_its_pages_in_dagster_too(self, demo: Demo) -> None:
+        with psycopg.connect(demo.runtime.dagster_database_url.replace("+psycopg2", "")) as connection:
+            checks = connection.execute(
+                """
+                select asset_key, check_name, execution_status from asset_check_executions
+                where asset_key in ('["invoicing", "stripe_sync"]', '["invoicing", "reconciliation"]')
+                    and execution_status <> 'PLANNED'
+                """
+            ).fetchall()
+        assert len({check for _, check, _ in checks}) == 5
+        assert {status for _, _, status in checks} == {"SUCCEEDED"}
+
     def test_writes_nothing_by_a_second_sync(self, demo: Demo) -> None:
         (again,) = [line for line in demo.first.splitlines() if "sync again, looking at every customer" in line]
         assert again.split()[-1] == "0"
