@@ -18,7 +18,7 @@ from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange
 from resources.backtest.backtest_store import BacktestStore
 from resources.catalog_places import errors_placed
-from resources.catalog_store import read_catalog
+from resources.catalog_store import CatalogStore
 
 KEY = "backtest/scenarios"
 _LISTED = 20
@@ -53,11 +53,13 @@ def backtest_asset() -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": SCENARIOS, "dagster/table_name": "backtest.scenario"},
     )
     def scenarios(
-        config: BacktestConfig, backtest_store: dg.ResourceParam[BacktestStore]
+        config: BacktestConfig,
+        backtest_store: dg.ResourceParam[BacktestStore],
+        catalog_store: dg.ResourceParam[CatalogStore],
     ) -> dg.MaterializeResult[None]:
         with retried_when_transient(), errors_placed(Path(config.catalog)):
             found = backtest_store.run(
-                read_catalog(Path(config.catalog)),
+                catalog_store.draft(Path(config.catalog)),
                 first=date.fromisoformat(config.first_day),
                 last=date.fromisoformat(config.last_day),
                 name=config.name,

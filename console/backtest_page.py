@@ -1,6 +1,7 @@
 """Run a backtest and show it: what a draft catalog would have charged, for whom more, for whom less. Not here: rating."""
 
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,11 +10,13 @@ from rich.markup import escape
 from assets.code_version import code_version
 from billing_pipeline.amounts import Money
 from billing_pipeline.backtest import AccountChange, ChangedCharge
+from console.catalog_pages import catalog_named
+from console.kept_names import kept
 from console.screen import count, notes, page, progress, table
 from resources.backtest.backtest_store import Backtest, BacktestStore
 from resources.backtest.scenario_rows import Scenario
 from resources.catalog_places import errors_placed
-from resources.catalog_store import read_catalog
+from resources.catalog_store import CatalogStore
 from resources.runtime import running
 from resources.settings import Settings
 
@@ -21,16 +24,19 @@ _DIGITS = 8
 _SHOWN = 15
 
 
-def run_backtest(settings: Settings, catalog: Path, first: date, last: date, *, name: str, plot: Path | None) -> None:
-    """Rate the range's stored usage with the catalog in that folder, print and draw what changes; nothing is charged.
+def run_backtest(settings: Settings, catalog: str, first: date, last: date, *, name: str, plot: Path | None) -> None:
+    """Rate the range's stored usage with that catalog, print and draw what changes; nothing is charged. `catalog` is a folder, or
+    names one that was current once.
 
     Raises:
-        CatalogFolderError, CatalogError: no such folder; the files are wrong, with every finding.
+        CatalogNotNamedError, CatalogNotKnownError, CatalogError: no such catalog; the files are wrong, with every finding.
         BacktestRefusedError: the draft measures differently.
     """
-    draft = read_catalog(catalog)
-    with running(settings) as runtime, progress() as advance, errors_placed(catalog):
+    folder = Path(catalog) if Path(catalog).is_dir() else None
+    with running(settings) as runtime, errors_placed(folder), progress() as advance:
         store = BacktestStore(runtime.database)
+        catalogs = CatalogStore(runtime.database, partial(kept, settings))
+        draft = catalog_named(catalog, store=lambda: catalogs, read_folder=catalogs.draft)
         found = store.run(draft, first=first, last=last, name=name, code_version=code_version(), on_progress=advance)
     print_backtest(page(), found)
     target = plot or settings.home / "backtests" / f"{str(found.scenario.scenario_id)[:_DIGITS]}.png"

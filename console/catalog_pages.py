@@ -4,9 +4,9 @@ Not here: the rules (billing_pipeline.catalog), loading (`billing materialize ca
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,12 @@ def show_differences(settings: Settings, before: str, after: str) -> None:
     """
     with ExitStack() as stack:
         stores = _Stores(settings, stack)
-        found = differences(_named(stores, before), _named(stores, after))
+        # Two folders are compared by what they say; beside a loaded catalog a folder is what loading it would make.
+        are_folders = Path(before).is_dir() and Path(after).is_dir()
+        read_folder = partial(_read_alone, settings) if are_folders else lambda folder: stores.store().draft(folder)
+        found = differences(
+            *(catalog_named(name, store=stores.store, read_folder=read_folder) for name in (before, after))
+        )
     if not found:
         page().print("No difference: both catalogs bill the same.")
         return
@@ -124,18 +129,32 @@ class _Stores:
 
     settings: Settings
     stack: ExitStack
+    opened: list[CatalogStore] = field(default_factory=list)
 
     def store(self) -> CatalogStore:
-        return CatalogStore(self.stack.enter_context(running(self.settings)).database)
+        if not self.opened:
+            database = self.stack.enter_context(running(self.settings)).database
+            self.opened.append(CatalogStore(database, partial(kept, self.settings)))
+        return self.opened[0]
 
 
-def _named(stores: _Stores, name: str) -> Catalog:
-    if Path(name).is_dir():
-        return read_catalog(Path(name), partial(kept, stores.settings))
+def _read_alone(settings: Settings, folder: Path) -> Catalog:
+    return read_catalog(folder, partial(kept, settings))
+
+
+def catalog_named(name: str, *, store: Callable[[], CatalogStore], read_folder: Callable[[Path], Catalog]) -> Catalog:
+    """Return the catalog of a folder, or one that PostgreSQL knows: `loaded`, by digest, or current at an instant.
+
+    Raises:
+        CatalogFolderError, CatalogError: no such folder; its files are wrong. CatalogNotKnownError: there is no such catalog.
+        CatalogNotNamedError: it is none of these.
+    """
+    if Path(name).is_dir() or "/" in name:
+        return read_folder(Path(name))
     if name == LOADED:
-        return stores.store().current()
+        return store().current()
     if len(name) >= 6 and set(name) <= set("0123456789abcdef"):
-        return stores.store().release(name)
+        return store().release(name)
     try:
         instant = datetime.fromisoformat(name)
     except ValueError:
@@ -144,7 +163,7 @@ def _named(stores: _Stores, name: str) -> Catalog:
             bill="nothing was compared",
             fix="give a folder, `loaded`, a digest of `billing catalog history`, or an instant such as 2026-03-01T00:00Z",
         ) from None
-    return stores.store().known_at(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
+    return store().known_at(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
 
 
 def _fields(difference: Difference) -> list[str]:

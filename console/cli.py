@@ -189,10 +189,16 @@ def explain(
     charge: Annotated[str, typer.Argument(help="A charge id, or the digits that it begins with.")],
     usage_rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="Usage rows to follow to files.")] = 5,
     lines: Annotated[int, typer.Option(min=1, max=10_000, help="Raw rows at each step of the way down.")] = 3,
+    revision: Annotated[
+        int | None, typer.Option(min=1, help="That revision as it was known then, rated again with its catalog.")
+    ] = None,
 ) -> None:
     """Follow a charge down: its revisions and arithmetic, the usage behind it, the files and lines behind that."""
-    from console.explain_page import show_charge
+    from console.explain_page import show_charge, show_revision
 
+    if revision is not None:
+        show_revision(Settings.from_environment(), charge, revision)
+        return
     show_charge(Settings.from_environment(), charge, usage_rows=usage_rows, lines=lines)
 
 

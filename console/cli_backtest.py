@@ -13,7 +13,12 @@ from resources.settings import Settings
 
 def backtest(
     catalog: Annotated[
-        Path, typer.Option(metavar="DIR", help="The draft: a catalog folder with other prices or plans.")
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The draft: a catalog folder with other prices or plans. Or a catalog that was current once, as `billing catalog "
+            "diff` names them.",
+        ),
     ],
     first: Annotated[
         str, typer.Option("--from", metavar="DAY", help="First day; every billing period that it touches.")

@@ -4,19 +4,73 @@ Every step is read from where it is kept. Not here: the queries (charge_reader, 
 traffic and storage (explain_traffic, explain_storage).
 """
 
+from dataclasses import replace
+
 from rich.console import Console
 from rich.markup import escape
 
+from billing_pipeline.amounts import to_scale
+from billing_pipeline.charges import Charge
+from billing_pipeline.errors import BillingError
 from billing_pipeline.meters import MeterSource
 from console.arithmetic import line_formula, line_place, lines_total, plain
 from console.explain_storage import print_storage
 from console.explain_traffic import print_prepaid, print_traffic
 from console.screen import count, page, table
-from resources.charge_reader import BookedCharge, ChargeExplanation, ChargeReader
+from resources.charge_reader import BookedCharge, ChargeExplanation, ChargeReader, Revision
 from resources.lineage_reader import UsageRow, read_positions, read_usage_rows
+from resources.past_charges import rated_again
 from resources.prepaid_lineage import read_prepaid_entries
 from resources.runtime import Runtime, running
 from resources.settings import Settings
+
+
+class RevisionUnknownError(BillingError):
+    """A charge has no such revision."""
+
+
+def show_revision(settings: Settings, charge_id: str, number: int) -> None:
+    """Print a revision as it was known then: its arithmetic and catalog, and what rating comes to with that catalog again.
+
+    Raises:
+        ChargeNotFoundError: no charge's id begins so, or several do.
+        RevisionUnknownError: it has no such revision.
+    """
+    with running(settings) as runtime:
+        explained = ChargeReader(runtime.database).explain(charge_id)
+        revision = next((one for one in explained.revisions if one.revision == number), None)
+        if revision is None:
+            raise RevisionUnknownError(
+                f"charge {str(explained.charge.charge_id)[:8]} has no revision {number}; it has {len(explained.revisions)}",
+                bill="nothing is shown; what is booked stays as it is",
+                fix="take a number of the table `Revisions` of billing explain",
+            )
+        again = rated_again(runtime.database, explained.charge, revision)
+    console = page()
+    _print_head(
+        console,
+        replace(explained.charge, quantity=revision.quantity, amount=revision.amount, lines=revision.lines),
+    )
+    catalog = revision.catalog_sha256[:8]
+    console.print(
+        f"Revision {number} of {len(explained.revisions)}, booked {revision.booked_at:%Y-%m-%d %H:%M} UTC for "
+        f"{revision.event_day} with catalog {catalog} by code {revision.code_version}; it added {revision.delta}"
+    )
+    console.print(_again_line(revision, again))
+    console.print(f"What that catalog said otherwise than the one of now: billing catalog diff {catalog} loaded")
+
+
+def _again_line(revision: Revision, again: Charge | None) -> str:
+    if again is None:
+        return "Rating does not make it again: it is prepaid, minute by minute, or no charge of that catalog."
+    is_same = again.amount == revision.amount and tuple(line.as_text() for line in again.rated.lines) == revision.lines
+    if is_same:
+        return "Rated again with that catalog and the usage that is built now: the same, line by line."
+    quantity = plain(to_scale(again.rated.quantity, digits=12))
+    return (
+        f"Rated again with that catalog and the usage that is built now: {again.amount} for {quantity} {again.rated.unit}; "
+        "usage has come since, or the program was changed."
+    )
 
 
 def show_charge(settings: Settings, charge_id: str, *, usage_rows: int, lines: int) -> None:

@@ -109,6 +109,19 @@ class CatalogStore:
             record_merged(connection, merged)
         return replace(load, left_out=merged.findings)
 
+    def draft(self, folder: Path) -> Catalog:
+        """Return the catalog that a load of `folder` would make current, the other sources of subscriptions included.
+
+        Raises:
+            CatalogFolderError, CatalogError: as `load`.
+        """
+        files = _files_in(folder)
+        with self.database.transaction() as connection:
+            # A source may note what it has read: a load keeps that, a draft does not.
+            sourced = [one for source in SOURCES for one in source.read(connection)]
+            connection.rollback()
+        return merged_catalog(files, sourced, self.pseudonymise).catalog
+
     def current(self) -> Catalog:
         """Return the catalog that charges are rated with now.
 

@@ -29,7 +29,7 @@ from resources.alerting.desk import Delivered
 from resources.alerting.incidents import OpenIncident
 from resources.alerting.notice import Condition, IncidentKind
 from resources.backtest.backtest_store import Backtest, BacktestStore
-from resources.catalog_store import CatalogLoad
+from resources.catalog_store import CatalogLoad, read_catalog
 from resources.charge_store import DayBooking
 from resources.entitlements.entitlement_store import Crossing
 from resources.invoicing.drafts import Drafted
@@ -173,6 +173,9 @@ class FakeCatalogStore:
             edited=(),
             removed=(),
         )
+
+    def draft(self, folder: Path) -> Catalog:
+        return read_catalog(folder)
 
     def current(self) -> SimpleNamespace:
         return SimpleNamespace(prices={"p": SimpleNamespace(versions=(1,))}, subscriptions={"s": None})

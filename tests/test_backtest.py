@@ -24,6 +24,9 @@ from console import cli
 from resources.backtest.backtest_store import Backtest, BacktestRefusedError, BacktestStore, ScenarioUnknownError
 from resources.catalog_store import CatalogStore, read_catalog
 from resources.database import Database
+from resources.pseudonym_key import pseudonym_key
+from resources.settings import Settings
+from resources.traffic_receipts import e_mail_pseudonyms
 from tests.dagster_fakes import World
 from tests.invoicing_world import METERS, PRICES, InvoicingWorld, days_of, month
 
@@ -276,6 +279,47 @@ class TestWhatAPersonSees:
             == 1
         )
         assert "there is no catalog folder" in capsys.readouterr().err
+
+    def test_leaves_subscriptions_of_other_sources_and_personal_names_as_a_load_does(
+        self, world: InvoicingWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(tmp_path / "home"))
+        for name in ("BILLING_DATABASE_URL", "DAGSTER_DATABASE_URL"):
+            monkeypatch.setenv(name, world.database.url)
+        accounts = world.folder / "accounts.toml"
+        accounts.write_text(
+            accounts.read_text() + '[[account]]\nid = "walter"\nname = "Walter"\ncurrency = "USD"\ntime_zone = "UTC"\n'
+            'clients = [{ id = "walter@example.com" }]\n'
+        )
+        with world.database.transaction() as connection:
+            connection.execute(
+                "insert into catalog.subscription_statement (subscription_id, statement, at, account_id, plan_id, external_id)"
+                " values ('sub_walter', 'start', '2026-01-01Z', 'walter', 'one_fee', 'e1')"
+            )
+        key = pseudonym_key(Settings.from_environment().pseudonym_key_file)
+        store = CatalogStore(world.database, e_mail_pseudonyms(key))
+        store.load(world.folder)
+        assert "sub_walter" in store.current().subscriptions
+        dearer(world)
+        draft = str(world.folder.parent / "draft")
+        assert store.draft(Path(draft)).subscriptions.keys() == store.current().subscriptions.keys()
+        assert cli.run(["catalog", "diff", "loaded", draft]) == 0
+        assert "1 entries differ" in capsys.readouterr().out
+        assert cli.run(["backtest", "--catalog", draft, "--from", "2026-01-01", "--to", "2026-01-31"]) == 0
+        assert "+10.07 USD" in capsys.readouterr().out
+
+    def test_of_a_catalog_that_was_current_once(
+        self, world: InvoicingWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("BILLING_HOME", str(tmp_path / "home"))
+        for name in ("BILLING_DATABASE_URL", "DAGSTER_DATABASE_URL"):
+            monkeypatch.setenv(name, world.database.url)
+        before = CatalogStore(world.database).current().sha256
+        for name in ("loaded", before[:8], "2126-01-01T00:00Z"):
+            assert cli.run(["backtest", "--catalog", name, "--from", "2026-01-01", "--to", "2026-01-31"]) == 0
+            assert "No charge changes." in capsys.readouterr().out
+        assert cli.run(["backtest", "--catalog", "2026-01", "--from", "2026-01-01", "--to", "2026-01-31"]) == 1
+        assert "names no catalog" in capsys.readouterr().err
 
     def test_on_the_asset_page(self, world: InvoicingWorld) -> None:
         dearer(world)
