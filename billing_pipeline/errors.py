@@ -13,3 +13,7 @@ class BillingError(Exception):
         self.what = what
         self.bill = bill
         self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As it is, whatever a kind of error is made from.
+        return type(self).__new__, (type(self), *self.args), self.__dict__

@@ -71,6 +71,9 @@ class FileRejected(Exception):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return FileRejected, (self.reason, self.detail)
+
 
 def sniff(path: Path) -> FileFormat:
     """Return the format of the file at `path`, by its content; its name does not matter.

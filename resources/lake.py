@@ -80,7 +80,12 @@ class Lake:
     """The files below `url`, a folder or `s3://bucket/prefix`. S3 files are cached below `scratch_dir`."""
 
     def __init__(self, url: str, scratch_dir: Path) -> None:
+        self._place = url, scratch_dir
         self._store: _Store = S3Store(url, scratch_dir / "lake") if is_s3_url(url) else LocalStore(Path(url))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # In another process it is connected anew.
+        return Lake, self._place
 
     def publish(self, local_file: Path, *, dataset: str, partition: date, generation: str) -> LakeFile:
         """Publish one file, as `publish_all` does."""

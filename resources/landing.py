@@ -50,7 +50,12 @@ class Landing:
     """The files below `url`, a folder or `s3://bucket/prefix`. S3 objects are downloaded below `scratch_dir`."""
 
     def __init__(self, url: str, scratch_dir: Path) -> None:
+        self._arguments = url, scratch_dir
         self._place: _Place = S3Landing(url, scratch_dir) if is_s3_url(url) else LocalLanding(Path(url))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # In another process it is connected anew.
+        return Landing, self._arguments
 
     def list(self, prefix: str = "") -> Iterator[LandingFile]:
         """Yield the files whose key starts with `prefix`, sorted by key.

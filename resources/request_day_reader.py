@@ -1,27 +1,29 @@
 """Gather the accepted rows of a delivery day's files in one Parquet file, which nobody sees yet.
 
-Days are read side by side, each in a DuckDB session of its own. Not here: which days together (request_store), reading one
-file (request_reader), deduplication (request_sink), publishing (request_day_writer).
+Days are read side by side, each in a DuckDB session of its own; of many small ones, all but one at a time in processes of their
+own (helper_process). Not here: which days together (request_ingest), reading one file (request_reader), deduplication
+(request_sink), publishing (request_day_writer).
 """
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-import duckdb
 import pyarrow as pa
 
 from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, Reason
 from billing_pipeline.sources.request_lines import FileContext
+from resources import duck
+from resources.helper_process import HelperProcess, NoAnswerError
 from resources.inflate import FileRejected
 from resources.landing import Landing, LandingFileChangedError, LandingKeyError
 from resources.prepared_queries import PreparedQueries
@@ -36,6 +38,8 @@ PACKED_BYTES_PER_LINE = 40
 TAKEN_OVER_BATCH_ROWS = 200_000
 # A file below this size is hashed in less time than a thread for it takes.
 HASHED_BEFORE_BYTES = 1 << 20
+# What a process reads in the time that it takes to start one; of less it would not have begun.
+BYTES_FOR_A_PROCESS = 64 << 20
 
 
 class AcceptedFileGoneError(BillingError):
@@ -67,24 +71,36 @@ class DayRead:
     seconds: Decimal
 
 
+# A day, and where its rows go.
+_DayToRead = tuple[RequestDay, Path]
+_Outcome = DayRead | AcceptedFileGoneError
+# Who reads next; None: this process.
+_Turns = SimpleQueue[HelperProcess[_DayToRead, _Outcome] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Tools:
     """What a day is read with, made once for all days that are read one after the other."""
 
     queries: PreparedQueries
     spellings: KnownSpellings
+    in_threads: bool = True
 
 
 class RequestDayReader:
-    """Reads delivery days, `side_by_side` of them at a time, with sessions of one DuckDB engine. Close it before the engine."""
+    """Reads delivery days, `side_by_side` of them at a time. Close it when it has read.
+
+    `memory_limit` (DuckDB's spelling) is for each process that reads.
+    """
 
     def __init__(
         self,
         request_days: RequestDays,
         landing: Landing,
         pseudonym_key: bytes,
-        engine: duckdb.DuckDBPyConnection,
+        scratch_dir: Path,
         *,
+        memory_limit: str,
         side_by_side: int,
     ) -> None:
         self._request_days = request_days
@@ -93,39 +109,62 @@ class RequestDayReader:
         self._landing = landing
         self._pseudonym_key = pseudonym_key
         self._side_by_side = side_by_side
-        self._engine = engine
+        self._helper = partial(
+            HelperProcess[_DayToRead, _Outcome],
+            partial(reading_alone, request_days, landing, pseudonym_key, scratch_dir, memory_limit),
+        )
+        self._helpers: list[HelperProcess[_DayToRead, _Outcome]] = []
+        self._engine = duck.connect(scratch_dir, memory_limit, side_by_side)
         self._tools: SimpleQueue[_Tools] = SimpleQueue()
         for _ in range(side_by_side):
-            self._tools.put(_Tools(PreparedQueries(engine), KnownSpellings()))
+            self._tools.put(_Tools(PreparedQueries(self._engine), KnownSpellings()))
 
     def close(self) -> None:
-        """Close the sessions with the engine."""
+        """End the processes, and close the engine with its sessions."""
+        while self._helpers:
+            self._helpers.pop().close()
         for _ in range(self._side_by_side):
             self._tools.get().queries.close()
+        self._engine.close()
 
-    def read_days(
-        self, days: Sequence[tuple[RequestDay, Path]], told: Callable[[date], None]
-    ) -> list[DayRead | AcceptedFileGoneError]:
-        """Read each day into its draft and return what came of it, in order; `told` of each as it is done.
+    def expect(self, packed_bytes: int) -> None:
+        """Get ready for so much to be read in days side by side."""
+        if packed_bytes >= BYTES_FOR_A_PROCESS and not self._helpers:
+            self._helpers = [self._helper() for _ in range(self._side_by_side - 1)]
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Callable[[_DayToRead], Future[_Outcome]]]:
+        """Yield what begins to read a day into its draft; what has begun when the block ends is waited for.
 
         A day that cannot be read gives its error, so that it does not stop the others. Drafts are the caller's to remove.
         """
-        outcomes = []
+        turns: _Turns = SimpleQueue()
+        for turn in (*self._helpers, *[None] * (self._side_by_side - len(self._helpers))):
+            turns.put(turn)
         with ThreadPoolExecutor(self._side_by_side, thread_name_prefix="delivery") as pool:
             try:
-                for (delivery, _), outcome in zip(days, pool.map(self._outcome, days), strict=True):
-                    told(delivery.day)
-                    outcomes.append(outcome)
+                yield lambda day: pool.submit(self._read_in_turn, turns, day)
             finally:
                 pool.shutdown(cancel_futures=True)
-        return outcomes
 
-    def _outcome(self, day_and_draft: tuple[RequestDay, Path]) -> DayRead | AcceptedFileGoneError:
+    def _read_in_turn(self, turns: "_Turns", day: _DayToRead) -> _Outcome:
+        helper = turns.get()
+        try:
+            if helper is not None:
+                # What goes wrong in another process is found out here, where it is told in full.
+                with suppress(NoAnswerError):
+                    return helper.ask(day)
+            return self.read_day(day, in_threads=not self._helpers)
+        finally:
+            turns.put(helper)
+
+    def read_day(self, day_and_draft: _DayToRead, *, in_threads: bool) -> _Outcome:
+        """Read a day into its draft, in this process; `in_threads` where no other day keeps the cores busy."""
         delivery, draft = day_and_draft
         started = time.perf_counter()
         tools = self._tools.get()
         try:
-            written, results = self._read_files(delivery, tools, draft)
+            written, results = self._read_files(delivery, replace(tools, in_threads=in_threads), draft)
         except AcceptedFileGoneError as error:
             return error
         finally:
@@ -158,7 +197,7 @@ class RequestDayReader:
             results = dict(refused)
             spoiled = False
             expected = delivery.packed_bytes // PACKED_BYTES_PER_LINE
-            with RequestSink(draft, expected_rows=expected) as sink:
+            with RequestSink(draft, expected_rows=expected, in_thread=tools.in_threads) as sink:
                 for file in files:
                     if file.file_id in refused:
                         continue
@@ -209,6 +248,7 @@ class RequestDayReader:
                     queries=tools.queries,
                     outcome=outcome,
                     spellings=tools.spellings,
+                    in_threads=tools.in_threads,
                 ):
                     sink.add(
                         table,
@@ -243,6 +283,17 @@ class RequestDayReader:
                     file_id=file.file_id,
                     identities_repeat=identities_repeat,
                 )
+
+
+@contextmanager
+def reading_alone(
+    request_days: RequestDays, landing: Landing, pseudonym_key: bytes, scratch_dir: Path, memory_limit: str
+) -> Iterator[Callable[[_DayToRead], _Outcome]]:
+    """Yield what reads one day after the other: the work of a process beside others."""
+    with closing(
+        RequestDayReader(request_days, landing, pseudonym_key, scratch_dir, memory_limit=memory_limit, side_by_side=1)
+    ) as reader:
+        yield partial(reader.read_day, in_threads=False)
 
 
 @contextmanager

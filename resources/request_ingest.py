@@ -1,12 +1,12 @@
 """Bring a range of delivery days up to date: batches of days are read side by side and published in one transaction each.
 
-While a batch is published, the next one is read. Days whose files changed meanwhile go again. Not here: reading
+While a batch is published, the next ones are read. Days whose files changed meanwhile go again. Not here: reading
 (request_day_reader), what is written (request_day_writer), which days (request_store).
 """
 
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -58,6 +58,17 @@ class DayIngest:
     seconds: Mapping[str, Decimal]
 
 
+_Begin = Callable[[tuple[RequestDay, Path]], Future[DayRead | AcceptedFileGoneError]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Days of one transaction, and what is being read of them."""
+
+    days: Sequence[RequestDay]
+    reading: Sequence[tuple[RequestDay, Future[DayRead | AcceptedFileGoneError]]]
+
+
 class RequestIngest:
     """One call of the store. `run_id` and `code_version` go into what is written."""
 
@@ -107,28 +118,48 @@ class RequestIngest:
     def _do_round(self, days: Sequence[date], told: Callable[[date], None]) -> None:
         with self._database.reading() as connection:
             deliveries = self._request_days.read(connection, days)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
+        self._reader.expect(sum(_bytes_to_read(one) for one in deliveries if not _is_large(one)))
+        with self._reader.side_by_side() as begin, ThreadPoolExecutor(1, thread_name_prefix="publish") as publisher:
+            reading: deque[_Batch] = deque()
             pending: Future[None] | None = None
-            for batch in _batches(deliveries):
-                reads = self._read(batch, told)
-                if pending is not None:
-                    pending.result()
-                days_of_batch = [one.day for one in batch if one.day not in self._failed]
-                pending = publisher.submit(self._publish, days_of_batch, reads)
+            for days_of_batch in _batches(deliveries):
+                # While the last days of a batch are read, the first ones of the next are. A large day is read alone.
+                is_alone = _is_large(days_of_batch[0])
+                while len(reading) > (0 if is_alone else 1):
+                    pending = self._publish_next(publisher, pending, reading.popleft(), told)
+                reading.append(self._read(days_of_batch, self._read_alone if is_alone else begin))
+            while reading:
+                pending = self._publish_next(publisher, pending, reading.popleft(), told)
             if pending is not None:
                 pending.result()
 
-    def _read(self, batch: Sequence[RequestDay], told: Callable[[date], None]) -> list[DayRead]:
-        wanted = [delivery for delivery in batch if not delivery.is_up_to_date]
+    def _read(self, days: Sequence[RequestDay], begin: "_Begin") -> "_Batch":
+        """Begin to read those of `days` that are not up to date."""
+        wanted = [delivery for delivery in days if not delivery.is_up_to_date]
         drafts = [self._scratch_dir / f"{self._name}-{delivery.day}.parquet" for delivery in wanted]
-        outcomes = self._reader.read_days(list(zip(wanted, drafts, strict=True)), told)
+        return _Batch(days, [(one, begin((one, draft))) for one, draft in zip(wanted, drafts, strict=True)])
+
+    def _read_alone(self, day: tuple[RequestDay, Path]) -> Future[DayRead | AcceptedFileGoneError]:
+        read: Future[DayRead | AcceptedFileGoneError] = Future()
+        read.set_result(self._reader.read_day(day, in_threads=True))
+        return read
+
+    def _publish_next(
+        self, publisher: ThreadPoolExecutor, pending: Future[None] | None, batch: "_Batch", told: Callable[[date], None]
+    ) -> Future[None]:
+        """Begin to publish a batch when it is read and the one before is published."""
         reads = []
-        for delivery, outcome in zip(wanted, outcomes, strict=True):
+        for delivery, reading in batch.reading:
+            outcome = reading.result()
+            told(delivery.day)
             if isinstance(outcome, DayRead):
                 reads.append(outcome)
             else:
                 self._failed[delivery.day] = outcome
-        return reads
+        if pending is not None:
+            pending.result()
+        days = [one.day for one in batch.days if one.day not in self._failed]
+        return publisher.submit(self._publish, days, reads)
 
     def _publish(self, days: Sequence[date], reads: Sequence[DayRead]) -> None:
         """Publish in one transaction what was read of days that are still as they were; leave the others for the next round."""
@@ -191,8 +222,7 @@ def _batches(days: Sequence[RequestDay]) -> Iterator[tuple[RequestDay, ...]]:
     batch: list[RequestDay] = []
     size = 0
     for one in days:
-        to_read = 0 if one.is_up_to_date else one.packed_bytes
-        is_large = to_read > SMALL_DAY_BYTES
+        to_read, is_large = _bytes_to_read(one), _is_large(one)
         if batch and (is_large or len(batch) == DAYS_PER_TRANSACTION or size + to_read > PACKED_BYTES_PER_TRANSACTION):
             yield tuple(batch)
             batch, size = [], 0
@@ -203,6 +233,14 @@ def _batches(days: Sequence[RequestDay]) -> Iterator[tuple[RequestDay, ...]]:
             batch, size = [], 0
     if batch:
         yield tuple(batch)
+
+
+def _is_large(day: RequestDay) -> bool:
+    return _bytes_to_read(day) > SMALL_DAY_BYTES
+
+
+def _bytes_to_read(day: RequestDay) -> int:
+    return 0 if day.is_up_to_date else day.packed_bytes
 
 
 def _giving_way(days: Sequence[date]) -> DeliveryChangingError:

@@ -107,8 +107,11 @@ def read_requests(
     queries: PreparedQueries,
     outcome: FileOutcome,
     spellings: KnownSpellings | None = None,
+    in_threads: bool = True,
 ) -> Generator[pa.Table, None, None]:
     """Yield the accepted rows of a file (RECORD_SCHEMA) and fill `outcome`. `spellings`: of files that were read before.
+
+    `in_threads`: a long file is inflated in a thread, while the caller works on what came of it so far.
 
     Raises:
         FileRejected: the file is refused as a whole, whatever has been yielded of it.
@@ -125,6 +128,7 @@ def read_requests(
         queries=queries,
         outcome=outcome,
         spellings=KnownSpellings() if spellings is None else spellings,
+        in_threads=in_threads,
     )
     if form.framing is Framing.AVRO:
         yield from reading.avro(path, form.compression)
@@ -140,14 +144,15 @@ class _Reading:
     queries: PreparedQueries
     outcome: FileOutcome
     spellings: KnownSpellings
+    in_threads: bool
 
     def lines(self, path: Path, compression: Compression) -> Iterator[pa.Table]:
-        """Inflate and cut into lines ahead in a thread while the chunk before is read."""
+        """Inflate and cut into lines, of a long file ahead in a thread while the chunk before is read."""
         query: BulkQuery | None = None
         blocks = inflated(path, compression, block_bytes=min(BLOCK_BYTES, line_chunks.CHUNK_BYTES))
         cut = line_chunks.chunks_of(blocks, self.profile.max_line_bytes)
-        is_short = path.stat().st_size < SHORT_FILE_BYTES
-        with contextlib.closing(cut if is_short else _prefetched(cut)) as chunks:
+        is_ahead = self.in_threads and path.stat().st_size >= SHORT_FILE_BYTES
+        with contextlib.closing(_prefetched(cut) if is_ahead else cut) as chunks:
             for number, chunk in enumerate(chunks):
                 if number == 0:
                     query = lines_query(self.profile, present=self._present(chunk))

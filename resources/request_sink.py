@@ -80,13 +80,17 @@ class Written:
 
 
 class RequestSink:
-    """A context manager; `add` tables of request_reader.RECORD_SCHEMA, then `finish` once."""
+    """A context manager; `add` tables of request_reader.RECORD_SCHEMA, then `finish` once.
 
-    def __init__(self, path: Path, *, expected_rows: int) -> None:
+    `in_thread`: many rows are judged and written in a thread, while the caller makes the next ones.
+    """
+
+    def __init__(self, path: Path, *, expected_rows: int, in_thread: bool = True) -> None:
         self._path = path
         self._seen = SeenHashes(expected_rows)
         # One worker, so that rows are judged and written in the order in which they are added.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sink") if expected_rows > ROWS_FOR_A_WORKER else None
+        has_worker = in_thread and expected_rows > ROWS_FOR_A_WORKER
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sink") if has_worker else None
         self._pending: deque[Future[None]] = deque()
         # Identities hardly ever repeat, so a dictionary of them is only work, and they hardly shrink; the other
         # texts are few and repeat always.

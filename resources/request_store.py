@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from billing_pipeline.errors import BillingError
-from resources import duck, request_manifest
+from resources import request_manifest
 from resources.database import Database
 from resources.disk import disk_failures_explained
 from resources.lake import Lake
@@ -171,9 +171,15 @@ class RequestStore:
         request_days = RequestDays(self._lake, self._sources)
         with (
             disk_failures_explained(self._scratch_dir),
-            closing(duck.connect(self._scratch_dir, self._memory_limit, self._threads)) as engine,
             closing(
-                RequestDayReader(request_days, self._landing, self._pseudonym_key, engine, side_by_side=self._threads)
+                RequestDayReader(
+                    request_days,
+                    self._landing,
+                    self._pseudonym_key,
+                    self._scratch_dir,
+                    memory_limit=self._memory_limit,
+                    side_by_side=self._threads,
+                )
             ) as reader,
         ):
             done = RequestIngest(

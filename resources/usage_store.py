@@ -4,14 +4,20 @@ A day is replaced as a whole, in one transaction with its build row, its verdict
 guard holds keeps its last good rows. Not here: what counts (billing_pipeline/sql), when to build (assets). ADRs 0006, 0007.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from billing_pipeline import checks
 from billing_pipeline.checks import Outcomes, Subject, Verdict
@@ -38,6 +44,8 @@ from resources.usage_scan import LakePart, ScanInputs, UsageScan
 # Days of one transaction: few enough that a crash loses little, many enough that commits cost nothing.
 DAYS_PER_TRANSACTION = 32
 ATTEMPTS = 5
+# Rows of a group that is written while others are.
+ROWS_HELD = 1 << 18
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,10 +136,11 @@ class UsageStore:
             with disk_failures_explained(self.scratch_dir), self._scan(plan) as scan:
                 facts = scan.facts()
                 writer = _DayWriter(self, plan, scan, facts, run_id=run_id, code_version=code_version)
-                for group in _groups(remaining):
-                    builds.update(writer.write(group))
-                    if on_progress:
-                        on_progress("event days", len(builds), len(wanted))
+                with closing(writer.write_all(remaining)) as groups:
+                    for written in groups:
+                        builds.update(written)
+                        if on_progress:
+                            on_progress("event days", len(builds), len(wanted))
         else:
             left = [day.isoformat() for day in wanted if day not in builds]
             if left:
@@ -181,6 +190,31 @@ class _Plan:
     scan: ScanInputs
 
 
+class _DayRows(Protocol):
+    """Rows of days, as a scan gives them."""
+
+    def usage_rows(self, days: Sequence[date]) -> Iterable[pa.RecordBatch]: ...
+    def not_billable_rows(self, days: Sequence[date]) -> Iterable[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldRows:
+    """Rows of a few days, taken from a scan, which answers one question at a time."""
+
+    usage: tuple[pa.RecordBatch, ...]
+    not_billable: tuple[pa.RecordBatch, ...]
+
+    @classmethod
+    def of(cls, scan: UsageScan, days: Sequence[date]) -> "_HeldRows":
+        return cls(tuple(scan.usage_rows(days)), tuple(scan.not_billable_rows(days)))
+
+    def usage_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        return _of_days(self.usage, days)
+
+    def not_billable_rows(self, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        return _of_days(self.not_billable, days)
+
+
 class _DayWriter:
     """Writes scanned days, a group of them per transaction."""
 
@@ -201,7 +235,35 @@ class _DayWriter:
         self._run_id = run_id
         self._code_version = code_version
 
-    def write(self, days: Sequence[date]) -> Mapping[date, DayBuild]:
+    def write_all(self, days: Sequence[date]) -> Generator[Mapping[date, DayBuild], None, None]:
+        """Write `days`, and yield those of each group that were.
+
+        Groups are written side by side: most of a write is waiting for the server. Their rows are held meanwhile, so a group
+        of many rows is written alone, as they come. Conflicts are written in turn: days of two groups may share one.
+        """
+        groups = list(_groups(days))
+        has_conflicts = any(facts.conflict_versions or facts.billed_already for facts in self._facts.values())
+        at_once = 0 if has_conflicts or len(groups) == 1 else self._store.threads
+        with ThreadPoolExecutor(max(1, at_once), thread_name_prefix="usage") as pool:
+            writing: deque[Future[Mapping[date, DayBuild]]] = deque()
+            for group in groups:
+                if at_once and sum(map(self._most_rows, group)) <= ROWS_HELD:
+                    rows = _HeldRows.of(self._scan, group)
+                    while len(writing) >= at_once:
+                        yield writing.popleft().result()
+                    writing.append(pool.submit(self.write, group, rows))
+                    continue
+                while writing:
+                    yield writing.popleft().result()
+                yield self.write(group, self._scan)
+            while writing:
+                yield writing.popleft().result()
+
+    def _most_rows(self, day: date) -> int:
+        facts = self._facts[day]
+        return facts.usage_rows + sum(facts.not_billable_by_reason.values())
+
+    def write(self, days: Sequence[date], rows: _DayRows) -> Mapping[date, DayBuild]:
         """Write those of `days` whose inputs are still what was scanned, and return them."""
         with self._store.database.transaction(*(f"{ASSET}|{day.isoformat()}" for day in days)) as connection:
             now = {day.day: day for day in read_inputs(connection, days)}
@@ -211,7 +273,7 @@ class _DayWriter:
             built = [day for day in current if day not in held]
             self._write_conflicts(connection, current)
             self._write_builds(connection, current, held)
-            self._replace_rows(connection, built)
+            self._replace_rows(connection, built, rows)
             guard_store.record(connection, (one for day in current for one in verdicts[day]), run_id=self._run_id)
         return {day: self._build(day, "held" if day in held else "built", verdicts[day]) for day in current}
 
@@ -283,15 +345,15 @@ class _DayWriter:
             usage_rows=facts.usage_rows,
         )
 
-    def _replace_rows(self, connection: psycopg.Connection, days: Sequence[date]) -> None:
+    def _replace_rows(self, connection: psycopg.Connection, days: Sequence[date], rows: _DayRows) -> None:
         if not days:
             return
         keys = list(days)
         connection.execute("delete from usage.api_requests where event_day = any(%s)", (keys,))
         connection.execute("delete from usage.api_requests_not_billable where event_day = any(%s)", (keys,))
         connection.execute("delete from usage.build_file where asset = %s and partition_key = any(%s)", (ASSET, keys))
-        copy_arrow(connection, "usage.api_requests", self._scan.usage_rows(days))
-        copy_arrow(connection, "usage.api_requests_not_billable", self._scan.not_billable_rows(days))
+        copy_arrow(connection, "usage.api_requests", rows.usage_rows(days))
+        copy_arrow(connection, "usage.api_requests_not_billable", rows.not_billable_rows(days))
         counted = [(day, file_id) for day in days for file_id in self._plan.inputs[day].file_ids]
         connection.execute(
             """
@@ -319,6 +381,11 @@ class _DayWriter:
             inputs_digest=self._plan.inputs[day].inputs_digest,
             verdicts=verdicts,
         )
+
+
+def _of_days(batches: Iterable[pa.RecordBatch], days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+    wanted = pa.array(days, pa.date32())
+    return (batch.filter(pc.is_in(batch.column("event_day"), wanted)) for batch in batches)
 
 
 def _outcomes(facts: DayFacts) -> Outcomes:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
 from resources import guard_store, request_day_reader, request_day_writer, request_ingest
 from resources.database import Database
+from resources.helper_process import HelperProcess
 from resources.lake import Lake
 from resources.request_day_reader import AcceptedFileGoneError, RequestDayReader
 from resources.request_day_writer import RequestDayWriter
@@ -585,6 +587,100 @@ class TestConcurrency:
         assert deliveries.rows("select count(*) from core.lake_partition") == [(0,)]
 
 
+class TestDaysInProcesses:
+    """Many small days are read in processes beside ours; here a byte is many."""
+
+    DAYS = [DAY + timedelta(days=number) for number in range(9)]
+
+    @pytest.fixture(autouse=True)
+    def _many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(request_day_reader, "BYTES_FOR_A_PROCESS", 1)
+        monkeypatch.setattr(request_ingest, "DAYS_PER_TRANSACTION", 2)
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Return the process of each question."""
+        asked: list[int] = []
+        real = HelperProcess.ask
+
+        def noted(helper: HelperProcess[Any, Any], question: Any) -> Any:
+            asked.append(helper.pid)
+            return real(helper, question)
+
+        monkeypatch.setattr(HelperProcess, "ask", noted)
+        return asked
+
+    def put(self, deliveries: Deliveries) -> None:
+        put_everything(deliveries)
+        for day in self.DAYS[2:]:
+            deliveries.deliver(day_key(day, "z.jsonl"), lines("r-1", f"r-{day}", f"r-{day}") + b"no line\n")
+        deliveries.deliver(day_key(self.DAYS[4], "binary.jsonl"), b"\0\1\2" * 4_000)
+
+    @pytest.fixture
+    def calm(self, second_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deliveries:
+        """Return what comes of the same files without another process."""
+        calm = Deliveries(second_database, tmp_path / "calm")
+        self.put(calm)
+        with monkeypatch.context() as patched:
+            patched.setattr(request_day_reader, "BYTES_FOR_A_PROCESS", 1 << 60)
+            calm.ingest()
+        return calm
+
+    def test_end_in_the_same_rows_counts_and_verdicts(
+        self, deliveries: Deliveries, calm: Deliveries, asked: list[int]
+    ) -> None:
+        self.put(deliveries)
+        deliveries.ingest()
+        assert asked
+        self.assert_same(deliveries, calm)
+        assert not any(map(psutil.pid_exists, asked))
+
+    def test_are_read_here_when_the_process_dies_or_fails(
+        self, deliveries: Deliveries, calm: Deliveries, asked: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noted = HelperProcess.ask
+
+        def shot(helper: HelperProcess[Any, Any], question: Any) -> Any:
+            if len(asked) == 1:
+                os.kill(helper.pid, signal.SIGKILL)
+            return noted(helper, question)
+
+        monkeypatch.setattr(HelperProcess, "ask", shot)
+        self.put(deliveries)
+        deliveries.ingest()
+        assert len(asked) >= 2
+        self.assert_same(deliveries, calm)
+
+    def test_that_cannot_be_read_say_why_and_do_not_stop_the_others(
+        self, deliveries: Deliveries, asked: list[int]
+    ) -> None:
+        gone = [deliveries.deliver(day_key(day, "a.jsonl"), lines(f"r-{day}")) for day in self.DAYS[:8]]
+        deliveries.ingest()
+        for (uri,) in deliveries.rows("select uri from core.lake_generation"):
+            deliveries.lake.remove(uri)
+        for path in gone:
+            path.unlink()
+        deliveries.deliver(day_key(self.DAYS[8], "a.jsonl"), lines("r-9"))
+        asked.clear()
+        with pytest.raises(AcceptedFileGoneError, match="restore the file"):
+            deliveries.ingest(*self.DAYS)
+        assert asked
+        assert deliveries.lake_rows(day=self.DAYS[8]) == [("r-9",)]
+        assert not list(deliveries.scratch_dir.glob("ingest-*"))
+
+    def test_of_a_run_that_is_killed_and_run_again_are_the_same(self, deliveries: Deliveries, calm: Deliveries) -> None:
+        self.put(deliveries)
+        for step in ("HelperProcess.ask", "RequestDayWriter.publish"):
+            killed_at(step, deliveries.ingest)
+        deliveries.ingest(*self.DAYS)
+        self.assert_same(deliveries, calm)
+
+    def assert_same(self, one: Deliveries, other: Deliveries) -> None:
+        assert everything(one.database) == everything(other.database)
+        columns = "event_id, event_at, status_code, line_number"
+        assert one.lake_rows(columns) == other.lake_rows(columns)
+
+
 def killed_at(step: str, work: Callable[[], None]) -> None:
     """Run `work` in a child process that is killed with -9 when it enters `step`."""
     with warnings.catch_warnings():
@@ -637,6 +733,7 @@ OWNERS = {
         Lake,
         request_day_writer,
         guard_store,
+        HelperProcess,
     )
 }
 STEPS = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from billing_pipeline.catalog import Catalog, parse_catalog
-from resources import guard_store
+from resources import guard_store, usage_store
 from resources.catalog_store import CatalogNotLoadedError, CatalogStore
 from resources.conflict_store import decide
 from resources.database import Database
@@ -203,6 +203,73 @@ class TestBuildDays:
             UsageStore(database=database, lake=lake, scratch_dir=tmp_path).build_days(
                 [DAY], run_id="run", code_version="1"
             )
+
+
+def forget_usage(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("delete from usage.api_requests")
+        connection.execute("delete from usage.api_requests_not_billable")
+
+
+class TestGroupsOfDays:
+    """A range is written in groups, side by side where their rows are few; `ROWS_HELD` says what is few."""
+
+    DAYS = [DAY + timedelta(days=number) for number in range(7)]
+
+    @pytest.fixture
+    def strict(self, store: UsageStore, deliveries: Deliveries) -> UsageStore:
+        """Return a store that holds the third and the sixth of the days, on which hours are missing."""
+        for number, day in enumerate(self.DAYS):
+            hours = 20 if number in (2, 5) else 24
+            served = requests(hours, day=day, prefix=f"{number}-", file_id=number + 1)
+            refused = requests(2, day=day, prefix=f"{number}-no-", file_id=number + 1, status_code=500)
+            deliveries.deliver(day, numbered(served + refused))
+        return replace(store, expectations={"api": frozenset(range(24))}, threads=2)
+
+    @pytest.mark.parametrize("rows_held", [0, 60, 1 << 18], ids=["none few", "some few", "all few"])
+    def test_end_in_the_rows_and_states_of_one_group(
+        self, strict: UsageStore, monkeypatch: pytest.MonkeyPatch, rows_held: int
+    ) -> None:
+        expected = build(strict, *self.DAYS)
+        assert [one.state for one in expected] == ["held" if number in (2, 5) else "built" for number in range(7)]
+        rows = usage(strict)
+        assert {row[0] for row in rows} == set(self.DAYS) - {self.DAYS[2], self.DAYS[5]}
+        forget_usage(strict.database)
+        monkeypatch.setattr(usage_store, "DAYS_PER_TRANSACTION", 2)
+        monkeypatch.setattr(usage_store, "ROWS_HELD", rows_held)
+        told: list[int] = []
+        results = strict.build_days(
+            self.DAYS, run_id="run", code_version="1", on_progress=lambda _stage, done, _total: told.append(done)
+        )
+        assert results == expected
+        assert usage(strict) == rows
+        assert told == [2, 4, 6, 7]
+
+    def test_that_fail_leave_the_others_whole_and_are_built_by_the_next_run(
+        self, strict: UsageStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = build(strict, *self.DAYS)
+        rows = usage(strict)
+        forget_usage(strict.database)
+        monkeypatch.setattr(usage_store, "DAYS_PER_TRANSACTION", 2)
+        real = usage_store.copy_arrow
+
+        def fails_at_the_fourth(connection: Any, table: str, batches: Any) -> int:
+            held = list(batches)
+            if any(self.DAYS[3] in batch.column("event_day").to_pylist() for batch in held):
+                real(connection, table, held)
+                raise RuntimeError("no more")
+            return real(connection, table, held)
+
+        monkeypatch.setattr(usage_store, "copy_arrow", fails_at_the_fourth)
+        with pytest.raises(RuntimeError, match="no more"):
+            build(strict, *self.DAYS)
+        written = {row[0] for row in usage(strict) if row in rows}
+        assert {self.DAYS[0], self.DAYS[1]} <= written
+        assert not written & {self.DAYS[2], self.DAYS[3]}
+        monkeypatch.setattr(usage_store, "copy_arrow", real)
+        assert build(strict, *self.DAYS) == expected
+        assert usage(strict) == rows
 
 
 class TestLateDeliveries:
