@@ -18,6 +18,7 @@ import pyarrow.csv
 from psycopg import conninfo, sql
 
 from billing_pipeline.errors import BillingError
+from resources.idle_sessions import KEPT, SERVER_OPTION
 
 CONNECT_TIMEOUT_SECONDS = 10
 # A slice of this many rows is turned into text at once: large enough to be fast, small enough to keep memory flat.
@@ -78,7 +79,7 @@ class Database:
         Raises:
             DatabaseFullError, DatabaseLostError: the server failed inside the block.
         """
-        with _failures_explained(self.url), self.connect(Role.WRITER) as connection:
+        with _failures_explained(self.url), self._session(Role.WRITER) as connection:
             if locks:
                 connection.execute(
                     "select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(%s::text[]) as name",
@@ -89,14 +90,27 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[psycopg.Connection]:
         """Open one read-only snapshot as the reader: every query of the block sees the same state."""
-        with _failures_explained(self.url), self.connect(Role.READER) as connection:
+        with _failures_explained(self.url), self._session(Role.READER) as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             yield connection
 
+    @contextmanager
+    def _session(self, role: Role) -> Iterator[psycopg.Connection]:
+        """Provide a session in `role`, a kept one if there is, and commit; after an error roll back and close it."""
+        key = (self.url, str(role))
+        connection = KEPT.take(key) or open_session(self.url, role=role, kept=True)
+        with connection:
+            yield connection
+            if not connection.closed:
+                connection.commit()
+                KEPT.keep(key, connection)
 
-def open_session(url: str, *, role: Role | None, autocommit: bool = False) -> psycopg.Connection:
+
+def open_session(url: str, *, role: Role | None, autocommit: bool = False, kept: bool = False) -> psycopg.Connection:
     """Return a UTC session at `url`, in `role`, or with the login's own rights when `role` is None.
+
+    `kept`: it is for IdleSessions, and the server ends it when that forgets it.
 
     Raises:
         DatabaseUrlError, DatabaseUnreachableError: as `Database.connect`.
@@ -105,6 +119,8 @@ def open_session(url: str, *, role: Role | None, autocommit: bool = False) -> ps
     options = [parameters.get("options") or "", "-c TimeZone=UTC"]
     if role is not None:
         options.append(f"-c role={role}")
+    if kept:
+        options.append(SERVER_OPTION)
     parameters["options"] = " ".join(option for option in options if option)
     parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT_SECONDS))
     parameters.setdefault("application_name", "billing_pipeline")
