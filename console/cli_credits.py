@@ -38,7 +38,7 @@ def grant(
     effective: Annotated[str | None, typer.Option("--from", metavar="INSTANT", help="Now if absent.")] = None,
     expires: Annotated[str | None, typer.Option("--until", metavar="INSTANT", help="For ever if absent.")] = None,
     key: Annotated[
-        str, typer.Option(help="Tells two grants with the same words apart, such as a payment's number.")
+        str, typer.Option(help="What it is granted for, such as a payment's number: a key is granted once, on any day.")
     ] = "",
 ) -> None:
     """Grant credit to an account; its invoices spend it by priority, then earliest expiry."""

@@ -100,6 +100,16 @@ class TestGrant:
         assert other != first
         assert world.balance("credits:acme") == -1000
 
+    def test_of_a_key_is_given_once_on_whatever_day_it_is_reported_again(self, world: InvoicingWorld) -> None:
+        store = credits_of(world)
+        first, _ = store.grant("acme", words("25.00", key="pay_123"), now=world.now)
+        next_day = words("25.00", key="pay_123", begin="2026-01-02T00:00")
+        assert store.grant("acme", next_day, now=world.now) == (first, False)
+        for other in (words("30.00", key="pay_123"), words("25.00", key="pay_123", until="2026-03-01T00:00")):
+            with pytest.raises(CreditRefusedError, match=r"'pay_123' was granted before with other words: 25\.00 USD"):
+                store.grant("acme", other, now=world.now)
+        assert world.balance("credits:acme") == -2500
+
     def test_that_the_currency_cannot_hold_or_without_reason_is_refused(self, world: InvoicingWorld) -> None:
         with pytest.raises(CreditRefusedError, match="more places than the 2 of USD"):
             give(world, "0.001")

@@ -4,7 +4,7 @@ Whatever changes an account's credit runs in a transaction on its invoices, whic
 (billing_pipeline.credits), booking (credit_booking).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID, uuid5
@@ -30,8 +30,8 @@ class CreditRefusedError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantWords:
-    """What a person grants. `amount` in major units; `expires_at` None: for ever. `key` tells two grants with the same words
-    apart, such as a payment's number."""
+    """What a person grants. `amount` in major units; `expires_at` None: for ever. `key` is what it is granted for, once, such as a
+    payment's number; without one the same words from the same instant on are the same grant."""
 
     amount: Decimal
     priority: int
@@ -69,17 +69,20 @@ class CreditStore:
     policy: InvoicingPolicy = field(default_factory=InvoicingPolicy)
 
     def grant(self, account_id: str, words: GrantWords, *, now: datetime) -> tuple[Grant, bool]:
-        """Grant credit to an account and compile its invoices with it; the second value is False where it was there already.
+        """Grant credit to an account and compile its invoices with it; the second value is False where it was there already, and
+        the first is the one that was there.
 
         Raises:
             UnknownEntryError: the catalog has no such account.
-            CreditRefusedError: no reason, or an amount that the currency cannot hold.
+            CreditRefusedError: no reason, an amount that the currency cannot hold, or a key that something else was granted for.
             CreditGrantInvalidError: not above 0, or it expires before it begins.
         """
         with account_work(self.database, self.policy, account_id, as_of=now) as work:
             currency = work.catalog.account(account_id).currency
             grant = _grant(account_id, currency, words)
             is_new = append_grant(work.connection, grant, actor=words.actor, reason=words.reason, now=now)
+            if not is_new:
+                grant = _kept_before(work.connection, grant, words)
         return grant, is_new
 
     def revoke(self, grant_digits: str, *, actor: str, reason: str, now: datetime) -> GrantRow:
@@ -150,16 +153,16 @@ def _grant(account_id: str, currency: str, words: GrantWords) -> Grant:
             f"{exact_text(words.amount)} has more places than the {minor_digits(currency)} of {currency}",
             "grant an amount that the currency can hold",
         )
-    identity = digest_of(
-        account_id,
+    said = (
         str(amount),
         str(words.priority),
         words.effective_at.isoformat(),
         "" if words.expires_at is None else words.expires_at.isoformat(),
         words.source,
         words.reason,
-        words.key,
     )
+    # A payment that is reported again a day later begins at another instant, and is the same one.
+    identity = digest_of(account_id, "key", words.key) if words.key else digest_of(account_id, *said, "")
     return Grant(
         grant_id=uuid5(CREDIT_NAMESPACE, identity),
         account_id=account_id,
@@ -169,6 +172,25 @@ def _grant(account_id: str, currency: str, words: GrantWords) -> Grant:
         expires_at=words.expires_at,
         source=words.source,
     )
+
+
+def _kept_before(connection: psycopg.Connection, grant: Grant, words: GrantWords) -> Grant:
+    """Return the grant that is kept under this id; it may have begun at another instant.
+
+    Raises:
+        CreditRefusedError: it is another one, of the same key.
+    """
+    before = next(
+        row.grant for row in read_grants(connection, [grant.account_id]) if row.grant.grant_id == grant.grant_id
+    )
+    if replace(grant, effective_at=before.effective_at) != before:
+        until = "" if before.expires_at is None else f" until {before.expires_at.isoformat()}"
+        raise _refused(
+            f"{words.key!r} was granted before with other words: {before.amount} as {before.source}, priority {before.priority}"
+            f"{until} ({str(grant.grant_id)[:8]})",
+            "give another --key to another grant; take a wrong one back with `billing revoke-credit`",
+        )
+    return before
 
 
 def _find(connection: psycopg.Connection, digits: str) -> tuple[str, UUID]:
