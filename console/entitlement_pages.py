@@ -7,10 +7,13 @@ from decimal import Decimal, InvalidOperation
 from rich.markup import escape
 
 from billing_pipeline.amounts import Exact, exact_text
+from billing_pipeline.catalog import Catalog
 from billing_pipeline.entitlements import Reason
 from billing_pipeline.errors import BillingError
 from console.arithmetic import grouped
+from console.near import did_you_mean
 from console.screen import page, table
+from resources.catalog_store import CatalogStore
 from resources.entitlements.entitlement_store import Access, EntitlementStore
 from resources.runtime import running
 from resources.settings import Settings
@@ -30,6 +33,10 @@ class QuantityUnreadableError(BillingError):
     """The quantity that is asked for is no number from 0 on."""
 
 
+class NameUnknownError(BillingError):
+    """An account or a feature that the catalog does not have."""
+
+
 def show_access(
     settings: Settings, account_id: str, feature_id: str, *, quantity: str, at: datetime, as_json: bool
 ) -> bool:
@@ -37,12 +44,15 @@ def show_access(
 
     Raises:
         QuantityUnreadableError: no number from 0 on.
+        NameUnknownError: the catalog has no such account or feature.
     """
     requested = _quantity(quantity)
     with running(settings) as runtime:
         store = EntitlementStore(runtime.database)
         store.refresh(now=at)
         access = store.access(account_id, feature_id, at=at, requested=requested)
+        if access.decision.reason is Reason.NOT_ENTITLED:
+            _refuse_unknown(CatalogStore(runtime.database).current(), account_id, feature_id)
     decision = access.decision
     if as_json:
         page().print_json(json.dumps(_as_json(access)))
@@ -87,12 +97,22 @@ def show_entitlements(settings: Settings, account_id: str, *, at: datetime) -> N
         shown.add_row(
             escape(feature),
             "allowed" if decision.is_allowed else "denied",
-            _number(decision.used),
+            _number(decision.used) if access.counted is not None else "",
             _number(decision.limit) if access.counted is not None else "",
             escape(decision.value or ""),
             escape(", ".join(access.sources)),
         )
     page().print(shown)
+
+
+def _refuse_unknown(catalog: Catalog, account_id: str, feature_id: str) -> None:
+    for kind, name, known in (("account", account_id, catalog.accounts), ("feature", feature_id, catalog.features)):
+        if name not in known:
+            raise NameUnknownError(
+                f"there is no {kind} {name!r}. {did_you_mean(name, known)}",
+                bill="nothing is decided; a name that does not exist may use nothing",
+                fix=f"take one of {kind}s.toml; if it is new there, load the catalog",
+            )
 
 
 def _number(value: Exact | None) -> str:

@@ -178,6 +178,8 @@ def _table(model: str, currency: str, figures: Mapping[str, Any]) -> PriceTable:
                 ": "
             )
             for problem in error.errors(include_url=False)
+            # Without its only version a price has none: that is said twice.
+            if len(problem["loc"]) > 1
         )
         needed, allowed = MODEL_FIELDS[model]
         fields = ", ".join(sorted(needed)) or "no figures"

@@ -344,6 +344,7 @@ class TestRate:
             (["--model", "volume", "--tier", "10:1", "--tier", "5:2", "3"], "do not ascend"),
             (["--model", "volume", "--tier", "10:1", "11"], "beyond the last tier"),
             (["--model", "standard", "--unit-price", "1", "--currency", "XXX", "3"], "XXX"),
+            (["--model", "standard", "--unit-price", "0.0000000000001", "3"], "or 12 after the point.\n"),
         ],
     )
     def test_refuses_what_has_no_price(

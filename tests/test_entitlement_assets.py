@@ -66,5 +66,8 @@ class TestAccessOnATerminal:
         said = capsys.readouterr().out
         assert "within four hours" in said
         assert "unlimited" in said
+        for name, meant in ((("acme", "door_comands"), "door_commands"), (("acmee", "door_commands"), "acme")):
+            assert cli.run(["access", *name, *when]) == 1
+            assert f"Did you mean {meant}" in capsys.readouterr().err
         assert cli.run(["access", "acme", "webhooks", "--quantity", "many"]) == 1
         assert "'many' is no quantity" in capsys.readouterr().err

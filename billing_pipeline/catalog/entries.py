@@ -409,7 +409,7 @@ def _found(entries: Mapping[str, _Entry], entry_id: str, kind: str) -> _Entry:
         raise UnknownEntryError(
             f"the catalog has no {kind} {entry_id!r}" + (f" (close: {', '.join(near)})" if near else ""),
             bill="there is nothing to show or rate for it",
-            fix=f"use the id of a {kind} in the catalog folder, or add it there and load the catalog",
+            fix=f"use an id of the {kind}s in the catalog folder, or add it there and load the catalog",
         ) from None
 
 

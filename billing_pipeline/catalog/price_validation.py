@@ -108,7 +108,7 @@ def tier_problems(table: PriceTable, number: int, tiers: Sequence[Tier]) -> Iter
     bound: Decimal | None = Decimal(0)
     for place, (tier, written) in enumerate(zip(tiers, table.versions[number].tiers or (), strict=False), 1):
         if written.above is not None and bound is not None and written.above != bound:
-            what = "leaves a gap" if written.above > bound else "overlaps the tier before"
+            what = "leaves a gap after the tier before" if written.above > bound else "overlaps the tier before"
             message = (
                 f"{exact_text(written.above)} {what}, which ends at {exact_text(bound)}: write that, or leave it out"
             )
