@@ -188,6 +188,8 @@ class Bench:
         template = self._template(catalog)
         self._number += 1
         name = f"bench_{self._number}"
+        # Sessions that are kept for the next who asks.
+        self._administer(f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{template}'")
         self._administer(f'create database "{name}" template "{template}" strategy file_copy')
         # What the server still has to write of earlier work shall not slow this one.
         self._administer("checkpoint")
