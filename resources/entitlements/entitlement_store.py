@@ -180,6 +180,7 @@ _ACCESS = b"""
             and metered.meter_id = allowed.meter_id
             and metered.period_start >= allowed.since
             and metered.period_start < allowed.until
+            and metered.period_start <= %(at)s
         group by allowed.aggregation
     )
     select

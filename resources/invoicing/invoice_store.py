@@ -58,13 +58,15 @@ class InvoiceStore:
             catalog = known_catalog(connection)
         wanted = by_lock(catalog.accounts if accounts is None else accounts)
         done = Drafted()
-        for number, (lock, some) in enumerate(wanted.items()):
+        compiled, in_all = 0, sum(len(some) for some in wanted.values())
+        for lock, some in wanted.items():
             if on_progress is not None:
-                on_progress("compiling", number, len(wanted))
+                on_progress("compiling", compiled, in_all)
             with self.database.transaction(lock) as connection:
                 done.add(draft_accounts(connection, catalog, some, policy=self.policy, as_of=as_of))
+            compiled += len(some)
         if on_progress is not None:
-            on_progress("compiling", len(wanted), len(wanted))
+            on_progress("compiling", in_all, in_all)
         return done
 
     def preview(self, account_id: str, *, as_of: datetime) -> Compilation:
