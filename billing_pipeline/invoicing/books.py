@@ -3,7 +3,7 @@
 Not here: making invoices of it (compile), reading it from PostgreSQL (resources/invoicing).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -95,9 +95,36 @@ class AccountBook:
     spent: tuple[Spend, ...] = ()
 
     def state_of(self, slot: Slot) -> InvoiceState:
-        """Return where the slot's newest invoice stands; one that was never compiled is a draft."""
+        """Return where the slot's newest invoice stands; one that was never compiled is a draft.
+
+        A period that an anchor which moved has made anew is as final as the one that it ends in: what it was charged with is there.
+        """
         known = self.slots.get(slot)
-        return InvoiceState.DRAFT if known is None else known.state
+        if known is not None:
+            return known.state
+        return InvoiceState.DRAFT if self._final_around(slot) is None else InvoiceState.FINAL
+
+    def number_of(self, slot: Slot | None) -> str | None:
+        """Return the number of the slot's invoice, or of the final one that its period ends in; None without."""
+        if slot is None:
+            return None
+        known = self.slots.get(slot) or self._final_around(slot)
+        return None if known is None else known.number
+
+    def reaches_into_final(self, slot: Slot) -> bool:
+        """Tell whether an anchor that moved has made the period, and a final invoice has charged for some of its time."""
+        return any(other.period.overlap(slot.period.start, slot.period.end) for other, _ in self._other_final(slot))
+
+    def _final_around(self, slot: Slot) -> SlotState | None:
+        ends_in = (
+            found for one, found in self._other_final(slot) if one.period.start < slot.period.end <= one.period.end
+        )
+        return next(ends_in, None)
+
+    def _other_final(self, slot: Slot) -> Iterator[tuple[Slot, SlotState]]:
+        for other, found in self.slots.items():
+            if found.state is InvoiceState.FINAL and other.subscription_id == slot.subscription_id and other != slot:
+                yield other, found
 
 
 def slot_of(

@@ -116,7 +116,8 @@ class _Work:
         if due.minor_units == 0 and (before is not None or state is not InvoiceState.DRAFT):
             return
         if slot is not None and state is InvoiceState.DRAFT:
-            self._add(slot, billable, due, before=None)
+            # An interim invoice leaves the rest to the period; what a final one of other periods charged is corrected.
+            self._add(slot, billable, due, before if self.book.reaches_into_final(slot) else None)
         elif state is InvoiceState.VOID:
             self._leave(billable, due, "its invoice is void and was not issued again")
         elif (open_slot := self._next_open(billable)) is not None:
@@ -214,7 +215,7 @@ class _Work:
         ends = f"{billable.period.start:%Y-%m-%d} to {billable.period.end:%Y-%m-%d}"
         what = f"Correction of {billable.description}, {ends}"
         if before is None:
-            number = self._number(billable.slot)
+            number = self.book.number_of(billable.slot)
             return what, f"booked after invoice {number} was final" if number else "booked after its invoice was final"
         return f"{what}: {billable.amount} instead of {before.amount}", (
             billable.reason or f"booked after invoice {before.number} was final"
@@ -289,10 +290,6 @@ class _Work:
     def _issue(self, slot: Slot) -> int:
         known = self.book.slots.get(slot)
         return 1 if known is None else known.issue
-
-    def _number(self, slot: Slot | None) -> str | None:
-        known = None if slot is None else self.book.slots.get(slot)
-        return None if known is None else known.number
 
     def _key(self, slot: Slot) -> InvoiceKey:
         return InvoiceKey(
