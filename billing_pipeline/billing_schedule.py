@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from typing import NamedTuple
 
 from billing_pipeline.cadences import MONTHLY, Cadence, CadenceUnit, period_containing
 from billing_pipeline.catalog import Catalog, Phase, Price, Subscription, Timing
@@ -25,8 +26,7 @@ class Held:
     quantities: Mapping[str, Decimal] = field(hash=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledCharge:
+class ScheduledCharge(NamedTuple):
     """One price of a subscription in one period. `held` covers the period, a part for each change of phase; `plan_id` is the
     plan at its start."""
 
@@ -55,10 +55,24 @@ def scheduled_charges(catalog: Catalog, subscription: Subscription, window: Wind
 
     Periods of one price do not overlap, and together cover the time in which it is charged.
     """
+    for term in scheduled_terms(catalog, subscription, window):
+        yield ScheduledCharge(subscription, *term)
+
+
+class ScheduledTerm(NamedTuple):
+    """What is scheduled for every subscription with the same phases and anchors: a `ScheduledCharge` without whose it is."""
+
+    price: Price
+    period: BillingPeriod
+    plan_id: str
+    held: tuple[Held, ...]
+
+
+def scheduled_terms(catalog: Catalog, subscription: Subscription, window: Window) -> Iterator[ScheduledTerm]:
+    """Yield what `scheduled_charges` does, without the subscription: of it, phases and anchors alone count."""
     for price, phases in stretches(catalog, subscription):
         for period in _periods(subscription, price.cadence, phases[0].starts_at, phases[-1].ends_at, window):
-            held = tuple(_held(phases, period.window))
-            yield ScheduledCharge(subscription, price, period, _plan_at(phases, period.window), held)
+            yield ScheduledTerm(price, period, _plan_at(phases, period.window), tuple(_held(phases, period.window)))
 
 
 def charge_at(catalog: Catalog, subscription: Subscription, price: Price, instant: datetime) -> ScheduledCharge | None:

@@ -9,10 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from json.encoder import encode_basestring
-from uuid import UUID
+from typing import NamedTuple
+from uuid import UUID, SafeUUID
 
 from billing_pipeline.amounts import Money, exact_text, to_money
 from billing_pipeline.catalog import Dimension
@@ -28,17 +30,18 @@ _CHARGE_NAMESPACE = UUID("3f0c6d5e-0a6b-4c35-9d0e-6a3f5c1b7e21")
 _json_text = encode_basestring
 
 
-@lru_cache(maxsize=1 << 12)
-def _period_text(period: Window) -> str:
-    return f"{_json_text(period.start.isoformat())}, {_json_text(period.end.isoformat())}"
+@lru_cache(maxsize=1 << 14)
+def _key_text(price_id: str, start: datetime, end: datetime, group_key: str) -> str:
+    """Return the end of the name that an id is made of: of many subscriptions few have one of their own."""
+    instants = f"{_json_text(start.isoformat())}, {_json_text(end.isoformat())}"
+    return f"{_json_text(price_id)}, {instants}, {_json_text(group_key)}]"
 
 
 class ChargeCurrencyChangedError(BillingError):
     """A charge that is booked in one currency was rated in another."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChargeKey:
+class ChargeKey(NamedTuple):
     """What makes a charge itself. `group_key` is the canonical JSON of its dimensions, empty without groups."""
 
     subscription_id: str
@@ -49,9 +52,28 @@ class ChargeKey:
     @property
     def charge_id(self) -> UUID:
         """Return the id: a function of the key alone, so that a replay writes the same."""
-        texts = map(_json_text, (self.subscription_id, self.price_id))
-        name = f"[{', '.join(texts)}, {_period_text(self.period)}, {_json_text(self.group_key)}]"
+        period = self.period
+        rest = _key_text(self.price_id, period.start, period.end, self.group_key)
+        name = f"[{_json_text(self.subscription_id)}, {rest}"
         return name_uuid(_CHARGE_NAMESPACE, name)
+
+
+class Figures:
+    """What a charge comes to, and how that is kept: the same value serves all charges that were rated to the same.
+
+    `amount` is the total to date, rounded once; `lines_json` the arithmetic as canonical JSON; `rating_digest` the SHA-256 of what
+    was rated: quantity, exact total, currency and lines.
+    """
+
+    __slots__ = ("amount", "currency", "lines_json", "rated", "rating_digest")
+
+    def __init__(self, rated: Rated, currency: str) -> None:
+        self.rated = rated
+        self.currency = currency
+        self.amount = to_money(rated.exact, currency)
+        self.lines_json = f"[{','.join([_line_json(line) for line in rated.lines])}]"
+        digested = f"{exact_text(rated.quantity)}|{rated.unit}|{exact_text(rated.exact)}|{currency}|{self.lines_json}"
+        self.rating_digest = hashlib.sha256(digested.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +88,40 @@ class Charge:
     rated: Rated
 
     @cached_property
+    def figures(self) -> Figures:
+        """Return what it comes to."""
+        return Figures(self.rated, self.currency)
+
+    @property
     def amount(self) -> Money:
         """Return the total to date, rounded once."""
-        return to_money(self.rated.exact, self.currency)
+        return self.figures.amount
 
-    @cached_property
+    @property
     def lines_json(self) -> str:
         """Return the arithmetic as canonical JSON."""
-        return f"[{','.join([_line_json(line) for line in self.rated.lines])}]"
+        return self.figures.lines_json
 
-    @cached_property
+    @property
     def rating_digest(self) -> str:
         """Return the SHA-256 of what was rated: quantity, exact total, currency and lines."""
-        rated = self.rated
-        head = f"{exact_text(rated.quantity)}|{rated.unit}|{exact_text(rated.exact)}|{self.currency}|"
-        return hashlib.sha256((head + self.lines_json).encode()).hexdigest()
+        return self.figures.rating_digest
+
+
+def charge_of(figures: Figures, *, key: ChargeKey, account_id: str, plan_id: str, meter_id: str | None) -> Charge:
+    """Return the charge that comes to `figures`, whose texts are not made again for it."""
+    # Not by its constructor, which sets field by field: there is one for every charge.
+    charge = object.__new__(Charge)
+    charge.__dict__.update(
+        key=key,
+        account_id=account_id,
+        plan_id=plan_id,
+        meter_id=meter_id,
+        currency=figures.currency,
+        rated=figures.rated,
+        figures=figures,
+    )
+    return charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +133,7 @@ class BookedCharge:
     rating_digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChargeRevision:
+class ChargeRevision(NamedTuple):
     """A further revision: the charge as it is now, and what it adds to what was booked. `delta` may be 0."""
 
     charge_id: UUID
@@ -104,8 +144,19 @@ class ChargeRevision:
 
 def name_uuid(namespace: UUID, name: str) -> UUID:
     """Return `uuid.uuid5(namespace, name)`, in a third of its time."""
-    digest = hashlib.sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()
-    return UUID(bytes=digest[:16], version=5)
+    # Not by its constructor, which asks what it is given: there is one for every charge.
+    found = object.__new__(UUID)
+    object.__setattr__(found, "int", int.from_bytes(name_bytes(namespace, name), "big"))
+    object.__setattr__(found, "is_safe", SafeUUID.unknown)
+    return found
+
+
+def name_bytes(namespace: UUID, name: str) -> bytes:
+    """Return the bytes of `uuid.uuid5(namespace, name)`."""
+    found = bytearray(hashlib.sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    found[6] = found[6] & 0x0F | 0x50
+    found[8] = found[8] & 0x3F | 0x80
+    return bytes(found)
 
 
 def _line_json(line: RatedLine) -> str:

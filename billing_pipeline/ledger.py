@@ -12,7 +12,7 @@ from uuid import UUID
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.catalog import BillingMode
-from billing_pipeline.charges import ChargeRevision, name_uuid
+from billing_pipeline.charges import ChargeRevision, name_bytes, name_uuid
 from billing_pipeline.credits import CreditChange, GrantSource
 
 # Made once with uuid4. Never change it: ids of booked transactions are made from it.
@@ -59,9 +59,14 @@ def postings(revision: ChargeRevision, *, billing_mode: BillingMode = BillingMod
 
 def transaction_id(revision: ChargeRevision) -> UUID:
     """Return the id of the transaction that books a revision."""
+    return UUID(bytes=transaction_bytes(revision))
+
+
+def transaction_bytes(revision: ChargeRevision) -> bytes:
+    """Return the sixteen bytes of the id of the transaction that books a revision."""
     delta = revision.delta
     name = f"{revision.charge_id}|{revision.revision}|{delta.minor_units}|{delta.currency}"
-    return name_uuid(_TRANSACTION_NAMESPACE, name)
+    return name_bytes(_TRANSACTION_NAMESPACE, name)
 
 
 def accounts_of(revision: ChargeRevision, *, billing_mode: BillingMode) -> tuple[str, str]:

@@ -7,11 +7,13 @@ come together. Not here: what one price asks (rating), which charges there are (
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from itertools import groupby
+from types import MappingProxyType
+from typing import NamedTuple
 
 from billing_pipeline.amounts import Money, allocate, to_money
 from billing_pipeline.billing_schedule import ScheduledCharge
@@ -22,10 +24,12 @@ from billing_pipeline.catalog import (
     Coupon,
     Discount,
     PercentOff,
+    Phase,
+    Price,
     PriceVersion,
     Subscription,
 )
-from billing_pipeline.charges import Charge, ChargeKey
+from billing_pipeline.charges import Charge, ChargeKey, Figures, charge_of
 from billing_pipeline.periods import Window
 from billing_pipeline.rating import (
     Rated,
@@ -44,15 +48,14 @@ from billing_pipeline.rating import (
 _ZERO = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class PeriodUsage:
+class PeriodUsage(NamedTuple):
     """One price of a subscription in one period, with what was used of it: group key -> usage by version. `unit` is the
     meter's. A price without a meter has no groups; `versions` are those in force, each with its part of the period."""
 
     scheduled: ScheduledCharge
     unit: str
     versions: tuple[tuple[PriceVersion, Window], ...]
-    groups: Mapping[str, Sequence[VersionUsage]] = field(default_factory=dict, hash=False)
+    groups: Mapping[str, Sequence[VersionUsage]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -73,21 +76,95 @@ def period_charges(catalog: Catalog, usages: Iterable[PeriodUsage]) -> Iterator[
     Raises:
         BeyondLastTierError, NegativeQuantityError, NoMatrixCellError, QuantityMissingError: a charge that cannot be rated.
     """
-    together: dict[tuple[str, Window], list[PeriodUsage]] = defaultdict(list)
-    plain: dict[str, bool] = {}
-    for usage in usages:
-        subscription = usage.scheduled.subscription
-        is_plain = plain.get(subscription.subscription_id)
-        if is_plain is None:
-            is_plain = not _has_coupons(catalog, subscription) and not shares_amounts(catalog, subscription)
-            plain[subscription.subscription_id] = is_plain
-        if is_plain:
-            yield from _charges_alone(usage)
-        else:
-            whole = subscription.period_containing(usage.scheduled.period.window.start)
-            together[subscription.subscription_id, whole].append(usage)
-    for (_, whole), found in together.items():
-        yield from _charges_together(catalog, whole, found)
+    yield from Charges(catalog).of(usages)
+
+
+# Figures that are remembered: as many charges as are rated together.
+_MOST_FIGURES = 1 << 16
+
+
+class Charges:
+    """Makes charges, batch after batch, by `rate` and `rate_flat_fee` alone. The same usage of one price (the same value, not only
+    an equal one), and the same fee, is rated once."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._accounts_with_coupons = {one.account_id for one in catalog.accounts.values() if one.coupons}
+        # By identity: what they are found by is kept with them, so that no other value takes its place.
+        self._shares: dict[int, tuple[tuple[Phase, ...], bool]] = {}
+        self._metered: dict[int, tuple[Sequence[VersionUsage], Price, Figures]] = {}
+        self._fees: dict[int, tuple[PeriodUsage, Figures]] = {}
+
+    def of(self, usages: Iterable[PeriodUsage]) -> Iterator[Charge]:
+        """Yield the charges of `usages` as `period_charges` does. Raises as that."""
+        together: dict[tuple[str, Window], list[PeriodUsage]] = defaultdict(list)
+        for usage in usages:
+            scheduled = usage.scheduled
+            subscription = scheduled.subscription
+            if not self._is_plain(subscription):
+                whole = subscription.period_containing(scheduled.period.window.start)
+                together[subscription.subscription_id, whole].append(usage)
+            elif scheduled.price.meter_id is None:
+                yield _charge(usage, "", self._fee(usage))
+            else:
+                for group, by_version in usage.groups.items():
+                    yield _charge(usage, group, self._metered_figures(usage, group, by_version))
+        for (_, whole), found in together.items():
+            yield from _charges_together(self._catalog, whole, found)
+
+    def _is_plain(self, subscription: Subscription) -> bool:
+        """Tell whether each of its charges is rated by itself."""
+        if subscription.coupons or subscription.account_id in self._accounts_with_coupons:
+            return False
+        phases = subscription.phases
+        known = self._shares.get(id(phases))
+        if known is None or known[0] is not phases:
+            if len(self._shares) >= _MOST_FIGURES:
+                self._shares.clear()
+            known = self._shares[id(phases)] = phases, shares_amounts(self._catalog, subscription)
+        return not known[1]
+
+    def _metered_figures(self, usage: PeriodUsage, group: str, by_version: Sequence[VersionUsage]) -> Figures:
+        price = usage.scheduled.price
+        known = self._metered.get(id(by_version))
+        if known is not None and known[0] is by_version and known[1] is price:
+            return known[2]
+        try:
+            rated = rate(price=price, unit=usage.unit, usage=by_version)
+        except UnratableError as error:
+            raise _of(usage, error, group) from None
+        if len(self._metered) >= _MOST_FIGURES:
+            self._metered.clear()
+        figures = Figures(rated, price.currency)
+        self._metered[id(by_version)] = by_version, price, figures
+        return figures
+
+    def _fee(self, usage: PeriodUsage) -> Figures:
+        scheduled = usage.scheduled
+        known = self._fees.get(id(scheduled.held))
+        if known is not None and _is_same_fee(known[0], usage):
+            return known[1]
+        fee, price = _rated_fee(usage), scheduled.price
+        if any(version.adjustments for version, _ in usage.versions):
+            parts = _fee_parts(usage)
+            fee = bounded(discounted(fee, price=price, usage=parts), price=price, usage=parts)
+        if len(self._fees) >= _MOST_FIGURES:
+            self._fees.clear()
+        figures = Figures(fee, price.currency)
+        self._fees[id(scheduled.held)] = usage, figures
+        return figures
+
+
+def _is_same_fee(one: PeriodUsage, other: PeriodUsage) -> bool:
+    """Tell whether two fees are rated to the same, because everything that they are rated from is the same value."""
+    first, second = one.scheduled, other.scheduled
+    return (
+        first.held is second.held
+        and first.price is second.price
+        and first.period is second.period
+        and one.versions is other.versions
+        and first.subscription.anchor.zone == second.subscription.anchor.zone
+    )
 
 
 def shares_amounts(catalog: Catalog, subscription: Subscription) -> bool:
@@ -125,28 +202,6 @@ def share_out(off: Money, charged: Sequence[Money]) -> tuple[Money, ...]:
     return allocate(Money(taken, off.currency), [Fraction(weight) for weight in weights])
 
 
-def _has_coupons(catalog: Catalog, subscription: Subscription) -> bool:
-    account = catalog.accounts.get(subscription.account_id)
-    return bool(subscription.coupons or (account is not None and account.coupons))
-
-
-def _charges_alone(usage: PeriodUsage) -> Iterator[Charge]:
-    price = usage.scheduled.price
-    if price.meter_id is None:
-        fee = _rated_fee(usage)
-        if any(version.adjustments for version, _ in usage.versions):
-            parts = _fee_parts(usage)
-            fee = bounded(discounted(fee, price=price, usage=parts), price=price, usage=parts)
-        yield _charge(usage, "", fee)
-        return
-    for group, by_version in usage.groups.items():
-        try:
-            rated = rate(price=price, unit=usage.unit, usage=by_version)
-        except UnratableError as error:
-            raise _of(usage, error, group) from None
-        yield _charge(usage, group, rated)
-
-
 def _rated_fee(usage: PeriodUsage) -> Rated:
     scheduled = usage.scheduled
     zone = scheduled.subscription.anchor.zone
@@ -166,20 +221,14 @@ def _of(usage: PeriodUsage, error: UnratableError, group: str = "") -> Unratable
     )
 
 
-def _charge(usage: PeriodUsage, group: str, rated: Rated) -> Charge:
-    scheduled = usage.scheduled
-    return Charge(
-        key=ChargeKey(
-            subscription_id=scheduled.subscription.subscription_id,
-            price_id=scheduled.price.price_id,
-            period=scheduled.period.window,
-            group_key=group,
-        ),
-        account_id=scheduled.subscription.account_id,
-        plan_id=scheduled.plan_id,
-        meter_id=scheduled.price.meter_id,
-        currency=scheduled.price.currency,
-        rated=rated,
+def _charge(usage: PeriodUsage, group: str, figures: Figures) -> Charge:
+    subscription, price, period, plan_id, _ = usage.scheduled
+    return charge_of(
+        figures,
+        key=ChargeKey(subscription.subscription_id, price.price_id, period.window, group),
+        account_id=subscription.account_id,
+        plan_id=plan_id,
+        meter_id=price.meter_id,
     )
 
 
@@ -193,11 +242,12 @@ def _charges_together(catalog: Catalog, whole: Window, usages: Sequence[PeriodUs
         price = one.usage.scheduled.price
         if one.parts:
             one.rated = bounded(one.rated, price=price, usage=one.parts)
-        charges.append(_charge(one.usage, one.group, one.rated))
+        charges.append(_charge(one.usage, one.group, Figures(one.rated, price.currency)))
     yield from charges
     for usage in usages:
         if _is_minimum(usage):
-            yield _charge(usage, "", _minimum_spend(usage, charges))
+            rated = _minimum_spend(usage, charges)
+            yield _charge(usage, "", Figures(rated, usage.scheduled.price.currency))
 
 
 def _is_minimum(usage: PeriodUsage) -> bool:

@@ -5,14 +5,25 @@ Not here: reading usage (charge_usage), what a version asks for it (rating).
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
+from typing import NamedTuple
 
 from billing_pipeline.amounts import Exact, exact_product, exact_sum
-from billing_pipeline.billing_schedule import ScheduledCharge
-from billing_pipeline.catalog import Catalog, Dimension, Matrix, Meter, Percentage, Price, PriceVersion, UsageShape
+from billing_pipeline.billing_schedule import ScheduledCharge, ScheduledTerm
+from billing_pipeline.catalog import (
+    Catalog,
+    Dimension,
+    Matrix,
+    Meter,
+    Percentage,
+    Price,
+    PriceVersion,
+    Subscription,
+    UsageShape,
+)
 from billing_pipeline.charges import group_key
 from billing_pipeline.meter_details import level_changes, level_steps, level_worth, transactions, window_quantities
 from billing_pipeline.meters import Aggregation, UsageState, merge
@@ -38,32 +49,47 @@ _ZERO, _ONE = Decimal(0), Decimal(1)
 
 # The group of usage: its value of each of `DIMENSIONS` that the price rates apart or prices by, '' for the others.
 Group = tuple[str, ...]
+UNTOLD: Group = ("",) * len(DIMENSIONS)
 # Quantity and records by price version.
 Sums = Mapping[int, tuple[Decimal, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A charge that is to be rated, with its meter and the price's versions in it, each with its share of the period.
-
-    `needs_rows`: the rows of usage are needed, and not just what they add up to; `is_merged`: they are merged from states to one
-    quantity of the whole period; `tells_by`: usage is told by that one of `DIMENSIONS`; `needs_before`: it matters what was used
-    before the period, of which units are included once.
-    """
+class Slot(NamedTuple):
+    """A charge that is to be rated, with what it has in common with others, and the share of the period of each version."""
 
     scheduled: ScheduledCharge
-    meter: Meter | None
-    versions: tuple[tuple[PriceVersion, Window], ...]
+    common: "CommonTerms"
     shares: tuple[Exact, ...]
-    needs_rows: bool
-    is_merged: bool
-    tells_by: tuple[bool, ...]
-    needs_before: bool
+
+    @property
+    def meter(self) -> Meter | None:
+        """Return the price's meter."""
+        return self.common.meter
+
+    @property
+    def versions(self) -> tuple[tuple[PriceVersion, Window], ...]:
+        """Return the price's versions in force, each with its part of the period."""
+        return self.common.versions
+
+    @property
+    def needs_rows(self) -> bool:
+        """Tell whether the rows of usage are needed, and not just what they add up to."""
+        return self.common.needs_rows
+
+    @property
+    def is_merged(self) -> bool:
+        """Tell whether rows are merged from states to one quantity of the whole period."""
+        return self.common.is_merged
+
+    @property
+    def needs_before(self) -> bool:
+        """Tell whether it matters what was used before the period, of which units are included once."""
+        return self.common.needs_before
 
     @property
     def dimensions(self) -> frozenset[Dimension]:
         """Return the dimensions that its usage is told by."""
-        return frozenset(dimension for dimension, tells in zip(DIMENSIONS, self.tells_by, strict=True) if tells)
+        return frozenset(dimension for dimension, tells in zip(DIMENSIONS, self.common.tells_by, strict=True) if tells)
 
     @property
     def window(self) -> Window:
@@ -81,12 +107,28 @@ class Slot:
         return self.meter is not None and self.meter.aggregation is Aggregation.LEVEL
 
 
+class SlotTerms(NamedTuple):
+    """What the slots of all subscriptions with the same phases and anchors have in common, and the shares of the versions."""
+
+    term: ScheduledTerm
+    common: "CommonTerms"
+    shares: tuple[Exact, ...]
+
+    def of(self, subscription: Subscription) -> Slot:
+        """Return a subscription's slot."""
+        return Slot(ScheduledCharge(subscription, *self.term), self.common, self.shares)
+
+
+# Sums that are remembered of one price and period.
+_MOST_SUMS = 1 << 16
+
+
 class Slots:
     """Makes slots. What they have in common, because their price and period are the same, is found out once."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self._meters = catalog.meters
-        self._common: dict[tuple[str, Window], _Common] = {}
+        self._catalog = catalog
+        self._common: dict[tuple[str, Window], CommonTerms] = {}
 
     def slot(self, scheduled: ScheduledCharge) -> Slot:
         """Return the slot of a scheduled charge.
@@ -94,40 +136,41 @@ class Slots:
         Raises:
             NoPriceVersionError: a part of its period has no version.
         """
-        price, window = scheduled.price, scheduled.period.window
+        return self.terms(scheduled.subscription, ScheduledTerm(*scheduled[1:])).of(scheduled.subscription)
+
+    def terms(self, subscription: Subscription, term: ScheduledTerm) -> SlotTerms:
+        """Return the terms of a slot of any subscription whose phases and anchors are like this one's. Raises as `slot`."""
+        price, window = term.price, term.period.window
         common = self._common.get((price.price_id, window))
         if common is None:
-            meter = None if price.meter_id is None else self._meters[price.meter_id]
+            meter = None if price.meter_id is None else self._catalog.meters[price.meter_id]
             try:
                 versions = tuple(versions_in(price, window))
             except UnratableError as error:
-                subscription = scheduled.subscription
                 raise error.of_charge(
                     account_id=subscription.account_id, subscription_id=subscription.subscription_id, period=window
                 ) from None
-            common = self._common[price.price_id, window] = _common(price, meter, versions)
+            common = self._common[price.price_id, window] = _common(price, meter, window, versions)
         shares = common.shares
         if shares is None:
-            shares = version_shares(price, common.versions, scheduled.period, scheduled.subscription.anchor.zone)
-        return Slot(
-            scheduled,
-            common.meter,
-            common.versions,
-            shares,
-            common.needs_rows,
-            common.is_merged,
-            common.tells_by,
-            common.needs_before,
-        )
+            shares = version_shares(price, common.versions, term.period, subscription.anchor.zone)
+        return SlotTerms(term, common, shares)
 
 
 _Versions = tuple[tuple[PriceVersion, Window], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Common:
-    """What slots of one price and period have in common; `shares` None: each has its own."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CommonTerms:
+    """What slots of one price and period have in common; `shares` None: each has its own.
 
+    `needs_rows`: the rows of usage are needed, and not just what they add up to; `is_merged`: they are merged from states to one
+    quantity of the whole period; `tells_by`: usage is told by that one of `DIMENSIONS`; `needs_before`: it matters what was used
+    before the period, of which units are included once. `is_sum`: quantity and records alone say what is rated; `usage_of_sum`
+    remembers it.
+    """
+
+    window: Window
     meter: Meter | None
     versions: _Versions
     shares: tuple[Exact, ...] | None
@@ -135,19 +178,32 @@ class _Common:
     is_merged: bool
     tells_by: tuple[bool, ...]
     needs_before: bool
+    is_sum: bool
+    known: dict[tuple[Decimal, int], Mapping[str, tuple[VersionUsage, ...]]] = field(default_factory=dict)
+
+    @property
+    def meter_id(self) -> str:
+        """Return the meter's id, empty without one."""
+        return "" if self.meter is None else self.meter.meter_id
 
 
-def _common(price: Price, meter: Meter | None, versions: _Versions) -> _Common:
+def _common(price: Price, meter: Meter | None, window: Window, versions: _Versions) -> CommonTerms:
     is_shared = any(version.adjustments or version.commitment for version, _ in versions)
     is_merged = meter is not None and is_combinable(meter) and versions[0][0].shape is UsageShape.QUANTITY
-    return _Common(
+    needs_rows, needs_before = _needs_rows(meter, versions), any(version.is_included_once for version, _ in versions)
+    tells_by = _tells_by(price, versions)
+    is_weighted = meter is not None and meter.aggregation is Aggregation.TIME_WEIGHTED
+    is_whole = len(versions) == 1 and not is_shared and not is_weighted
+    return CommonTerms(
+        window=window,
         meter=meter,
         versions=versions,
         shares=None if is_shared else (_ONE,) * len(versions),
-        needs_rows=_needs_rows(meter, versions),
+        needs_rows=needs_rows,
         is_merged=is_merged,
-        tells_by=_tells_by(price, versions),
-        needs_before=any(version.is_included_once for version, _ in versions),
+        tells_by=tells_by,
+        needs_before=needs_before,
+        is_sum=meter is not None and is_whole and not needs_rows and not needs_before and not any(tells_by),
     )
 
 
@@ -180,6 +236,19 @@ def _is_due_unused(slot: Slot) -> bool:
 def key_of_group(slot: Slot, group: Sequence[str]) -> str:
     """Return the key of the charge that usage of `group` belongs to."""
     return group_key({name: group[DIMENSIONS.index(name)] for name in slot.scheduled.price.group_by})
+
+
+def usage_of_sum(slot: Slot, quantity: Decimal, records: int) -> Mapping[str, tuple[VersionUsage, ...]]:
+    """Return what `usage_of_sums` does for a slot that is a sum: the same value again where quantity and records are the same, by
+    which rating knows it."""
+    common = slot.common
+    found = common.known.get((quantity, records))
+    if found is None:
+        found = usage_of_sums(slot, {UNTOLD: {common.versions[0][0].version: (quantity, records)}})
+        if len(common.known) >= _MOST_SUMS:
+            common.known.clear()
+        common.known[quantity, records] = found
+    return found
 
 
 def usage_of_sums(

@@ -331,10 +331,12 @@ def _postings(connection: psycopg.Connection, charge_id: UUID) -> tuple[BookedPo
         """
         select transaction_id, revision, ledger_account, amount_minor, currency
         from billing.ledger_posting
-        where charge_id = %s
+        where charge_id = %(charge)s and account_id = any(array(
+            select account_id from billing.charge_revision where charge_id = %(charge)s
+        ))
         order by revision, posting_number
         """,
-        [charge_id],
+        {"charge": charge_id},
     )
     return tuple(
         BookedPosting(

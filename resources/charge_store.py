@@ -16,16 +16,17 @@ from uuid import UUID
 import psycopg
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.catalog import BillingMode, Catalog
+from billing_pipeline.catalog import Catalog
 from billing_pipeline.charges import BookedCharge, Charge, ChargeKey, ChargeRevision, difference, nothing_rated
 from billing_pipeline.checks import Verdict, VerdictStatus, holds, with_releases
 from billing_pipeline.invoicing.policy import Threshold
 from billing_pipeline.periods import RequestedDays, Window
 from resources import booked_days, charge_guards, guard_store, prepaid_guards
+from resources.book_writer import BookWriter, book_writer
 from resources.booking_scope import BookingScope, forget_reshaped, read_scope
 from resources.catalog_places import errors_placed
 from resources.catalog_store import current_catalog
-from resources.charge_rows import WrittenBy, write_books
+from resources.charge_rows import BookRows, WrittenBy
 from resources.charge_usage import UsageToDate, rated_batches
 from resources.collector import collector_paused
 from resources.database import Database
@@ -131,6 +132,7 @@ class ChargeStore:
             progress("rating", 1, 1)
             booking = proposal_store.Booking(catalog=catalog, days=wanted, run_id=run_id, code_version=code_version)
             run = _Run(
+                database=self.database,
                 scope=scope,
                 run_id=run_id,
                 code_version=code_version,
@@ -138,6 +140,7 @@ class ChargeStore:
                 balances=balances,
                 sorting=proposal_store.Sorting(connection, booking, self.thresholds),
                 totals=RatedTotals(days=wanted, catalog_sha256=catalog.sha256),
+                rows=_book_rows(catalog, wanted, run_id=run_id, code_version=code_version),
             )
             verdicts = _book(connection, run, progress)
             run.sorting.keep()
@@ -157,6 +160,7 @@ class ChargeStore:
 class _Run:
     """What one call works on, and what it has come to so far."""
 
+    database: Database
     scope: BookingScope
     run_id: str
     code_version: str
@@ -164,22 +168,22 @@ class _Run:
     balances: RatedBalances
     sorting: proposal_store.Sorting
     totals: RatedTotals
+    rows: BookRows
 
     @property
     def days(self) -> RequestedDays:
         return self.scope.days
 
-    @property
-    def written_by(self) -> WrittenBy:
-        return WrittenBy(
-            catalog_sha256=self.catalog.sha256,
-            code_version=self.code_version,
-            run_id=self.run_id,
-            event_day=lambda revision: self.days.newest_in(revision.charge.key.period),
-        )
 
-    def billing_mode(self, price_id: str) -> BillingMode:
-        return self.catalog.price(price_id).billing_mode
+def _book_rows(catalog: Catalog, days: RequestedDays, *, run_id: str, code_version: str) -> BookRows:
+    """Return what spells the rows of a run. It holds no value that holds it: nothing of a booking is left to the collector."""
+    by = WrittenBy(
+        catalog_sha256=catalog.sha256,
+        code_version=code_version,
+        run_id=run_id,
+        event_day=lambda revision: days.newest_in(revision.charge.key.period),
+    )
+    return BookRows(by, billing_mode=lambda price_id: catalog.price(price_id).billing_mode)
 
 
 def _held_usage(connection: psycopg.Connection, days: Sequence[date]) -> Mapping[str, tuple[str, ...]]:
@@ -289,22 +293,26 @@ def _book_charges(connection: psycopg.Connection, run: _Run, progress: Progress)
     run.totals.add(replace(run.balances.added_to(nothing), charges={}))
     accounts_in_all, done = len(run.catalog.subscriptions_by_account), 0
     progress("booking", done, accounts_in_all)
-    batches = rated_batches(connection, run.catalog, run.scope, MergedUsage(connection, keeps=True))
-    for accounts, usage in batches:
-        strangers.difference_update(accounts)
-        booked = _booked_charges(connection, run.scope, accounts) if has_books else {}
-        prepaid = run.balances.of_accounts(accounts)
-        _book_batch(connection, run, replace(usage, charges={**usage.charges, **prepaid}) if prepaid else usage, booked)
-        done += len(accounts)
-        progress("booking", done, accounts_in_all)
-    if strangers:
-        # Accounts that have no subscription any more: all of it is reversed.
-        _book_batch(connection, run, nothing, _booked_charges(connection, run.scope, sorted(strangers)))
+    with book_writer(run.database, connection, subscriptions=len(run.catalog.subscriptions)) as (reading, writer):
+        merged = MergedUsage(connection, keeps=True, settle=writer.settle)
+        for accounts, usage in rated_batches(reading, run.catalog, run.scope, merged):
+            strangers.difference_update(accounts)
+            booked = _booked_charges(reading, run.scope, accounts) if has_books else {}
+            if prepaid := run.balances.of_accounts(accounts):
+                usage = replace(usage, charges={**usage.charges, **prepaid})
+            _book_batch(run, writer, usage, booked)
+            done += len(accounts)
+            progress("booking", done, accounts_in_all)
+        if strangers:
+            # Accounts that have no subscription any more: all of it is reversed.
+            _book_batch(run, writer, nothing, _booked_charges(reading, run.scope, sorted(strangers)))
 
 
-def _book_batch(connection: psycopg.Connection, run: _Run, usage: UsageToDate, booked: Mapping[UUID, _Booked]) -> None:
+def _book_batch(run: _Run, writer: BookWriter, usage: UsageToDate, booked: Mapping[UUID, _Booked]) -> None:
     """Write the revisions and postings of some accounts, and add up what they come to."""
     run.totals.add(usage)
+    if run.sorting.asks:
+        writer.settle()
     found = run.sorting.sort(
         _differences(usage.charges, booked),
         booked={charge_id: one.newest.amount for charge_id, one in booked.items()},
@@ -313,7 +321,8 @@ def _book_batch(connection: psycopg.Connection, run: _Run, usage: UsageToDate, b
     run.totals.waiting.extend(found.waiting)
     run.totals.rejected.extend(found.rejected)
     run.totals.add_booked(found.booked)
-    write_books(connection, found.booked, run.written_by, billing_mode=run.billing_mode)
+    if found.booked:
+        writer.write(run.rows.of(found.booked))
 
 
 def _book_balances(connection: psycopg.Connection, run: _Run) -> None:

@@ -13,28 +13,33 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain, groupby
+from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
 
 from billing_pipeline.amounts import Exact, exact_arithmetic, exact_sum
-from billing_pipeline.billing_schedule import scheduled_charges
-from billing_pipeline.catalog import Catalog, Subscription
+from billing_pipeline.billing_schedule import scheduled_terms
+from billing_pipeline.catalog import Aggregation, Catalog, Subscription
 from billing_pipeline.charges import Charge
 from billing_pipeline.meters import UsageState
-from billing_pipeline.period_charges import PeriodUsage, period_charges
+from billing_pipeline.period_charges import Charges, PeriodUsage
 from billing_pipeline.periods import Window
 from billing_pipeline.rating import NegativeQuantityError, VersionUsage
 from billing_pipeline.usage_slots import (
     DIMENSIONS,
+    UNTOLD,
+    CommonTerms,
     Group,
     Slot,
     Slots,
+    SlotTerms,
     UsageRow,
     key_of_group,
     period_usage,
     unchanged_levels,
     usage_of_rows,
+    usage_of_sum,
     usage_of_sums,
 )
 from billing_pipeline.usage_states import level_state_of
@@ -45,10 +50,15 @@ from resources.usage_below_zero import with_usage
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STATE_ROWS_PER_FETCH = 5_000
-# Charges that are rated together: some hundred megabytes.
-BATCH_SLOTS = 50_000
+# Charges that are rated together: some ten megabytes, of which a few milliseconds for its statements are a hundredth.
+BATCH_SLOTS = 20_000
+# Phases and anchors that are remembered: more come only from subscriptions that began at an instant of their own.
+_MOST_KINDS = 1 << 12
 _GROUP_COLUMNS = ", ".join(f"case when by_{name} then {name} else '' end as {name}" for name in DIMENSIONS)
-_GROUP_NAMES = ", ".join(DIMENSIONS)
+_TOLD = ", ".join(f"case when by_{name} then {name} else '' end" for name in DIMENSIONS)
+_SLOTS = (
+    "select first_slot + place as slot, rated_run.account_id, rated_kind.* from rated_run join rated_kind using (kind)"
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,9 @@ def rated_batches(
 
     Raises as `rate_to_date`.
     """
+    rater = Charges(catalog)
     for accounts, reader in _readers(connection, catalog, scope, merged or MergedUsage(connection), _ADDED_UP):
-        charges = _charges(connection, catalog, reader)
+        charges = _rated(connection, catalog, rater, reader)
         yield (
             accounts,
             UsageToDate(
@@ -128,13 +139,16 @@ def rated_charges(
 
     Raises as `rate_to_date`.
     """
+    rater = Charges(catalog)
     for accounts, reader in _readers(connection, catalog, scope, MergedUsage(connection), _PER_SEGMENT):
-        yield accounts, _charges(connection, catalog, reader)
+        yield accounts, _rated(connection, catalog, rater, reader)
 
 
-def _charges(connection: psycopg.Connection, catalog: Catalog, reader: "_UsageReader") -> dict[UUID, Charge]:
+def _rated(
+    connection: psycopg.Connection, catalog: Catalog, rater: Charges, reader: "_UsageReader"
+) -> dict[UUID, Charge]:
     try:
-        return {charge.key.charge_id: charge for charge in period_charges(catalog, reader.usages())}
+        return {charge.key.charge_id: charge for charge in rater.of(reader.usages())}
     except NegativeQuantityError as error:
         raise with_usage(connection, catalog, error) from None
 
@@ -142,33 +156,69 @@ def _charges(connection: psycopg.Connection, catalog: Catalog, reader: "_UsageRe
 def _readers(
     connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage, added_up: str
 ) -> Iterator[tuple[Sequence[str], "_UsageReader"]]:
-    for accounts, slots in _batches(catalog, scope):
-        _send_segments(connection, slots)
+    # A batch's accounts are a small part of all: by the index, not by reading all usage again and again.
+    connection.execute("set local random_page_cost = 1.1")
+    for accounts, runs in _batches(catalog, scope):
+        _send_runs(connection, runs)
+        slots = [terms.of(run.subscription) for run in runs for terms in run.kind]
         yield accounts, _UsageReader(connection, slots, merged, added_up)
 
 
-def _batches(catalog: Catalog, scope: BookingScope) -> Iterator[tuple[Sequence[str], list[Slot]]]:
+class _Run(NamedTuple):
+    """A subscription's slots, numbered from `first` on. Many subscriptions have the same `kind` of them."""
+
+    subscription: Subscription
+    first: int
+    kind: tuple[SlotTerms, ...]
+
+
+def _batches(catalog: Catalog, scope: BookingScope) -> Iterator[tuple[Sequence[str], list[_Run]]]:
     """Yield accounts with their slots, together about as many as a batch has; every account that has a subscription once."""
-    slots = Slots(catalog)
+    kinds = _Kinds(catalog, scope)
     accounts: list[str] = []
-    batch: list[Slot] = []
+    batch: list[_Run] = []
+    slots = 0
     for account_id, subscriptions in catalog.subscriptions_by_account.items():
         accounts.append(account_id)
         for subscription in subscriptions:
-            batch.extend(_slots(catalog, scope, slots, subscription))
-        if len(batch) >= BATCH_SLOTS:
+            if kind := kinds.of(subscription):
+                batch.append(_Run(subscription, slots, kind))
+                slots += len(kind)
+        if slots >= BATCH_SLOTS:
             yield accounts, batch
-            accounts, batch = [], []
+            accounts, batch, slots = [], [], 0
     if accounts:
         yield accounts, batch
 
 
-def _slots(catalog: Catalog, scope: BookingScope, slots: Slots, subscription: Subscription) -> Iterator[Slot]:
-    subscription_id = subscription.subscription_id
-    for scheduled in scheduled_charges(catalog, subscription, scope.reach(subscription_id)):
-        price, period = scheduled.price, scheduled.period
-        if not price.is_prepaid and scope.concerns(subscription_id, price.price_id, period.window):
-            yield slots.slot(scheduled)
+class _Kinds:
+    """Which charges of a subscription are rated: one and the same value for all that have the same phases and anchors."""
+
+    def __init__(self, catalog: Catalog, scope: BookingScope) -> None:
+        self._catalog = catalog
+        self._scope = scope
+        self._slots = Slots(catalog)
+        self._by_shape: dict[object, tuple[SlotTerms, ...]] = {}
+        self._again = frozenset(scope.by_subscription)
+
+    def of(self, subscription: Subscription) -> tuple[SlotTerms, ...]:
+        if subscription.subscription_id in self._again:
+            return tuple(self._terms(subscription))
+        shape = subscription.phases, subscription.anchored, subscription.anchor
+        found = self._by_shape.get(shape)
+        if found is None:
+            found = tuple(self._terms(subscription))
+            if len(self._by_shape) >= _MOST_KINDS:
+                self._by_shape.clear()
+            self._by_shape[shape] = found
+        return found
+
+    def _terms(self, subscription: Subscription) -> Iterator[SlotTerms]:
+        subscription_id = subscription.subscription_id
+        for term in scheduled_terms(self._catalog, subscription, self._scope.reach(subscription_id)):
+            price, window = term.price, term.period.window
+            if not price.is_prepaid and self._scope.concerns(subscription_id, price.price_id, window):
+                yield self._slots.terms(subscription, term)
 
 
 class _UsageReader:
@@ -187,12 +237,13 @@ class _UsageReader:
 
     def usages(self) -> Iterator[PeriodUsage]:
         """Yield the usage of every slot, those without any too."""
-        added_up = self._added_up()
+        summed, added_up = self._added_up()
         before = self._used_before()
         for number, slot in enumerate(self._slots):
-            if not slot.needs_rows:
-                usage = usage_of_sums(slot, added_up.pop(number, {}), before.get(number, {}))
-                yield period_usage(slot, usage)
+            if slot.common.is_sum and number in summed:
+                yield period_usage(slot, usage_of_sum(slot, *summed[number]))
+            elif not slot.common.needs_rows:
+                yield period_usage(slot, usage_of_sums(slot, added_up.pop(number, {}), before.get(number, {})))
         with_rows = set()
         for number, groups in chain(self._from_days(), self._from_rows()):
             with_rows.add(number)
@@ -201,26 +252,35 @@ class _UsageReader:
             if slot.needs_rows and number not in with_rows:
                 yield period_usage(slot, {})
 
-    def _added_up(self) -> dict[int, dict[Group, dict[int, tuple[Decimal, int]]]]:
-        """Return sums by slot, group and version.
+    def _added_up(
+        self,
+    ) -> tuple[dict[int, tuple[Decimal, int]], dict[int, dict[Group, dict[int, tuple[Decimal, int]]]]]:
+        """Return quantity and records of slots that are a sum, and of the others by slot, group and version.
 
         One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
         """
-        sums: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
+        summed: dict[int, tuple[Decimal, int]] = {}
+        by_group: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
+        in_charges: dict[CommonTerms, Decimal] = defaultdict(Decimal)
+        slots = self._slots
         with exact_arithmetic():
-            for number, version, quantity, records, uncut, *group in self._connection.execute(
-                self._added_up_by.encode()
-            ):
-                slot = self._slots[number]
-                key = (slot.window, slot.scheduled.price.meter_id or "")
+            for number, version, quantity, records, uncut, told in self._connection.execute(self._added_up_by.encode()):
+                slot = slots[number]
+                common = slot.common
                 if version is None:
-                    self.in_usage[key] += quantity
+                    self.in_usage[slot.window, slot.scheduled.price.meter_id or ""] += quantity
                     continue
-                self.in_charges[key] += quantity
-                sums.setdefault(number, {}).setdefault(tuple(group), {})[version] = (quantity, int(records))
+                in_charges[common] += quantity
+                if common.is_sum:
+                    summed[number] = quantity, records
+                else:
+                    group = UNTOLD if told is None else tuple(told)
+                    by_group.setdefault(number, {}).setdefault(group, {})[version] = (quantity, records)
                 if uncut:
                     self.uncut_rows[slot.window] += uncut
-        return sums
+            for common, quantity in in_charges.items():
+                self.in_charges[common.window, common.meter_id] += quantity
+        return summed, by_group
 
     def _used_before(self) -> dict[int, dict[str, Exact]]:
         """Return what was used before the period since the subscription began, by slot and group key, where that matters."""
@@ -345,62 +405,80 @@ def _usage_row(row: Sequence[object]) -> UsageRow:
     return UsageRow(start, end, records, UsageState(quantity=quantity, state=state))
 
 
-def _send_segments(connection: psycopg.Connection, slots: Sequence[Slot]) -> None:
-    """Write a temporary table of slots with a meter, and one of their parts by price version."""
+def _send_runs(connection: psycopg.Connection, runs: Sequence[_Run]) -> None:
+    """Write temporary tables: which subscription has which kind of slots, and what slots of a kind are.
+
+    A slot is a row of `rated_run` and a row of `rated_kind`; its parts by price version are rows of `rated_part`.
+    """
     connection.execute(
         """
-        drop table if exists pg_temp.rated_slot, pg_temp.rated_segment;
-        create temporary table rated_slot (
-            slot integer, account_id text, meter_id text, period_start timestamptz, period_end timestamptz,
-            is_additive boolean, needs_rows boolean, is_level boolean, is_set boolean, by_endpoint boolean,
+        drop table if exists pg_temp.rated_run, pg_temp.rated_kind, pg_temp.rated_part;
+        create temporary table rated_run (first_slot integer, kind integer, account_id text) on commit drop;
+        create temporary table rated_kind (
+            kind integer, place integer, meter_id text, period_start timestamptz, period_end timestamptz,
+            is_additive boolean, needs_rows boolean, is_level boolean, is_set boolean, is_told boolean, by_endpoint boolean,
             by_method boolean, by_client_id boolean, by_node boolean, by_inbound_tag boolean
         ) on commit drop;
-        create temporary table rated_segment (
-            slot integer, version integer, segment_start timestamptz, segment_end timestamptz
+        create temporary table rated_part (
+            kind integer, place integer, version integer, segment_start timestamptz, segment_end timestamptz
         ) on commit drop;
         """
     )
-    copy_text(connection, b"copy rated_slot from stdin", _slot_rows(slots))
-    copy_text(connection, b"copy rated_segment from stdin", _segment_rows(slots))
-    connection.execute("analyze rated_slot; analyze rated_segment")
+    numbers: dict[int, int] = {}
+    kinds: list[tuple[SlotTerms, ...]] = []
+    for run in runs:
+        if id(run.kind) not in numbers:
+            numbers[id(run.kind)] = len(kinds)
+            kinds.append(run.kind)
+    rows = (f"{run.first}\t{numbers[id(run.kind)]}\t{escaped(run.subscription.account_id)}\n" for run in runs)
+    copy_text(connection, b"copy rated_run from stdin", rows)
+    copy_text(connection, b"copy rated_kind from stdin", _kind_rows(kinds))
+    copy_text(connection, b"copy rated_part from stdin", _part_rows(kinds))
+    connection.execute("analyze rated_run; analyze rated_kind; analyze rated_part")
 
 
-def _slot_rows(slots: Sequence[Slot]) -> Iterator[str]:
-    for number, slot in enumerate(slots):
-        if slot.meter is not None:
-            window, account_id = slot.window, slot.scheduled.subscription.account_id
-            as_rows = slot.needs_rows and not slot.is_merged
-            kinds = (slot.is_additive, as_rows, slot.is_level, slot.meter.is_set, *slot.tells_by)
-            yield (
-                f"{number}\t{escaped(account_id)}\t{escaped(slot.meter.meter_id)}\t{instant_text(window.start)}\t"
-                f"{instant_text(window.end)}\t{flags_text(kinds)}\n"
-            )
+def _kind_rows(kinds: Sequence[Sequence[SlotTerms]]) -> Iterator[str]:
+    for number, kind in enumerate(kinds):
+        for place, (_, common, _) in enumerate(kind):
+            if common.meter is not None:
+                as_rows = common.needs_rows and not common.is_merged
+                is_additive = common.meter.aggregation.is_additive
+                is_level = common.meter.aggregation is Aggregation.LEVEL
+                told = common.tells_by
+                flags = (is_additive, as_rows, is_level, common.meter.is_set, any(told), *told)
+                yield (
+                    f"{number}\t{place}\t{escaped(common.meter_id)}\t{instant_text(common.window.start)}\t"
+                    f"{instant_text(common.window.end)}\t{flags_text(flags)}\n"
+                )
 
 
-def _segment_rows(slots: Sequence[Slot]) -> Iterator[str]:
-    for number, slot in enumerate(slots):
-        if slot.meter is not None and not slot.needs_rows:
-            for version, part in slot.versions:
-                yield f"{number}\t{version.version}\t{instant_text(part.start)}\t{instant_text(part.end)}\n"
+def _part_rows(kinds: Sequence[Sequence[SlotTerms]]) -> Iterator[str]:
+    for number, kind in enumerate(kinds):
+        for place, (_, common, _) in enumerate(kind):
+            if common.meter is not None and not common.needs_rows:
+                for version, part in common.versions:
+                    start, end = instant_text(part.start), instant_text(part.end)
+                    yield f"{number}\t{place}\t{version.version}\t{start}\t{end}\n"
 
 
 # Each part is looked up by itself: of a year, a join of all usage with all parts of an account compares each row twelve times.
 _PER_SEGMENT = f"""
-    select rated_segment.slot, rated_segment.version, used.quantity, used.record_count, used.uncut_rows, {_GROUP_NAMES}
-    from rated_segment
-    join rated_slot using (slot)
+    select first_slot + place as slot, version, used.quantity, used.record_count, used.uncut_rows, used.told
+    from rated_run
+    join rated_kind using (kind)
+    join rated_part using (kind, place)
     cross join lateral (
         select
-            {_GROUP_COLUMNS},
+            case when rated_kind.is_told then array[{_TOLD}] end as told,
             sum(quantity) as quantity,
-            sum(record_count) as record_count,
-            count(*) filter (where metered.period_end > rated_segment.segment_end) as uncut_rows
+            sum(record_count)::bigint as record_count,
+            count(*) filter (where metered.period_end > rated_part.segment_end) as uncut_rows
         from usage.metered as metered
-        where metered.account_id = rated_slot.account_id
-            and metered.meter_id = rated_slot.meter_id
-            and metered.period_start >= rated_segment.segment_start
-            and metered.period_start < rated_segment.segment_end
-        group by {", ".join(str(place + 1) for place in range(len(DIMENSIONS)))}
+        where metered.account_id = rated_run.account_id
+            and metered.meter_id = rated_kind.meter_id
+            and metered.period_start >= rated_part.segment_start
+            and metered.period_start < rated_part.segment_end
+        group by told
     ) as used
 """
 _ADDED_UP = f"""
@@ -410,24 +488,26 @@ _ADDED_UP = f"""
     ),
     -- The same usage by another way: per period and meter, without versions and groups, for the guard. `slot` is one of them.
     usage_per_slot as (
-        select min(rated_slot.slot) as slot, sum(quantity) as quantity
-        from rated_slot
+        select min(first_slot + place) as slot, sum(quantity) as quantity
+        from rated_run
+        join rated_kind using (kind)
         join usage.metered as metered
-            on metered.account_id = rated_slot.account_id
-            and metered.meter_id = rated_slot.meter_id
-            and metered.period_start >= rated_slot.period_start
-            and metered.period_start < rated_slot.period_end
+            on metered.account_id = rated_run.account_id
+            and metered.meter_id = rated_kind.meter_id
+            and metered.period_start >= rated_kind.period_start
+            and metered.period_start < rated_kind.period_end
         where is_additive
-        group by rated_slot.period_start, rated_slot.period_end, rated_slot.meter_id
+        group by rated_kind.period_start, rated_kind.period_end, rated_kind.meter_id
     )
-    select slot, version, quantity, record_count, uncut_rows, {_GROUP_NAMES} from usage_per_segment
+    select slot, version, quantity, record_count, uncut_rows, told from usage_per_segment
     union all
-    select slot, null, quantity, 0, 0, {", ".join("''" for _ in DIMENSIONS)} from usage_per_slot
+    select slot, null, quantity, 0, 0, null from usage_per_slot
 """
 
 
 # Of few slots: those of prices whose included units are used up once.
 _USED_BEFORE = f"""
+    with rated_slot as ({_SLOTS})
     select
         slot,
         sum(quantity) as quantity,
@@ -445,6 +525,7 @@ _USED_BEFORE = f"""
 # Read by a cursor of its own right after: in one transaction both see what was committed before, unless a day is replaced in
 # between; then the guard compares what does not fit, and nothing is booked.
 _STATES = f"""
+    with rated_slot as ({_SLOTS})
     select
         slot,
         {_GROUP_COLUMNS},

@@ -8,7 +8,7 @@ ends, are read by the hour. Not here: what combines (usage_states), rating (char
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -68,11 +68,21 @@ class _Hours:
     window: Window
 
 
-class MergedUsage:
-    """Reads merged usage inside the caller's transaction; with `keeps`, what it had to merge is kept for the next time."""
+def _nothing() -> None:
+    """No other thread uses the session."""
 
-    def __init__(self, connection: psycopg.Connection, *, keeps: bool = False) -> None:
+
+class MergedUsage:
+    """Reads merged usage inside the caller's transaction; with `keeps`, what it had to merge is kept for the next time.
+
+    `settle` is called before the session is used, by a caller that lets another thread use it.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection, *, keeps: bool = False, settle: Callable[[], None] = _nothing
+    ) -> None:
         self._connection = connection
+        self._settle = settle
         self._keeps = keeps
         self._digests: dict[DayBlock, str] = {}
         self._built: dict[date, str] = {}
@@ -81,12 +91,14 @@ class MergedUsage:
         """Yield (number, merged rows) of each wanted usage that has any; of a group there may be several rows."""
         if not wanted:
             return
+        self._settle()
         self._built, self._digests = self._builds(wanted), {}
         for start in range(0, len(wanted), _TOGETHER):
             yield from self._read_together(wanted[start : start + _TOGETHER])
 
     def begins(self) -> datetime | None:
         """Return the first instant of the first day with usage, None where there is none."""
+        self._settle()
         row = self._connection.execute("select min(event_day) from usage.api_requests").fetchone()
         return None if row is None or row[0] is None else _midnight(row[0])
 

@@ -46,12 +46,13 @@ class RatedTotals:
                     sums[key] += quantity
         for window, count in usage.uncut_rows.items():
             self.uncut_rows[window] += count
-        newest_in = self.days.newest_in
+        newest_in, digest = self.days.newest_in, self._digests.append
         for charge_id, charge in usage.charges.items():
+            figures = charge.figures
             day = newest_in(charge.key.period)
             self.charges[day] += 1
-            self._accounts[day][charge.account_id, charge.currency] += charge.amount.minor_units
-            self._digests.append(charge_id.bytes + charge.rating_digest.encode())
+            self._accounts[day][charge.account_id, figures.currency] += figures.amount.minor_units
+            digest(charge_id.bytes + figures.rating_digest.encode())
 
     def add_booked(self, revisions: Iterable[ChargeRevision]) -> None:
         """Add what is booked of a batch."""

@@ -46,6 +46,8 @@ def _redeemed(
     catalog: Catalog, account: Account, redemptions: Sequence[Redemption], own: Sequence[Redemption] | None = None
 ) -> Iterator[str]:
     """Yield what is wrong with redemptions that hold together; `own` are those that it is said of, None: all."""
+    if not redemptions:
+        return
     ids = [redemption.coupon_id for redemption in redemptions]
     for coupon_id in dict.fromkeys(redemption.coupon_id for redemption in (redemptions if own is None else own)):
         coupon = catalog.coupons.get(coupon_id)
@@ -59,6 +61,8 @@ def _redeemed(
 
 
 def _shared_amounts(catalog: Catalog, account: Account, subscriptions: Sequence[Subscription]) -> Iterator[str]:
+    if not account.coupons:
+        return
     amounts = [
         redemption.coupon_id
         for redemption in account.coupons

@@ -449,8 +449,12 @@ class EntryContent:
     sha256: str
 
 
+# One encoder for all: making it costs as much as an entry.
+_canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def content_of(*, kind: Kind, entry_id: str, version: int, content: Mapping[str, object]) -> EntryContent:
     """Return the canonical content of an entry given as a plain mapping."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = _canonical_json(content)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return EntryContent(kind=kind, entry_id=entry_id, version=version, json=text, sha256=digest)

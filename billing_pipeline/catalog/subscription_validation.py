@@ -13,19 +13,34 @@ from billing_pipeline.catalog.currencies import places_problem
 from billing_pipeline.catalog.entries import Catalog, Kind, Plan, Price, Subscription
 from billing_pipeline.catalog.files import FILES, Finding
 from billing_pipeline.catalog.models import FlatFee
-from billing_pipeline.catalog.phases import Phase, PlanTerms, life_of
+from billing_pipeline.catalog.phases import Beginning, Change, Life, Phase, PlanTerms, life_of
 from billing_pipeline.catalog.subscription_tables import SubscriptionTable
 
 _OPEN = datetime.max.replace(tzinfo=UTC)
 _Spans = Sequence[tuple[datetime, datetime]]
 
 
-def subscription_of(
-    table: SubscriptionTable, *, zone: str, plans: Mapping[str, Sequence[PlanTerms]]
-) -> tuple[Subscription, tuple[Finding, ...]]:
+class Lives:
+    """The lives of subscriptions by the versions of each plan. Many begin alike and have no changes: theirs is found out once."""
+
+    def __init__(self, plans: Mapping[str, Sequence[PlanTerms]]) -> None:
+        self._plans = plans
+        self._unchanged: dict[Beginning, Life] = {}
+
+    def of(self, begin: Beginning, changes: Sequence[Change]) -> Life:
+        """Return what `life_of` does; the same value for all that begin alike and have no changes."""
+        if changes:
+            return life_of(begin, changes, self._plans)
+        life = self._unchanged.get(begin)
+        if life is None:
+            life = self._unchanged[begin] = life_of(begin, (), self._plans)
+        return life
+
+
+def subscription_of(table: SubscriptionTable, *, zone: str, lives: Lives) -> tuple[Subscription, tuple[Finding, ...]]:
     """Return the subscription with its phases, and what is wrong with them; then it has one phase."""
     begin = table.beginning(zone)
-    life = life_of(begin, [change.entry() for change in table.changes], plans)
+    life = lives.of(begin, [change.entry() for change in table.changes])
     subscription = Subscription(
         subscription_id=table.id,
         account_id=table.account,
@@ -56,8 +71,21 @@ def plan_terms(plans: Iterable[Plan]) -> Mapping[str, Sequence[PlanTerms]]:
 def subscription_findings(catalog: Catalog) -> Iterator[Finding]:
     """Yield what is wrong with subscriptions whose phases are known."""
     coverage = {price.price_id: tuple(_covered(price)) for price in catalog.prices.values()}
+    # Of many subscriptions few differ in what is looked at here.
+    known: dict[object, tuple[tuple[str, str], ...]] = {}
     for subscription in catalog.subscriptions.values():
-        yield from _one_subscription(catalog, subscription, coverage)
+        account = catalog.accounts.get(subscription.account_id)
+        if account is None:
+            yield _finding(subscription, "account", f"{subscription.account_id!r} is not an account")
+        currency = None if account is None else account.currency
+        span = subscription.starts_at, subscription.ends_at
+        seen = subscription.phases, subscription.plan_id, span, subscription.initial_balance, currency
+        # Quantities are compared, and are not in the phases' hash.
+        problems = known.get(seen)
+        if problems is None:
+            problems = known[seen] = tuple(_one_subscription(catalog, subscription, currency, coverage))
+        for field, message in problems:
+            yield _finding(subscription, field, message)
     for account_id, subscriptions in catalog.subscriptions_by_account.items():
         for one, other in combinations(subscriptions, 2):
             for message in sorted(set(_billed_twice(catalog, account_id, one, other))):
@@ -85,27 +113,25 @@ def _together(one: Subscription, other: Subscription) -> Iterator[tuple[Phase, P
 
 
 def _one_subscription(
-    catalog: Catalog, subscription: Subscription, coverage: Mapping[str, _Spans]
-) -> Iterator[Finding]:
-    account = catalog.accounts.get(subscription.account_id)
-    if account is None:
-        yield _finding(subscription, "account", f"{subscription.account_id!r} is not an account")
+    catalog: Catalog, subscription: Subscription, currency: str | None, coverage: Mapping[str, _Spans]
+) -> Iterator[tuple[str, str]]:
+    """Yield (field, message) of what is wrong with a subscription of an account in `currency`: its names stand in no message."""
     if subscription.ends_at is not None and subscription.ends_at <= subscription.starts_at:
-        yield _finding(subscription, "ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
+        yield ("ends_at", f"{subscription.ends_at.isoformat()} is not after the start")
         return
     charged = [(phase, _charged(catalog, phase)) for phase in subscription.phases]
     prices = {price.price_id: price for _, found in charged for price in found}
-    if account is not None:
+    if currency is not None:
         if subscription.initial_balance is not None:
             if prices and not any(price.is_prepaid for price in prices.values()):
                 message = f"plan {subscription.plan_id!r} has no prepaid price: leave it out"
-                yield _finding(subscription, "initial_balance", message)
-            if (places := places_problem(subscription.initial_balance, account.currency)) is not None:
-                yield _finding(subscription, "initial_balance", places)
+                yield ("initial_balance", message)
+            if (places := places_problem(subscription.initial_balance, currency)) is not None:
+                yield ("initial_balance", places)
         for price in prices.values():
-            if price.currency != account.currency:
-                message = f"price {price.price_id!r} is in {price.currency}, the account in {account.currency}"
-                yield _finding(subscription, "plan", message)
+            if price.currency != currency:
+                message = f"price {price.price_id!r} is in {price.currency}, the account in {currency}"
+                yield ("plan", message)
     for price in prices.values():
         phases = [phase for phase, found in charged if price in found]
         if not all(_is_covered(phase, coverage[price.price_id]) for phase in phases):
@@ -114,13 +140,13 @@ def _one_subscription(
                 for first, last in coverage[price.price_id]
             )
             message = f"price {price.price_id!r} has a gap in the subscription: it is in force {spans}"
-            yield _finding(subscription, "starts_at", message)
+            yield ("starts_at", message)
     yield from _quantity_findings(catalog, subscription, charged)
 
 
 def _quantity_findings(
     catalog: Catalog, subscription: Subscription, charged: Sequence[tuple[Phase, Sequence[Price]]]
-) -> Iterator[Finding]:
+) -> Iterator[tuple[str, str]]:
     """Find fees by a quantity that the subscription does not say, and quantities that nothing asks for."""
     missing: dict[str, str] = {}
     for phase, prices in charged:
@@ -137,14 +163,14 @@ def _quantity_findings(
     }
     for name, price_id in sorted(missing.items()):
         message = f"price {price_id!r} asks for each {name}: say how many, such as quantities = {{ {name} = 5 }}"
-        yield _finding(subscription, "quantities", message)
+        yield ("quantities", message)
     for phase, prices in charged:
         for price in prices:
             for message in _beyond_last_tiers(price, phase):
-                yield _finding(subscription, "quantities", message)
+                yield ("quantities", message)
     said = {name for phase, _ in charged for name in phase.quantities}
     for name in sorted(said - asked_for):
-        yield _finding(subscription, f"quantities.{name}", "is asked for by no price of its plans: correct the name")
+        yield (f"quantities.{name}", "is asked for by no price of its plans: correct the name")
 
 
 def _asked_by(price: Price) -> set[str]:

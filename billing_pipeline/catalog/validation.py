@@ -30,7 +30,12 @@ from billing_pipeline.catalog.lines import placed
 from billing_pipeline.catalog.models import MeteredBalance, MinimumSpend
 from billing_pipeline.catalog.price_tables import PriceTable
 from billing_pipeline.catalog.price_validation import is_zone, meter_problems, usage_shape, version_problems
-from billing_pipeline.catalog.subscription_validation import plan_terms, subscription_findings, subscription_of
+from billing_pipeline.catalog.subscription_validation import (
+    Lives,
+    plan_terms,
+    subscription_findings,
+    subscription_of,
+)
 from billing_pipeline.meters import Meter, MeterSource
 from billing_pipeline.sources.personal_names import Pseudonymise
 
@@ -84,11 +89,11 @@ def catalog_of(reader: Reader) -> Catalog:
         prices[table.id] = _price(table, versions)
     plan_versions = {(plan.plan_id, plan.version): plan for plan in sorted(reader.plans, key=_by_effect)}
     accounts = {account.account_id: account for account in reader.accounts}
-    terms = plan_terms(plan_versions.values())
+    lives = Lives(plan_terms(plan_versions.values()))
     subscriptions = {}
     for one in reader.subscriptions:
         zone = accounts[one.account].time_zone if one.account in accounts else "UTC"
-        subscriptions[one.id], problems = subscription_of(one, zone=zone if is_zone(zone) else "UTC", plans=terms)
+        subscriptions[one.id], problems = subscription_of(one, zone=zone if is_zone(zone) else "UTC", lives=lives)
         findings.extend(problems)
     catalog = Catalog(
         billable_rule=reader.rule,

@@ -86,6 +86,11 @@ class Sorting:
             proposal_id: frozenset(charges) for proposal_id, charges in connection.execute(_WAITING_CHARGES).fetchall()
         }
 
+    @property
+    def asks(self) -> bool:
+        """Tell whether sorting asks the database: there is a threshold."""
+        return bool(self._thresholds)
+
     def sort(
         self, revisions: Sequence[ChargeRevision], *, booked: Mapping[UUID, Money], rated: Collection[UUID]
     ) -> Sorted:
