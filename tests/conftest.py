@@ -7,7 +7,7 @@
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,10 +100,10 @@ def sigterm_left_as_it_was() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(autouse=True)
-def runs_the_sql_that_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test fail that says it holds SQL to a reference and does not run it."""
-    with held_to_its_word(request.node):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Let a test fail that passes, says that it holds SQL to a reference, and has not run it."""
+    with held_to_its_word(item):
         yield
 
 

@@ -130,16 +130,21 @@ class TestAnyEvents:
             lines[one.file, one.line].append(one)
         counted: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
         for (file, _), said in lines.items():
-            ends = [expected[one] for one in said]
-            whole = next(end for end in ("conflict", "kept", "duplicate") if end in ends)
+            whole = whole_of(said, expected)
             counted[file, whole][0] += 1
-            counted[file, whole][1] += ends.count("kept")
+            counted[file, whole][1] += [expected[one] for one in said].count("kept")
         found: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
         for file, outcome, event_day, line_count, row_count, first, last in engine.execute(
             duck.sql("events_counted")
         ).fetchall():
+            told = [
+                min(MIDNIGHT + timedelta(days=one.size) for one in said)
+                for (in_file, _), said in lines.items()
+                if in_file == file and whole_of(said, expected) == outcome
+            ]
+            of_day = [at for at in told if event_day in (None, at.date())]
             assert (event_day is None) == (outcome != "kept")
-            assert first <= last
+            assert (first, last) == (min(of_day), max(of_day))
             found[file, outcome][0] += line_count
             found[file, outcome][1] += row_count
         assert found == counted
@@ -151,6 +156,13 @@ class TestAnyEvents:
             if any(expected[one] == "conflict" for one in said)
         }
         assert {(file, line): event for file, line, event in refused} == in_conflict
+        assert [row[:2] for row in refused] == sorted(in_conflict)
+
+
+def whole_of(said: Sequence[Told], expected: Mapping[Told, str]) -> str:
+    """Return what becomes of a line of all that it says."""
+    ends = [expected[one] for one in said]
+    return next(end for end in ("conflict", "kept", "duplicate") if end in ends)
 
 
 def reference_without_actions(rows: Sequence[Told], known: set[str]) -> Mapping[Told, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from billing_pipeline.timelines import (
 )
 from resources.storage_inputs import Base
 from resources.storage_scan import DaySources, StorageScan
-from resources.usage_rules import ClientAccount, UsageRules
+from resources.usage_rules import ClientAccount, ClientWindow, UsageRules
 from tests.storage_chain import Facts, write_rows
 
 # Of twenty repositories each.
@@ -152,8 +153,16 @@ def spread(draw: st.DrawFn) -> Histories:
         buckets: dict[str, str] = {}
         return [replace(one, bucket=buckets.setdefault(one.event_id, draw(places))) for one in events]
 
+    def measured(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        found = [replace(one, bucket=draw(places)) for one in snapshots]
+        # another bucket is measured at the same instant, and may say something else
+        for one in found[:1]:
+            other = draw(st.sampled_from([place for place in ("", "a", "b") if place != one.bucket]))
+            found.append(replace(draw(SNAPSHOTS), at=one.at, bucket=other))
+        return found
+
     return {
-        name: ([replace(one, bucket=draw(places)) for one in snapshots], placed(events), changes)
+        name: (measured(snapshots), placed(events), changes)
         for name, (snapshots, events, changes) in draw(MANY).items()
     }
 
@@ -266,9 +275,15 @@ def by_day(segments: Sequence[Segment]) -> list[tuple[Any, ...]]:
 
 
 def assert_as_reference(chain: Chain, histories: Mapping[str, tuple[Any, Any, Any]]) -> None:
+    integrals: Counter[tuple[date, str | None]] = Counter()
+    repositories: dict[date, list[str]] = {day: [] for day in DAYS}
     for name, (snapshots, events, changes) in histories.items():
         expected = timeline(snapshots, events, changes, end=END)
-        assert chain.segments(name) == by_day(expected.segments)
+        segments = by_day(expected.segments)
+        assert chain.segments(name) == segments
+        for start, end, size, visibility, *_ in segments:
+            integrals[start.date(), visibility] += size * ((end - start) // timedelta(microseconds=1))
+            repositories[start.date()].append(name)
         drifts = [
             (name, drift.bucket, drift.at.replace(tzinfo=None), drift.derived_bytes, drift.snapshot_bytes, drift.drift_bytes,
              drift.derived_visibility, drift.snapshot_visibility, drift.visibility_mismatch, drift.unsized_events)
@@ -277,8 +292,12 @@ def assert_as_reference(chain: Chain, histories: Mapping[str, tuple[Any, Any, An
         ]  # fmt: skip
         found = sorted(chain.drifts, key=lambda row: (row[1], row[3], row[2]))
         assert [row[1:-1] for row in found if row[1] == name] == drifts
-    for facts in chain.results.values():
-        assert facts.of_segments == facts.of_changes
+    for day, facts in chain.results.items():
+        assert facts.of_segments == facts.of_changes == facts.private + facts.public + facts.of_unknown_visibility
+        assert [facts.private, facts.public, facts.of_unknown_visibility] == [
+            integrals[day, visibility] for visibility in ("private", "public", None)
+        ]
+        assert (facts.repositories, facts.segments) == (len(set(repositories[day])), len(repositories[day]))
 
 
 def put(when: datetime, size: int, key: str = "a", **fields: Any) -> ObjectEvent:
@@ -373,7 +392,6 @@ class TestAgainstTheReference:
         "storage_places",
         "storage_events",
         "storage_snapshots",
-        "storage_owners",
         "storage_actions",
         "storage_uploads",
         "storage_deltas",
@@ -400,7 +418,7 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
-    @pytest.mark.sql_reference("storage_sums", "storage_snapshot_words")
+    @pytest.mark.sql_reference("storage_sums", "storage_snapshot_words", "storage_places", "storage_levels")
     @settings(max_examples=EXAMPLES)
     @given(histories=spread(), assumed=st.sampled_from([None, "private"]))
     def test_random_histories_over_buckets_give_the_same_states_and_drifts(
@@ -413,36 +431,59 @@ class TestAgainstTheReference:
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories))
         assert_as_reference(chain, histories)
 
-    @pytest.mark.sql_reference("storage_hours")
+    @pytest.mark.sql_reference("storage_hours", "storage_owners")
     @settings(max_examples=EXAMPLES)
-    @given(histories=MANY, bounds=st.lists(st.integers(1, 71 * 60), min_size=2, max_size=2, unique=True).map(sorted))
+    @given(
+        histories=MANY,
+        bounds=st.lists(st.integers(1, 71 * 60), min_size=2, max_size=2, unique=True).map(sorted),
+        cut_minute=st.integers(0, 71 * 60).filter(lambda minute: minute % 60),
+    )
     def test_hours_of_accounts_hold_the_bytes_of_their_states(
-        self, tmp_path_factory: pytest.TempPathFactory, histories: dict[str, tuple[Any, Any, Any]], bounds: list[int]
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        histories: dict[str, tuple[Any, Any, Any]],
+        bounds: list[int],
+        cut_minute: int,
     ) -> None:
-        left, right = (MIDNIGHT + timedelta(minutes=minutes) for minutes in bounds)
+        left, right, cut = (MIDNIGHT + timedelta(minutes=minutes) for minutes in (*bounds, cut_minute))
         links = [("ann", "acme", MIDNIGHT, left), ("ann", "bolt", right, END), ("bob", "bolt", MIDNIGHT, END)]
-        rules = rules_with(links)
+        rules = rules_with(links, cut)
         chain = Chain(tmp_path_factory.mktemp("scan"), facts_of(histories), rules=rules)
-        expected: Counter[tuple[str, datetime]] = Counter()
+        expected: Counter[tuple[str, datetime, datetime]] = Counter()
+        held: dict[tuple[str, datetime, datetime], list[tuple[datetime, datetime]]] = {}
         for snapshots, events, changes in histories.values():
             for one in timeline(snapshots, events, changes, end=END).segments:
                 for owner, account, valid_from, valid_to in links:
-                    for begin in [MIDNIGHT + timedelta(hours=number) for number in range(72)]:
-                        start = max(one.start, valid_from, begin)
-                        end = min(one.end, valid_to, begin + timedelta(hours=1))
-                        if one.owner == owner and one.visibility == "private" and start < end:
-                            expected[account, begin] += one.size_bytes * ((end - start) // timedelta(microseconds=1))
+                    # both accounts have had ann as their client, so that her cut is theirs
+                    for begin, end in windows_of(cut):
+                        start, stop = max(one.start, valid_from, begin), min(one.end, valid_to, end)
+                        if one.owner == owner and one.visibility == "private" and one.size_bytes and start < stop:
+                            expected[account, begin, end] += one.size_bytes * (
+                                (stop - start) // timedelta(microseconds=1)
+                            )
+                            held.setdefault((account, begin, end), []).append((start, stop))
         found = {
-            (account, start.replace(tzinfo=UTC)): quantity for _, account, _, start, _, quantity, *_ in chain.usage
+            (account, start.replace(tzinfo=UTC), end.replace(tzinfo=UTC)): (
+                int(quantity.scaleb(6, EXACT)),
+                repositories,
+            )
+            for _, account, _, start, end, quantity, _, repositories in chain.usage
         }
-        assert {key: int(quantity.scaleb(6, EXACT)) for key, quantity in found.items()} == {
-            key: held for key, held in expected.items() if held
+        assert found == {
+            key: (size, max(sum(start <= at < stop for start, stop in held[key]) for at, _ in held[key]))
+            for key, size in expected.items()
         }
         for facts in chain.results.values():
             assert (facts.of_accounts, facts.private_of_accounts) == (facts.of_hours, facts.private_of_hours)
 
 
-def rules_with(links: Sequence[tuple[str, str, datetime, datetime]]) -> UsageRules:
+def windows_of(cut: datetime) -> list[tuple[datetime, datetime]]:
+    """Return the hours of the three days, that of `cut` in two."""
+    bounds = sorted({cut, *(MIDNIGHT + timedelta(hours=number) for number in range(73))})
+    return list(pairwise(bounds))
+
+
+def rules_with(links: Sequence[tuple[str, str, datetime, datetime]], cut: datetime) -> UsageRules:
     meter = Meter(
         meter_id="private", version=1, aggregation=Aggregation.TIME_WEIGHTED, unit="byte", field="private_bytes",
         source=MeterSource.STORAGE,
@@ -451,4 +492,13 @@ def rules_with(links: Sequence[tuple[str, str, datetime, datetime]]) -> UsageRul
         ClientAccount(client_id=owner, account_id=account, valid_from=valid_from, valid_to=valid_to)
         for owner, account, valid_from, valid_to in links
     )
-    return replace(NO_RULES, meters=(meter,), client_accounts=accounts)
+    hour = cut.replace(minute=0)
+    windows = [(hour, cut), (cut, hour + timedelta(hours=1))]
+    return replace(
+        NO_RULES,
+        meters=(meter,),
+        client_accounts=accounts,
+        client_windows=tuple(
+            ClientWindow(client_id="ann", hour_start=hour, start=start, end=end) for start, end in windows
+        ),
+    )

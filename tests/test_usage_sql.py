@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
+from operator import add
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ METERS = (
     Meter(meter_id="timed", version=1, aggregation=Aggregation.COUNT, unit="request", field="response_time_us"),
     Meter(meter_id="bytes", version=1, aggregation=Aggregation.SUM, unit="byte", field="response_bytes"),
     Meter(meter_id="slowest", version=1, aggregation=Aggregation.MAX, unit="us", field="response_time_us"),
+    Meter(meter_id="quickest", version=1, aggregation=Aggregation.MIN, unit="us", field="response_time_us"),
+    Meter(meter_id="most", version=1, aggregation=Aggregation.MAX, unit="byte", field="response_bytes"),
     Meter(meter_id="least", version=1, aggregation=Aggregation.MIN, unit="byte", field="response_bytes"),
     Meter(meter_id="statuses", version=1, aggregation=Aggregation.UNIQUE, unit="status", field="status_code"),
     Meter(meter_id="clients", version=1, aggregation=Aggregation.UNIQUE, unit="client", field="client_id"),
@@ -380,13 +383,33 @@ CONTENTS = st.builds(
 )
 
 
+# What differs between records of one usage row: their instants, some of which are one, and their values.
+VALUES = st.tuples(
+    st.sampled_from([timedelta(), timedelta(), timedelta(microseconds=1), timedelta(minutes=3)]),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+
+
+@st.composite
+def bursts(draw: st.DrawFn) -> list[Request]:
+    """Draw billable records that fall into one usage row, or two where the hour is cut."""
+    one = draw(CONTENTS)
+    at_minute = at("14:56:30") if one.client_id == "a" else at("14:38:00")
+    one = replace(one, client_id="a", endpoint="/lock", status_code=200, is_simulated=False, event_at=at_minute)
+    return [
+        replace(one, event_at=one.event_at + later, response_time_us=time, response_bytes=size)
+        for later, time, size in draw(st.lists(VALUES, min_size=2, max_size=8))
+    ]
+
+
 @st.composite
 def deliveries(draw: st.DrawFn, *, with_conflicts: bool) -> list[Request]:
     """Draw records in the order of delivery; some again with the same content, some with another."""
-    first = [
-        replace(request, event_id=f"e{number}")
-        for number, request in enumerate(draw(st.lists(CONTENTS, min_size=1, max_size=14)))
-    ]
+    drawn = draw(
+        st.one_of(st.lists(CONTENTS, min_size=1, max_size=14), st.builds(add, st.lists(CONTENTS, max_size=4), bursts()))
+    )
+    first = [replace(request, event_id=f"e{number}") for number, request in enumerate(drawn)]
     again = draw(st.lists(st.sampled_from(first), max_size=6))
     changed = draw(st.lists(st.tuples(st.sampled_from(first), CONTENTS), max_size=4)) if with_conflicts else []
     versions = [replace(other, event_id=one.event_id, source=one.source) for one, other in changed]
@@ -470,6 +493,52 @@ class TestUsageOfRecords:
             assert facts.usage_rows == sum(key[0] == day for key in result.usage)
             assert sum(n for key, n in result.not_billable.items() if key[0] == day) == sum(
                 facts.not_billable_by_reason.values()
+            )
+
+    @pytest.mark.sql_reference("request_identities")
+    @settings(FEW, max_examples=15)
+    @given(data=st.data())
+    def test_counts_what_was_decided(self, tmp_path: Path, data: st.DataObject) -> None:
+        first, other = (data.draw(st.lists(CONTENTS, min_size=2, max_size=2)) for _ in range(2))
+        requests = [
+            replace(content, event_id=f"e{number}", source="api")
+            for number, contents in enumerate(zip(first, other, strict=True))
+            for content in contents
+        ]
+        requests += data.draw(st.lists(st.sampled_from(requests), max_size=4))
+        lake = split(requests, data.draw(splits(len(requests))))
+        counted = tuple(data.draw(st.sets(st.sampled_from([(number, day) for number in (1, 2, 3) for day in DAYS]))))
+        versions = [one for facts in scan(tmp_path, lake).facts.values() for one in facts.conflict_versions]
+        by_place = {(one.file_id, one.line_number): one for _, one in lake.records}
+        decisions: dict[tuple[str, str], Request | None] = {}
+        decided = []
+        for event_id in sorted({one.event_id for one in versions}):
+            own = [one for one in versions if one.event_id == event_id]
+            chosen = data.draw(st.sampled_from([*own, *own, None, "gone", "open"]))
+            if chosen == "open":
+                continue
+            if chosen is None or isinstance(chosen, str):
+                # a content that is not delivered any more decides nothing
+                gone = replace(requests[0], response_bytes=77)
+                decisions["api", event_id] = None if chosen is None else gone
+                sha256 = None if chosen is None else "0" * 64
+            else:
+                decisions["api", event_id] = by_place[chosen.file_id, chosen.line_number]
+                sha256 = chosen.content_sha256
+            decided.append(Decision(source="api", event_id=event_id, content_sha256=sha256))
+
+        outcomes = reference_outcomes(lake, decisions, counted)
+        kept = [
+            one for _, one in lake.records if one.event_day in DAYS and outcomes[one.file_id, one.line_number] == "kept"
+        ]
+        result = scan(tmp_path, lake, tuple(decided), counted)
+        assert result.usage == reference_usage(kept)
+        for day in DAYS:
+            own_outcomes = [outcomes[one.file_id, one.line_number] for _, one in lake.records if one.event_day == day]
+            facts = result.facts[day]
+            assert (facts.duplicates, facts.conflicts) == (
+                own_outcomes.count("duplicate"),
+                own_outcomes.count("conflict"),
             )
 
     @settings(FEW, max_examples=15)
