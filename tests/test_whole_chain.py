@@ -242,6 +242,9 @@ class TestRestoredDatabase:
         installation.deliver([*first, *second])
         installation.bring_up_to_date()
         name = installation.database.url.rpartition("/")[2]
+        # Sessions that are kept would hold the database that is copied.
+        ended = f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = '{name}'"
+        administer(site.postgres_url, ended)
         administer(site.postgres_url, f'create database "{name}_backup" template "{name}"')
         installation.deliver(third)
         installation.bring_up_to_date()
@@ -249,7 +252,7 @@ class TestRestoredDatabase:
         backup.bring_up_to_date()
         assert_same(backup.facts(), installation.facts(), "after a restore")
         assert backup.book() == 0
-        administer(site.postgres_url, f'drop database "{name}_backup"')
+        administer(site.postgres_url, f'drop database "{name}_backup" with (force)')
 
 
 class TestParts:
