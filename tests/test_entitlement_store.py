@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from billing_pipeline.catalog import Reset
 from billing_pipeline.entitlements import Reason, counting_window, crossed
 from billing_pipeline.periods import Window
+from resources.alerting.conditions import ConditionReader
+from resources.alerting.notice import IncidentKind
 from resources.catalog_store import CatalogStore, read_catalog
 from resources.database import Database
 from resources.entitlements.entitlement_store import EntitlementStore, allowance_spans
@@ -299,6 +301,22 @@ class TestRecordCrossings:
         use(database, april(3), 700)
         more = {one.threshold for one in store.record_crossings(now=NOW) if one.feature_id == "monthly"}
         assert more == {80, 100}
+
+    def test_is_an_alert_while_the_window_lasts_and_a_day_where_it_was_found_late(
+        self, database: Database, store: EntitlementStore
+    ) -> None:
+        def told(now: datetime) -> list[str]:
+            found = ConditionReader(database=database).conditions(now=now)[IncidentKind.LIMIT_PASSED]
+            return [one.subject for one in found if " monthly " in one.subject or " daily " in one.subject]
+
+        use(database, april(2), 801)
+        use(database, april(19, 23), 100)
+        assert told(NOW) == []
+        store.record_crossings(now=NOW)
+        days = [f"acme daily {threshold} % since 2026-04-19" for threshold in (50, 80, 100)]
+        assert told(NOW) == [*days, "acme monthly 50 % since 2026-04-01"]
+        assert told(NOW + timedelta(days=2)) == ["acme monthly 50 % since 2026-04-01"]
+        assert told(datetime(2026, 5, 1, tzinfo=UTC)) == []
 
     def test_tells_of_each_day_by_itself(self, database: Database, store: EntitlementStore) -> None:
         use(database, april(2), 100)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import psycopg
 
+from billing_pipeline.amounts import exact_text
 from resources.alerting.notice import Condition, IncidentKind
 from resources.alerting.policy import AlertPolicy
 from resources.database import Database
@@ -27,6 +28,7 @@ CLOSING = {
     IncidentKind.STRIPE_DRIFT: "A later look found both sides equal, or the sync on its way.",
     IncidentKind.STRIPE_FINDING: "The sync does not find it any more.",
     IncidentKind.CANARY: "A later look found the bill right.",
+    IncidentKind.LIMIT_PASSED: "The time over which it is counted has ended.",
 }
 
 
@@ -59,6 +61,7 @@ class ConditionReader:
                 IncidentKind.STRIPE_DRIFT: _drifts(connection),
                 IncidentKind.STRIPE_FINDING: _findings(connection),
                 IncidentKind.CANARY: _canaries(connection),
+                IncidentKind.LIMIT_PASSED: _limits(connection, now),
             }
         return {kind: tuple(conditions) for kind, conditions in found.items()}
 
@@ -363,4 +366,46 @@ def _findings(connection: psycopg.Connection) -> list[Condition]:
             evidence={"opened_at": opened_at},
         )
         for kind, subject, message, opened_at in rows
+    ]
+
+
+def _limits(connection: psycopg.Connection, now: datetime) -> list[Condition]:
+    """Return thresholds of limits that usage has passed, as long as their window lasts, and for a day where that was found late."""
+    rows = connection.execute(
+        """
+        with
+        passed as (
+            select distinct on (account_id, feature_id, crossing.counted_from, threshold)
+                account_id, feature_id, crossing.counted_from, threshold, crossing.limit_quantity, used_quantity, beyond, found_at,
+                case reset when 'day' then crossing.counted_from + interval '1 day' else counted_to end as counted_to
+            from entitlement.threshold_crossing as crossing
+            join entitlement.allowance as allowance using (account_id, feature_id)
+            where case reset
+                when 'day' then crossing.counted_from < valid_to and crossing.counted_from + interval '1 day' > valid_from
+                else allowance.counted_from = crossing.counted_from
+            end
+            order by account_id, feature_id, crossing.counted_from, threshold, valid_from desc
+        )
+        select account_id, feature_id, counted_from, threshold, limit_quantity, used_quantity, beyond
+        from passed
+        where counted_to > %(now)s
+            or (counted_to > %(now)s - interval '2 days' and found_at > %(now)s - interval '1 day')
+        order by account_id, feature_id, counted_from, threshold
+        """,
+        {"now": now},
+    )
+    return [
+        Condition(
+            subject=f"{account_id} {feature_id} {exact_text(threshold)} % since {start:%Y-%m-%d}",
+            message=f"{account_id} has used {exact_text(used)} of {exact_text(limit)} of {feature_id} since "
+            f"{start:%Y-%m-%d %H:%M} UTC: past {exact_text(threshold)} %. For the bill: "
+            + (
+                "what lies beyond the limit is allowed, and billed by the plan's prices. "
+                if beyond == "allow"
+                else "nothing; beyond the limit it is denied. "
+            )
+            + "To fix: nothing, or give the account more: entitlements.toml.",
+            evidence={"threshold": exact_text(threshold), "limit": exact_text(limit), "used": exact_text(used)},
+        )
+        for account_id, feature_id, start, threshold, limit, used, beyond in rows
     ]

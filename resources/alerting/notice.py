@@ -27,6 +27,7 @@ class IncidentKind(StrEnum):
     SYNC_LAG = "sync_lag"
     TRUE_UP_MISSED = "true_up_missed"
     CANARY = "canary"
+    LIMIT_PASSED = "limit_passed"
 
 
 class Phase(StrEnum):
