@@ -1,9 +1,11 @@
 """DuckDB as the engine for record-sized SQL: one in-memory connection per job, spilling below the scratch folder.
 
-`sql(name)` returns the text of `billing_pipeline/sql/<name>.sql`. Not here: what the SQL says.
+`sql(name)` returns the text of `billing_pipeline/sql/<name>.sql`; `run` executes it, parsed once for all days of a process.
+Not here: what the SQL says.
 """
 
 import secrets
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -31,6 +33,20 @@ def connect(scratch_dir: Path, memory_limit: str = "1GB", threads: int = 2) -> d
     return connection
 
 
+def run(connection: duckdb.DuckDBPyConnection, name: str) -> duckdb.DuckDBPyConnection:
+    """Execute the statements of `sql(name)` and return the last one's result."""
+    if name not in _PARSED:
+        _PARSED[name] = connection.extract_statements(sql(name))
+    for statement in _PARSED[name]:
+        connection.execute(statement)
+    return connection
+
+
+# A statement is copied when it is executed, and belongs to no connection.
+_PARSED: dict[str, list[duckdb.Statement]] = {}
+
+
+@cache
 def sql(name: str) -> str:
     """Return the SQL text kept as `billing_pipeline/sql/<name>.sql`."""
     return resources.files("billing_pipeline").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")

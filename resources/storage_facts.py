@@ -93,7 +93,7 @@ class StorageFacts:
 
 def day_facts(connection: duckdb.DuckDBPyConnection, day: date) -> StorageFacts:
     """Return the facts of the day whose tables the connection holds."""
-    cursor = connection.execute(duck.sql("storage_facts"))
+    cursor = duck.run(connection, "storage_facts")
     names = [column[0] for column in cursor.description]
     (values,) = cursor.fetchall()
     row = dict(zip(names, values, strict=True))

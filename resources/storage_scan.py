@@ -211,14 +211,16 @@ class StorageScan:
         """Work out the day that follows the one before, and keep its rows until `forget_results`."""
         self._bind_day(sources)
         for name in _BEFORE_SUMS:
-            self._connection.execute(duck.sql(f"storage_{name}"))
-        sums = [duck.sql(name) for name in _SUMS] if self._policy.is_divided else [_ONE_PLACE]
-        for statements in sums:
-            self._connection.execute(statements)
+            duck.run(self._connection, f"storage_{name}")
+        if self._policy.is_divided:
+            for name in _SUMS:
+                duck.run(self._connection, name)
+        else:
+            self._connection.execute(_ONE_PLACE)
         for name in _AFTER_SUMS:
-            self._connection.execute(duck.sql(f"storage_{name}"))
+            duck.run(self._connection, f"storage_{name}")
         self._keep_results(sources.day)
-        self._connection.execute(duck.sql("storage_tails"))
+        duck.run(self._connection, "storage_tails")
         return day_facts(self._connection, sources.day)
 
     def write_tail(self, path: Path, *, others: Path | None = None) -> TailContent:
@@ -283,7 +285,7 @@ class StorageScan:
         )
         self._connection.unregister("other_segments")
         self._connection.execute("delete from result_usage where event_day = $day", {"day": day})
-        self._connection.execute(duck.sql("storage_hours"))
+        duck.run(self._connection, "storage_hours")
         self._keep_usage(day)
         ((of_states, private_of_states),) = self._connection.execute(
             """

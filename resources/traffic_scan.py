@@ -145,13 +145,13 @@ class TrafficScan:
 
     def earlier_digests(self) -> Mapping[date, str]:
         """Return day -> digest of the last samples, before that day, of the day's streams."""
-        rows = self._connection.execute(duck.sql("traffic_earlier_digests")).fetchall()
+        rows = duck.run(self._connection, "traffic_earlier_digests").fetchall()
         return {day: f"{digest}-{streams}" for day, digest, streams in rows}
 
     def early_holds(self) -> Mapping[date, tuple[Stream, ...]]:
         """Return day -> streams that two writers share in its first hour, which holds them on the day before as well."""
         found: dict[date, list[Stream]] = defaultdict(list)
-        for day, *stream in self._connection.execute(duck.sql("traffic_early_holds")).fetchall():
+        for day, *stream in duck.run(self._connection, "traffic_early_holds").fetchall():
             found[day].append((stream[0], stream[1], stream[2], stream[3]))
         return {day: tuple(streams) for day, streams in found.items()}
 
@@ -200,7 +200,7 @@ class TrafficScan:
         self._bind_samples(files or [str(self._empty_file())])
         if self._is_sorted():
             return
-        self._connection.execute(duck.sql("traffic_repeats"))
+        duck.run(self._connection, "traffic_repeats")
         file = self._scratch_file("sorted.parquet")
         self._write(duck.sql("traffic_sorted_samples"), file)
         self._bind_samples([str(file)])
@@ -221,13 +221,13 @@ class TrafficScan:
         for salt in count():
             set_variable(con, "key_salt", salt)
             for name in ("samples", "tails", "stream_days", "streams"):
-                con.execute(duck.sql(f"traffic_{name}"))
+                duck.run(con, f"traffic_{name}")
             streams, keys = con.execute("select count(*), count(distinct stream_key) from traffic_streams").fetchall()[
                 0
             ]
             if streams == keys:
                 break
-        con.execute(duck.sql("traffic_turns"))
+        duck.run(con, "traffic_turns")
 
     def _bind_policies(self) -> None:
         default = CounterPolicy()
@@ -255,16 +255,16 @@ class TrafficScan:
 
     def _judge(self) -> None:
         for name in ("judged_turns", "hourly_resets", "counted_turns", "held_streams", "steps"):
-            self._connection.execute(duck.sql(f"traffic_{name}"))
+            duck.run(self._connection, f"traffic_{name}")
         for name in ("corrections", "epochs", "minutes", "owners", "owned_minutes", "suspects", "last_samples"):
-            self._connection.execute(duck.sql(f"traffic_{name}"))
+            duck.run(self._connection, f"traffic_{name}")
 
     def _measure(self) -> None:
         """Add the minutes up into hours and usage, once: a pass over the samples that minutes alone do not need."""
         if self._is_measured:
             return
         for name in ("traffic_hours", "traffic", "traffic_sample_outcomes", "traffic_not_billable"):
-            self._connection.execute(duck.sql(name))
+            duck.run(self._connection, name)
         self._is_measured = True
 
     def _of_days(self, table: str, days: Sequence[date], *, order: str) -> Iterator[pa.RecordBatch]:

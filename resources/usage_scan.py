@@ -130,10 +130,10 @@ class UsageScan:
         files = sorted({str(part.path) for part in self._inputs.parts})
         if files:
             self._set("lake_files", files)
-            self._connection.execute(duck.sql("lake_records"))
+            duck.run(self._connection, "lake_records")
         else:
             self._table("lake_records", LAKE_SCHEMA.empty_table())
-        self._connection.execute(duck.sql("request_records"))
+        duck.run(self._connection, "request_records")
 
     def _resolve_identities(self) -> None:
         """Fill request_identities; without a pass over the ids where ingest has already seen all there is to see."""
@@ -144,7 +144,7 @@ class UsageScan:
         if all(is_largest for _, _, is_largest, _ in parts):
             self._rows("repeated_identities", ("identity_hash",), (pa.uint64(),), [])
         else:
-            self._connection.execute(duck.sql("repeated_identities"))
+            duck.run(self._connection, "repeated_identities")
         decisions = [(one.source, one.event_id, one.content_sha256) for one in self._inputs.decisions]
         text = pa.string()
         self._rows("identity_decisions", ("source", "event_id", "content_sha256"), (text, text, text), decisions)
@@ -155,18 +155,18 @@ class UsageScan:
             (pa.int64(), pa.int64(), text),
             [(one.file_id, one.line_number, one.content_sha256) for one in self._inputs.open_versions],
         )
-        self._connection.execute(duck.sql("request_identities"))
+        duck.run(self._connection, "request_identities")
         any_left_out = self._connection.execute(
             "select count(*) from request_identities where outcome <> 'kept'"
         ).fetchall()
         if any_left_out[0][0]:
-            self._connection.execute(duck.sql("counted_records"))
+            duck.run(self._connection, "counted_records")
         else:
             self._connection.execute("create or replace temp view counted_records as select * from request_records")
 
     def _measure(self) -> None:
         self._bind_rules()
-        self._connection.execute(duck.sql("request_outcomes"))
+        duck.run(self._connection, "request_outcomes")
         self._connection.execute(
             """
             create or replace temp table meter_states (
@@ -178,10 +178,10 @@ class UsageScan:
         )
         stateful = [meter for meter in self._inputs.rules.meters if not _is_folded(meter)]
         if stateful:
-            self._connection.execute(duck.sql("meter_records"))
+            duck.run(self._connection, "meter_records")
         for meter in stateful:
             self._measure_states(meter)
-        self._connection.execute(duck.sql("api_requests"))
+        duck.run(self._connection, "api_requests")
 
     def _bind_rules(self) -> None:
         rules, text, instant = self._inputs.rules, pa.string(), pa.timestamp("us")
@@ -249,7 +249,7 @@ class UsageScan:
         self._set("chunk_count", chunk_count)
         for chunk in range(chunk_count):
             self._set("chunk", chunk)
-            self._connection.execute(duck.sql(f"api_requests_{name}"))
+            duck.run(self._connection, f"api_requests_{name}")
 
     def _set(self, name: str, value: object) -> None:
         self._connection.execute(f"set variable {name} = $value", {"value": value})
