@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
+# What S3 gives at most at once.
+PAGE_KEYS = 1000
+# Of a request that fails, the first one counted; boto3 waits longer before each.
+ATTEMPTS = 5
 _CHUNK_BYTES = 4 << 20
 _DOWNLOAD_ATTEMPTS = 4
 _PUT_ATTEMPTS = 3
@@ -71,7 +75,7 @@ def is_s3_url(url: str) -> bool:
 class Bucket:
     """The objects below `s3://bucket/prefix`. Safe to use from several threads; connects at first use."""
 
-    def __init__(self, url: str, *, page_size: int = 1000) -> None:
+    def __init__(self, url: str, *, page_size: int | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or parts.username:
             raise ObjectStoreError(
@@ -82,7 +86,7 @@ class Bucket:
         self._name = parts.netloc
         prefix = parts.path.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self._page_size = page_size
+        self._page_size = page_size or PAGE_KEYS
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -217,7 +221,7 @@ class Bucket:
             return boto3.session.Session().client(
                 "s3",
                 config=Config(
-                    retries={"mode": "standard", "max_attempts": 5},
+                    retries={"mode": "standard", "max_attempts": ATTEMPTS},
                     connect_timeout=10,
                     read_timeout=60,
                     s3={"addressing_style": "path" if own_server else "auto"},

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError, ResponseStreamingError
 from moto.server import ThreadedMotoServer
 
+from resources import object_store
 from resources.lake import Lake, LakeConflictError, LakeFileMissingError
 from resources.landing import Landing, LandingFileChangedError
 from resources.object_store import Bucket, ObjectChangedError, ObjectStoreError
@@ -298,7 +299,7 @@ class TestErrors:
         self, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setattr(object_store, "ATTEMPTS", 2)
         with pytest.raises(ObjectStoreError, match="AWS_ENDPOINT_URL") as refused:
             list(Landing("s3://logs/x", tmp_path).list())
         assert SECRET not in str(refused.value)

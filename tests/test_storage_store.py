@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from billing_pipeline.sources.storage_profile import object_id
-from resources import guard_store
+from resources import guard_store, object_store
 from resources.database import Database
 from resources.storage_config import OBJECT_EVENTS, OBJECTS, SNAPSHOTS, VISIBILITY_EVENTS, Kind
 from resources.storage_day import StorageFileGoneError
@@ -645,16 +645,19 @@ class TestListings:
         assert object_id(BUCKET, "acme/atlas/a b+c") in {row[0] for row in deliveries.lake_rows(OBJECTS, "object_id")}
         assert len(deliveries.store.take_listings(now=AT + timedelta(days=1))) == 1
 
-    def test_of_a_bucket_read_every_page(self, database: Database, tmp_path: Path, s3: Any) -> None:
-        for number in range(1_003):
+    def test_of_a_bucket_read_every_page(
+        self, database: Database, tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(object_store, "PAGE_KEYS", 20)
+        for number in range(103):
             s3.put_object(Bucket="chunks", Key=f"dbs/acme/atlas/{number}", Body=b"xy")
         deliveries = StorageDeliveries(
             database, tmp_path, [source(Kind.LISTING, place="s3://chunks/dbs")], landing_url="s3://landing/in"
         )
         (taken,) = deliveries.store.take_listings(now=AT)
-        assert (taken.objects, taken.total_bytes) == (1_003, 2_006)
+        assert (taken.objects, taken.total_bytes) == (103, 206)
         deliveries.ingest()
-        assert deliveries.lake_rows(SNAPSHOTS, SUMS) == [("acme/atlas", "acme", 2_006, 1_003)]
+        assert deliveries.lake_rows(SNAPSHOTS, SUMS) == [("acme/atlas", "acme", 206, 103)]
 
     def test_digests_in_a_bucket_have_their_signature_in_the_metadata(
         self, database: Database, tmp_path: Path, s3: Any
