@@ -312,6 +312,25 @@ class TestBounds:
         assert Fraction(result.exact) == expected
         assert sum(line.kind is LineKind.MINIMUM for line in result.lines) <= 1
 
+    @given(st.lists(st.tuples(cents, st.none() | positive, st.none() | positive), min_size=2, max_size=3))
+    def test_of_several_versions_count_by_their_shares_and_a_maximum_where_all_have_one(
+        self, parts: list[tuple[Decimal, Decimal | None, Decimal | None]]
+    ) -> None:
+        share = Fraction(1, len(parts))
+        found = [
+            version(Standard(unit_price=Decimal(1)), number, adjustments=Adjustments(maximum=most, minimum=least))
+            for number, (_, most, least) in enumerate(parts, 1)
+        ]
+        used = [(one, quantity, None) for one, (quantity, _, _) in zip(found, parts, strict=True)]
+        expected = sum((Fraction(quantity) for quantity, _, _ in parts), Fraction(0))
+        mosts = [Fraction(most) for _, most, _ in parts if most is not None]
+        if len(mosts) == len(parts):
+            expected = min(expected, sum(mosts, Fraction(0)) * share)
+        leasts = [Fraction(least) for _, _, least in parts if least is not None]
+        if leasts:
+            expected = max(expected, sum(leasts, Fraction(0)) * share)
+        assert Fraction(rated(*used, share=share).exact) == expected
+
     @given(cents, positive, st.sampled_from(["1", "1.5", "2"]), st.booleans())
     def test_a_commitment_is_reached_where_it_is_trued_up(
         self, quantity: Decimal, least: Decimal, factor: str, true_up: bool

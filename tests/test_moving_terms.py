@@ -178,6 +178,16 @@ class TestMovedAnchor:
         ]
         assert covered == [True, True, True, False]
 
+    def test_a_coupon_until_an_instant_does_not_count_for_the_period_that_begins_then(self) -> None:
+        subscription = catalog(
+            'plan = "basic"\nstarts_at = 2026-01-01T00:00:00Z\nquantities = { seat = 1 }\n'
+        ).subscriptions["s"]
+        until = at("2026-05-01T00:00")
+        coupon = Coupon(coupon_id="c", version=1, discount=AmountOff(amount=Decimal(1)), currency="USD", until=until)
+        periods = [subscription.period_containing(at(f"2026-0{month}-15T00:00")) for month in (2, 3, 4, 5)]
+        covered = [coupon.covers(subscription, at("2026-03-31T23:59"), period) for period in periods]
+        assert covered == [False, True, True, False]
+
     @given(st.data())
     def test_periods_tile_the_life_whatever_moves(self, data: st.DataObject) -> None:
         zone = data.draw(st.sampled_from(["UTC", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]))
