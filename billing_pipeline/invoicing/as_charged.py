@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from billing_pipeline.amounts import Money
 from billing_pipeline.invoicing.items import CompiledInvoice, InvoiceItem, ItemKind, digest_of, sum_of
-from billing_pipeline.invoicing.stripe_amounts import from_stripe, stripe_amounts, to_stripe
+from billing_pipeline.invoicing.stripe_amounts import from_stripe, stripe_amounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +85,3 @@ def _as_one(line: InvoiceItem, parts: Sequence[InvoiceItem], amount: Money) -> l
     moved = largest.amount + (amount - sum_of(parts, amount.currency))
     kept = tuple(replace(part, amount=moved) if part is largest else part for part in parts)
     return [replace(line, parts=kept, amount=amount)]
-
-
-def wire_total(invoice: CompiledInvoice) -> int:
-    """Return what Stripe is to charge for the lines that are sent, in Stripe's units."""
-    return to_stripe(sum_of((line for line in invoice.items if not line.by_meter), invoice.currency))

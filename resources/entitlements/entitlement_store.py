@@ -17,7 +17,6 @@ import psycopg
 from billing_pipeline.catalog import Beyond, Catalog, Entitlement, Feature, FeatureType, GivenTo, Reset, Subscription
 from billing_pipeline.catalog.phases import PhaseStatus
 from billing_pipeline.entitlements import Allowance, Decision, combine, crossed, decide
-from billing_pipeline.errors import BillingError
 from billing_pipeline.periods import Window, billing_periods
 from resources.catalog_store import current_catalog
 from resources.database import Database
@@ -30,10 +29,6 @@ _COLUMNS = (
     "account_id, feature_id, valid_from, valid_to, feature_type, is_enabled, limit_quantity, beyond, static_value, meter_id, "
     "aggregation, reset, counted_from, counted_to, thresholds, sources, catalog_sha256"
 )
-
-
-class UnknownFeatureError(BillingError):
-    """A feature that the catalog does not hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

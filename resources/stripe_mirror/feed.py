@@ -199,20 +199,6 @@ def due_relisting(connection: psycopg.Connection) -> Relisting | None:
     return None
 
 
-def demand_relisting(connection: psycopg.Connection, reason: str) -> None:
-    """Have all objects listed anew, for a `reason` that somebody else has found."""
-    connection.execute(
-        """
-        insert into stripe.event_feed (feed, relist_reason) values (%s, %s)
-        on conflict (feed) do update set
-            relist_reason = excluded.relist_reason,
-            relist_from = greatest(event_feed.complete_until, event_feed.relisted_at)
-        where event_feed.relist_reason is null
-        """,
-        [V1, reason],
-    )
-
-
 def relisted(connection: psycopg.Connection, relisting: Relisting, *, begun_at: datetime) -> None:
     """Say that all objects were listed, from `begun_at` (Stripe's time) on; another reason than this one stays."""
     connection.execute(

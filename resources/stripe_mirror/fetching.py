@@ -3,7 +3,7 @@
 Lists inside of an object hold the first ten; the rest is asked for. Not here: keeping them (rows).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from billing_pipeline.stripe_events.envelope import ObjectKind
@@ -58,12 +58,6 @@ def whole_invoice(reads: StripeReads, document: Document) -> FetchedInvoice:
         if _has_payments(invoice)
         else (),
     )
-
-
-def whole_invoices(reads: StripeReads, documents: Iterable[Document]) -> Iterator[FetchedInvoice]:
-    """Yield the invoices of a list, each whole."""
-    for document in documents:
-        yield whole_invoice(reads, document)
 
 
 def whole_subscription(reads: StripeReads, document: Document) -> StripeSubscription:

@@ -90,11 +90,6 @@ def stripe_links(connection: psycopg.Connection, *, accounts: Sequence[str] | No
     return StripeLinks(customers=customers, subscriptions=subscriptions, findings=(*doubts, *more))
 
 
-def account_of_customer(connection: psycopg.Connection, customer_id: str) -> str | None:
-    """Return the account that `customer_id` pays for; None: nobody of ours, or more than one customer claims to."""
-    return stripe_links(connection).account_of(customer_id)
-
-
 def _customers(
     connection: psycopg.Connection, catalog: Catalog, wanted: set[str]
 ) -> tuple[dict[str, CustomerLink], list[str]]:

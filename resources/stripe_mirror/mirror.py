@@ -32,10 +32,6 @@ RETRY_AFTER = timedelta(seconds=15)
 _WAIT_MILLISECONDS = 5_000
 
 
-class NoStripeKeyError(BillingError):
-    """Stripe is to be asked and no key is set."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freshness:
     """When something was fetched last, None: never; and why not since, where that was tried in vain."""

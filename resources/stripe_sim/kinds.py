@@ -105,13 +105,6 @@ def nullable_fields(name: str) -> tuple[str, ...]:
 
 
 @cache
-def required_fields(name: str) -> tuple[str, ...]:
-    """Return the fields that the SDK declares as always there."""
-    fields = sdk_class(name).__annotations__.items()
-    return tuple(field for field, hint in fields if not _is_optional(hint) and not _is_constant(hint))
-
-
-@cache
 def api_version() -> str:
     """Return the API's version that the installed SDK pins."""
     version = import_module("stripe._api_version")._ApiVersion.CURRENT
