@@ -51,6 +51,7 @@ from billing_pipeline.rating import (
     Transactions,
     VersionUsage,
     Windows,
+    line_shares,
     rate,
     rate_flat_fee,
 )
@@ -247,6 +248,22 @@ def steps_of(levels: Sequence[int], bounds: Sequence[Fraction]) -> Levels:
 
 
 class TestLevels:
+    def test_by_volume_are_in_the_tier_of_the_highest_of_all_versions(self) -> None:
+        """To 5 at 10, then all at 5: 8 for half of the first half, then 3 for the rest."""
+        model = Volume(
+            tiers=(Tier(up_to=Decimal(5), unit_price=Decimal(10)), Tier(up_to=None, unit_price=Decimal(5))),
+            prorated=True,
+        )
+        quarter = Fraction(1, 4)
+        rise = LevelStep(before=Decimal(0), after=Decimal(8), share=2 * quarter)
+        fall = LevelStep(before=Decimal(8), after=Decimal(3), share=quarter)
+        rest = LevelStep(before=Decimal(0), after=Decimal(3), share=2 * quarter)
+        found = rated(
+            (version(model, 1), Decimal(3), Levels(steps=(rise, fall))),
+            (version(model, 2), Decimal(3), Levels(steps=(rest,))),
+        )
+        assert Fraction(found.exact) == 5 * (8 * quarter + 3 * 3 * quarter)
+
     @given(tiers(), st.lists(st.tuples(st.integers(0, 60), shares), min_size=1, max_size=5))
     def test_cost_what_each_instant_costs_weighed_by_time(
         self, found: tuple[Tier, ...], changes: list[tuple[int, Fraction]]
@@ -351,6 +368,16 @@ class TestBounds:
         found = share_out(Money(off, "USD"), [Money(one, "USD") for one in charged])
         assert sum(one.minor_units for one in found) == min(off, sum(max(one, 0) for one in charged))
         assert all(0 <= one.minor_units <= max(given, 0) for one, given in zip(found, charged, strict=True))
+
+
+class TestLineShares:
+    def test_the_largest_remainder_has_the_rest(self) -> None:
+        """0.004, 0.004 and 0.009 are 0.017, rounded 0.02: the third is rounded up, and the first of the two that are alike."""
+        prices = [Decimal("0.004"), Decimal("0.004"), Decimal("0.009")]
+        bounds = [Decimal(1), Decimal(2), None]
+        found = tuple(Tier(up_to=bound, unit_price=price) for bound, price in zip(bounds, prices, strict=True))
+        shares = line_shares(rated((version(Graduated(tiers=found)), Decimal(3), None)), "USD")
+        assert [share.net.minor_units for share in shares] == [1, 0, 1]
 
 
 class TestTiers:

@@ -114,7 +114,3 @@ def api_version() -> str:
 
 def _is_optional(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
-
-
-def _is_constant(hint: Any) -> bool:
-    return "ClassVar" in repr(hint)
