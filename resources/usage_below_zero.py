@@ -44,7 +44,7 @@ def with_usage(connection: psycopg.Connection, catalog: Catalog, error: Negative
     if files:
         what += f"; delivered in {', '.join(files)}"
     again = " and ".join(f"`billing materialize {asset} --day {day}`" for asset, day in days)
-    return error.because(what, fix=f"{error.fix}; they are built again by {again}")
+    return error.because(what, fix=f"{error.fix}. Such a day is built again by {again}")
 
 
 def _files(connection: psycopg.Connection, days: list[date]) -> list[str]:

@@ -302,7 +302,10 @@ class TestTogether:
             ),
             (
                 {"accounts": BASE["accounts.toml"].replace('"USD"', '"EUR"')},
-                "subscriptions.toml: s1: plan: price 'each' is in USD, the account in EUR",
+                (
+                    "subscriptions.toml: s1: plan: price 'each' is in USD, the account in EUR: "
+                    "put it on a plan in its currency, or correct the one that is wrong"
+                ),
             ),
             (
                 {"subscriptions": BASE["subscriptions.toml"].replace('"acme"', '"acne"')},
@@ -406,9 +409,9 @@ class TestTogether:
             "plans.toml: plain: prices: each, other would bill meter 'requests' twice: leave one of them in the plan"
         ]
         euros = second.replace("USD", "EUR")
-        assert "plans.toml: plain: prices: mixes the currencies EUR, USD" in findings(
-            prices=BASE["prices.toml"] + euros, plans=plan
-        )
+        assert (
+            "plans.toml: plain: prices: mixes the currencies EUR, USD: leave prices of one of them, a plan is on one bill"
+        ) in findings(prices=BASE["prices.toml"] + euros, plans=plan)
 
     @pytest.mark.parametrize(
         ("fields", "envs", "is_shared"),

@@ -226,6 +226,11 @@ class TestFindings:
                 "plans.toml: plain: prices",
                 "would bill meter 'requests' twice: leave one of them in the plan (line 3)",
             ),
+            (
+                {"prices.toml": ('"USD"', '"EUR"')},
+                "subscriptions.toml: s1: plan: price 'each' is in EUR, the account in USD",
+                "put it on a plan in its currency, or correct the one that is wrong (line",
+            ),
             ({"prices.toml": ('meter = "requests"\n', "")}, "versions.1.model", 'such as meter = "requests" (line 8)'),
             (
                 {"prices.toml": ('unit_price = "0.10"', 'unit_price = "-0.10"')},

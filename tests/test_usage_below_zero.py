@@ -1,8 +1,10 @@
 """Usage below 0 that a price cannot rate: the error names the price's line and the usage, with day, hour and delivered files."""
 
+import shutil
 from datetime import date
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from billing_pipeline.rating import NegativeQuantityError
@@ -10,6 +12,7 @@ from resources.backtest.backtest_store import BacktestStore
 from resources.catalog_store import read_catalog
 from resources.charge_store import ChargeStore
 from resources.database import Database
+from tests.dagster_fakes import World
 from tests.invoicing_world import PRICES, InvoicingWorld, days_of, month
 
 
@@ -78,3 +81,23 @@ class TestUsageBelowZero:
             BacktestStore(world.database).run(
                 read_catalog(world.folder), first=date(2026, 1, 1), last=date(2026, 1, 31), name="", code_version="test"
             )
+
+    def test_is_shown_so_where_dagster_shows_the_run(self, world: InvoicingWorld) -> None:
+        draft = world.folder.parent / "draft"
+        shutil.copytree(world.folder, draft)
+        (draft / "prices.toml").write_text(PRICES.replace('"0.01"', '"0.02"'))
+        dagster_world = World()
+        dagster_world.backtests.real = BacktestStore(world.database)
+        config = {"catalog": str(draft), "first_day": "2026-01-01", "last_day": "2026-01-31"}
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = dagster_world.defs.resolve_job_def("backtest").execute_in_process(
+                instance=instance, run_config={"ops": {"backtest__scenarios": {"config": config}}}, raise_on_error=False
+            )
+        (failed,) = done.filter_events(lambda event: event.is_step_failure)
+        shown = failed.step_failure_data.error_display_string
+        for words in (
+            "-7 request on 2026-01-10",
+            "[prices.toml: each: version 1: model (line ",
+            "To fix: find the usage",
+        ):
+            assert words in shown

@@ -130,7 +130,10 @@ def _one_subscription(
                 yield ("initial_balance", places)
         for price in prices.values():
             if price.currency != currency:
-                message = f"price {price.price_id!r} is in {price.currency}, the account in {currency}"
+                message = (
+                    f"price {price.price_id!r} is in {price.currency}, the account in {currency}: "
+                    "put it on a plan in its currency, or correct the one that is wrong"
+                )
                 yield ("plan", message)
     for price in prices.values():
         phases = [phase for phase, found in charged if price in found]

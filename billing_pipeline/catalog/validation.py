@@ -314,7 +314,10 @@ def _plan_findings(catalog: Catalog) -> Iterator[Finding]:
             yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
         currencies = sorted({price.currency for price in known})
         if len(currencies) > 1:
-            yield _finding(Kind.PLAN, plan.plan_id, "prices", f"mixes the currencies {', '.join(currencies)}")
+            message = (
+                f"mixes the currencies {', '.join(currencies)}: leave prices of one of them, a plan is on one bill"
+            )
+            yield _finding(Kind.PLAN, plan.plan_id, "prices", message)
 
 
 def _account_findings(catalog: Catalog) -> Iterator[Finding]:

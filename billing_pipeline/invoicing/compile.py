@@ -117,7 +117,8 @@ class _Work:
             return
         if slot is not None and state is InvoiceState.DRAFT:
             # An interim invoice leaves the rest to the period; what a final one of other periods charged is corrected.
-            self._add(slot, billable, due, before if self.book.reaches_into_final(slot) else None)
+            is_elsewhere = before is not None and self.book.reaches_into_final(slot)
+            self._add(slot, billable, due, before if is_elsewhere else None)
         elif state is InvoiceState.VOID:
             self._leave(billable, due, "its invoice is void and was not issued again")
         elif (open_slot := self._next_open(billable)) is not None:
