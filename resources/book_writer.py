@@ -1,8 +1,8 @@
 """Write the rows of a booking beside the rating of the next ones: one session writes, another one reads.
 
 A booking is one transaction of one session, and a session does one thing at a time: while the server takes in rows of one batch,
-a thread waits for it, and the caller reads and rates the next batch with a session of its own. Few rows are written at once by the
-caller. Not here: what rows say (charge_rows), batches (charge_usage). ADR 0038.
+a thread waits for it; another one reads the usage of the next batch but one, with a session of its own; the caller rates. Few rows
+are written at once by the caller. Not here: what rows say (charge_rows), batches (charge_usage). ADR 0038.
 """
 
 import sys
@@ -14,6 +14,7 @@ from typing import Protocol
 import psycopg
 
 from resources.charge_rows import SpelledRows
+from resources.charge_usage import Ahead, later
 from resources.database import Database
 
 # From so many subscriptions on a second session and a thread are worth their while: some 10 ms.
@@ -35,18 +36,23 @@ class BookWriter(Protocol):
 @contextmanager
 def book_writer(
     database: Database, writing: psycopg.Connection, *, subscriptions: int
-) -> Iterator[tuple[psycopg.Connection, BookWriter]]:
-    """Provide a session to read with, and what writes to `writing`; everything is written when the block ends.
+) -> Iterator[tuple[psycopg.Connection, BookWriter, Ahead]]:
+    """Provide a session to read with, what writes to `writing`, and what reads ahead; all is written when the block ends.
 
     What the reading session sees is committed: of the accounts that it reads nothing may be written yet. Where the block raises,
-    what is being written is waited for, and the rest left out.
+    what is being written and read is waited for, and the rest left out.
     """
     if subscriptions <= FEW_SUBSCRIPTIONS:
-        yield writing, _AtOnce(writing)
+        yield writing, _AtOnce(writing), later
         return
-    with database.connect() as reading, _switching_fast(), ThreadPoolExecutor(1, "book-writer") as thread:
-        writer = _Beside(thread, writing)
-        yield reading, writer
+    with (
+        database.connect() as reading,
+        _switching_fast(),
+        ThreadPoolExecutor(1, "book-writer") as writes,
+        ThreadPoolExecutor(1, "usage-reader") as reads,
+    ):
+        writer = _Beside(writes, writing)
+        yield reading, writer, lambda work: reads.submit(work).result
         writer.settle()
         reading.rollback()
 

@@ -293,9 +293,10 @@ def _book_charges(connection: psycopg.Connection, run: _Run, progress: Progress)
     run.totals.add(replace(run.balances.added_to(nothing), charges={}))
     accounts_in_all, done = len(run.catalog.subscriptions_by_account), 0
     progress("booking", done, accounts_in_all)
-    with book_writer(run.database, connection, subscriptions=len(run.catalog.subscriptions)) as (reading, writer):
+    subscriptions = len(run.catalog.subscriptions)
+    with book_writer(run.database, connection, subscriptions=subscriptions) as (reading, writer, ahead):
         merged = MergedUsage(connection, keeps=True, settle=writer.settle)
-        for accounts, usage in rated_batches(reading, run.catalog, run.scope, merged):
+        for accounts, usage in rated_batches(reading, run.catalog, run.scope, merged, ahead=ahead):
             strangers.difference_update(accounts)
             booked = _booked_charges(reading, run.scope, accounts) if has_books else {}
             if prepaid := run.balances.of_accounts(accounts):

@@ -7,13 +7,13 @@ by transaction or window comes as rows. Not here: what is booked (charge_store),
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain, groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -109,16 +109,31 @@ def rate_to_date(
     )
 
 
+# Begins some work and returns what ends it: in another thread, or not before it is ended.
+Ahead = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+def later(work: Callable[[], None]) -> Callable[[], None]:
+    """Do the work when it is ended."""
+    return work
+
+
 def rated_batches(
-    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage | None = None
+    connection: psycopg.Connection,
+    catalog: Catalog,
+    scope: BookingScope,
+    merged: MergedUsage | None = None,
+    *,
+    ahead: Ahead = later,
 ) -> Iterator[tuple[Sequence[str], UsageToDate]]:
     """Yield (accounts, their charges) of some accounts after others, as `rate_to_date` has them: what half a million charges are
-    made of does not fit into memory at once. The usage of one account is seen by one statement.
+    made of does not fit into memory at once. The usage of one account is seen by one statement. `ahead` reads the next batch while
+    the caller has this one.
 
     Raises as `rate_to_date`.
     """
     rater = Charges(catalog)
-    for accounts, reader in _readers(connection, catalog, scope, merged or MergedUsage(connection), _ADDED_UP):
+    for accounts, reader in _readers(connection, catalog, scope, merged or MergedUsage(connection), _ADDED_UP, ahead):
         charges = _rated(connection, catalog, rater, reader)
         yield (
             accounts,
@@ -154,14 +169,26 @@ def _rated(
 
 
 def _readers(
-    connection: psycopg.Connection, catalog: Catalog, scope: BookingScope, merged: MergedUsage, added_up: str
+    connection: psycopg.Connection,
+    catalog: Catalog,
+    scope: BookingScope,
+    merged: MergedUsage,
+    added_up: str,
+    ahead: Ahead = later,
 ) -> Iterator[tuple[Sequence[str], "_UsageReader"]]:
     # A batch's accounts are a small part of all: by the index, not by reading all usage again and again.
     connection.execute("set local random_page_cost = 1.1")
+    before: tuple[Sequence[str], _UsageReader] | None = None
     for accounts, runs in _batches(catalog, scope):
-        _send_runs(connection, runs)
-        slots = [terms.of(run.subscription) for run in runs for terms in run.kind]
-        yield accounts, _UsageReader(connection, slots, merged, added_up)
+        reader = _UsageReader(connection, runs, merged, added_up)
+        # The temporary tables are those of one batch: they are left to it where it has still to ask them.
+        read = reader.read if before is None or before[1].asks_further else ahead(reader.read)
+        if before is not None:
+            yield before
+        read()
+        before = accounts, reader
+    if before is not None:
+        yield before
 
 
 class _Run(NamedTuple):
@@ -225,18 +252,34 @@ class _UsageReader:
     """Reads the usage of slots, and counts what it reads for the guards. `added_up`: the statement that adds it up."""
 
     def __init__(
-        self, connection: psycopg.Connection, slots: Sequence[Slot], merged: MergedUsage, added_up: str
+        self, connection: psycopg.Connection, runs: Sequence[_Run], merged: MergedUsage, added_up: str
     ) -> None:
         self._connection = connection
-        self._slots = slots
+        self._runs = runs
+        self._slots = [terms.of(run.subscription) for run in runs for terms in run.kind]
+        self._rows: Sequence[Sequence[Any]] = ()
         self._merged = merged
         self._added_up_by = added_up
         self.in_usage: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.in_charges: dict[tuple[Window, str], Decimal] = defaultdict(Decimal)
         self.uncut_rows: dict[Window, int] = defaultdict(int)
 
+    @property
+    def asks_further(self) -> bool:
+        """Tell whether some slots need more than what adds up."""
+        commons = {terms.common for kind in {id(run.kind): run.kind for run in self._runs}.values() for terms in kind}
+        return any(one.needs_before or (one.needs_rows and not one.is_merged) for one in commons)
+
+    def read(self) -> None:
+        """Send which slots there are, and read what of their usage adds up.
+
+        One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
+        """
+        _send_runs(self._connection, self._runs)
+        self._rows = self._connection.execute(self._added_up_by.encode()).fetchall()
+
     def usages(self) -> Iterator[PeriodUsage]:
-        """Yield the usage of every slot, those without any too."""
+        """Yield the usage of every slot, those without any too, once it is read."""
         summed, added_up = self._added_up()
         before = self._used_before()
         for number, slot in enumerate(self._slots):
@@ -255,16 +298,13 @@ class _UsageReader:
     def _added_up(
         self,
     ) -> tuple[dict[int, tuple[Decimal, int]], dict[int, dict[Group, dict[int, tuple[Decimal, int]]]]]:
-        """Return quantity and records of slots that are a sum, and of the others by slot, group and version.
-
-        One statement, so that a usage day that is replaced meanwhile is seen by all of it, or by none.
-        """
+        """Return quantity and records of slots that are a sum, and of the others by slot, group and version."""
         summed: dict[int, tuple[Decimal, int]] = {}
         by_group: dict[int, dict[Group, dict[int, tuple[Decimal, int]]]] = {}
         in_charges: dict[CommonTerms, Decimal] = defaultdict(Decimal)
         slots = self._slots
         with exact_arithmetic():
-            for number, version, quantity, records, uncut, told in self._connection.execute(self._added_up_by.encode()):
+            for number, version, quantity, records, uncut, told in self._rows:
                 slot = slots[number]
                 common = slot.common
                 if version is None:

@@ -47,20 +47,26 @@ class RatedTotals:
         for window, count in usage.uncut_rows.items():
             self.uncut_rows[window] += count
         newest_in, digest = self.days.newest_in, self._digests.append
+        period: Window | None = None
         for charge_id, charge in usage.charges.items():
             figures = charge.figures
-            day = newest_in(charge.key.period)
+            # Charges after one another mostly have one period.
+            if charge.key.period is not period:
+                period = charge.key.period
+                day = newest_in(period)
+                accounts = self._accounts[day]
             self.charges[day] += 1
-            self._accounts[day][charge.account_id, figures.currency] += figures.amount.minor_units
-            digest(charge_id.bytes + figures.rating_digest.encode())
+            accounts[charge.account_id, figures.currency] += figures.amount.minor_units
+            digest(charge_id.int.to_bytes(16, "big") + figures.rating_digest.encode())
 
     def add_booked(self, revisions: Iterable[ChargeRevision]) -> None:
         """Add what is booked of a batch."""
         newest_in = self.days.newest_in
         for revision in revisions:
+            delta = revision.delta
             day = newest_in(revision.charge.key.period)
             self.booked[day] += 1
-            self.deltas[day][revision.delta.currency] += revision.delta.minor_units
+            self.deltas[day][delta.currency] += delta.minor_units
 
     @property
     def put_off(self) -> tuple[ChargeRevision, ...]:
