@@ -183,6 +183,92 @@ def usage_of(result: TrafficScan) -> dict[tuple[object, ...], int]:
     }
 
 
+def busy_minutes_of(result: TrafficScan) -> dict[tuple[object, ...], int]:
+    """Return usage row without its end -> minutes of its streams in which there was traffic."""
+    return {
+        (
+            row["account_id"],
+            row["meter_id"],
+            utc(row["period_start"]),
+            row["env"],
+            row["node"],
+            row["inbound_tag"],
+        ): row["bucket_count"]
+        for batch in result.usage_rows(DAYS)
+        for row in batch.to_pylist()
+    }
+
+
+def reference_busy_minutes(expected: Minutes) -> dict[tuple[object, ...], int]:
+    busy: dict[tuple[object, ...], int] = defaultdict(int)
+    for (owner, env, node, _, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
+        for meter in METERS:
+            if env in meter.envs and (uplink or downlink):
+                busy[owner, meter.meter_id, window_of(owner, bucket_start)[0], env, node, inbound] += 1  # type: ignore[arg-type]
+    return dict(busy)
+
+
+def reference_left_out(
+    samples: Iterable[Reading], found: dict[date, dict[Stream, StreamDay]]
+) -> dict[tuple[object, ...], tuple[int, int, int]]:
+    """Return (day, reason, stream) -> samples, uplink and downlink bytes that nobody pays for."""
+    left_out: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
+
+    def reason(day: date, stream: Stream, bucket_start: datetime) -> str | None:
+        held_for = found[day][stream].held_for
+        if held_for is not None:
+            return str(held_for)
+        return None if account(stream[2], bucket_start) else "unknown_identity"
+
+    for one in samples:
+        why = reason(one.day, one.stream, one.collected_at.replace(second=0, microsecond=0))
+        if why is not None:
+            left_out[one.day, why, *one.stream][0] += 1
+    for day, streams in found.items():
+        for stream, one in streams.items():
+            for minute in one.minutes:
+                why = reason(day, stream, minute.bucket_start)
+                if why is not None:
+                    left_out[day, why, *stream][1] += minute.uplink_bytes
+                    left_out[day, why, *stream][2] += minute.downlink_bytes
+    return {key: (count, uplink, downlink) for key, (count, uplink, downlink) in left_out.items()}
+
+
+def left_out_of(result: TrafficScan) -> dict[tuple[object, ...], tuple[int, int, int]]:
+    return {
+        tuple(row[name] for name in ("event_day", "reason", "env", "node", "account_uuid", "inbound_tag")): (
+            row["sample_count"],
+            int(row["uplink_bytes"]),
+            int(row["downlink_bytes"]),
+        )
+        for batch in result.not_billable_rows(DAYS)
+        for row in batch.to_pylist()
+    }
+
+
+def suspects_of(result: TrafficScan) -> dict[tuple[object, ...], tuple[object, ...]]:
+    """Return (day, stream) -> reason, resets, bytes that may be lost."""
+    return {
+        tuple(row[name] for name in ("event_day", "env", "node", "account_uuid", "inbound_tag")): (
+            row["reason"],
+            row["resets"],
+            int(row["suspected_loss_bytes"]),
+        )
+        for batch in result.suspect_rows(DAYS)
+        for row in batch.to_pylist()
+    }
+
+
+def reference_suspects(found: dict[date, dict[Stream, StreamDay]]) -> dict[tuple[object, ...], tuple[object, ...]]:
+    suspects: dict[tuple[object, ...], tuple[object, ...]] = {}
+    for day, streams in found.items():
+        for stream, one in streams.items():
+            loss = sum(minute.suspected_loss_bytes for minute in one.minutes)
+            if one.resets or loss or one.held_for:
+                suspects[day, *stream] = (str(one.held_for or "reset"), one.resets, loss)
+    return suspects
+
+
 def utc(naive: datetime) -> datetime:
     return naive.replace(tzinfo=UTC)
 
@@ -281,6 +367,11 @@ class TestMinutesOfSamples:
         with scan(tmp_path, kept(samples)) as result:
             assert minutes_of(result) == expected
             assert usage_of(result) == reference_usage(expected)
+            busy = busy_minutes_of(result)
+            # a row of a meter without bytes is none
+            assert busy == {key: n for key, n in reference_busy_minutes(expected).items() if key in busy}
+            assert left_out_of(result) == reference_left_out(kept(samples), found)
+            assert suspects_of(result) == reference_suspects(found)
             facts = result.facts()
             for day in DAYS:
                 assert_conserved(facts[day], found.get(day, {}))
@@ -300,7 +391,7 @@ class TestMinutesOfSamples:
             assert sum(one.duplicates for one in facts) == len(copies)
             assert sum(one.samples_read for one in facts) == len(samples) + len(copies)
 
-    @pytest.mark.sql_reference("traffic_day_tail", "traffic_early_holds")
+    @pytest.mark.sql_reference("traffic_day_tail", "traffic_early_holds", "traffic_last_samples")
     @pytest.mark.parametrize("seed", range(200, 204))
     def test_of_days_one_by_one_equal_those_of_all_days_at_once(self, tmp_path: Path, seed: int) -> None:
         samples = histories(seed)

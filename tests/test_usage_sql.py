@@ -62,6 +62,14 @@ METERS = (
         field="response_time_us",
     ),
     Meter(
+        meter_id="median",
+        version=1,
+        aggregation=Aggregation.PERCENTILE,
+        percentile=Decimal(50),
+        unit="byte",
+        field="response_bytes",
+    ),
+    Meter(
         meter_id="busy",
         version=1,
         aggregation=Aggregation.PERCENTILE,
