@@ -1,12 +1,12 @@
-"""Avro files: schema resolution, the container, and two readers that agree, on generated files and on real ones."""
+"""Avro files: the container, and two readers that agree, on generated files and on real ones."""
 
 import io
 import json
 import random
 import struct
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,93 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import billing_pipeline
 from billing_pipeline.records import Reason
 from billing_pipeline.sources.avro import (
-    TIMESTAMPS,
-    AvroSchemaError,
-    Kind,
-    Resolution,
     SchemaRefusal,
-    WantedField,
-    compatible,
-    parse_schema,
     resolve,
     wanted_fields,
 )
 from resources import avro, avro_bulk
 from resources.avro import read_avro, read_schema
 from resources.inflate import Compression, FileRejected, sniff
-
-PROFILES = Path(billing_pipeline.__file__).parent / "profiles"
-V1 = json.loads((PROFILES / "billable_request.v1.avsc").read_text())
-CURRENT = json.loads((PROFILES / "billable_request.avsc").read_text())
-NAMES = ("billing.ApiRequest",)
-ENUM = {"type": "enum", "name": "kind", "symbols": ["REAL", "SIMULATED"]}
-CODECS = ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"]
-
-
-def changed(schema: Mapping[str, Any], name: str, /, **change: Any) -> dict[str, Any]:
-    """Return `schema` with another definition of one field."""
-    copy = json.loads(json.dumps(schema))
-    for field in copy["fields"]:
-        if field["name"] == name:
-            field.update(change)
-    return copy
-
-
-def requests(count: int) -> list[dict[str, Any]]:
-    chance = random.Random(count)
-    return [
-        {
-            "request_id": str(uuid.UUID(int=chance.getrandbits(128))),
-            "client_id": f"c_{chance.randrange(10**6)}",
-            "timestamp": datetime(2026, 3, 1, tzinfo=UTC) + timedelta(milliseconds=chance.randrange(10**8)),
-            "endpoint": chance.choice(["/v1/cars/7/position", "/größe", ""]),
-            "method": "GET",
-            "status_code": chance.choice([200, 404, 500]),
-            "response_time_ms": chance.randrange(10**5) / 8,
-            "is_real_vehicle": chance.random() < 0.9,
-            "response_bytes": chance.choice([None, 0, 63, 64, 8191, 8192, 2**53 + 1, 2**62 - 1]),
-        }
-        for _ in range(count)
-    ]
-
-
-def encoded(schema: Any, rows: Sequence[Any], codec: str = "null", sync_interval: int = 16_000) -> bytes:
-    target = io.BytesIO()
-    fastavro.writer(target, schema, rows, codec=codec, sync_interval=sync_interval)
-    return target.getvalue()
-
-
-def raw_file(schema: Any, row_count: int, data: bytes, codec: str = "null") -> bytes:
-    """Return a file of one block as given, true or not."""
-    metadata = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec.encode()}
-    pairs = b"".join(number(len(part)) + part for pair in metadata.items() for part in (pair[0].encode(), pair[1]))
-    header = b"Obj\x01" + number(2) + pairs + b"\x00" + bytes(range(16))
-    return header + number(row_count) + number(len(data)) + data + bytes(range(16))
-
-
-def number(value: int) -> bytes:
-    rest, out = (value << 1) ^ (value >> 63), bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    return bytes([*out, rest])
-
-
-def record(*types: Any) -> dict[str, Any]:
-    return {"type": "record", "name": "r", "fields": [{"name": f"f{at}", "type": one} for at, one in enumerate(types)]}
-
-
-def written(folder: Path, content: bytes) -> Path:
-    path = folder / "file.avro"
-    path.write_bytes(content)
-    return path
-
-
-def rows_of(path: Path, **options: Any) -> list[dict[str, Any]]:
-    return [row for batch in read_avro(path, sniff(path).compression, **options) for row in batch.to_pylist()]
+from tests.avro_files import CODECS, CURRENT, NAMES, V1, encoded, number, raw_file, record, requests, rows_of, written
 
 
 def verdict(path: Path) -> Reason:
@@ -130,165 +53,6 @@ def both_ways(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             except FileRejected as refused:
                 outcomes.append(refused.reason)
     return outcomes
-
-
-class TestOurSchema:
-    def test_follows_every_version_before(self) -> None:
-        assert compatible(V1, CURRENT) == ()
-        assert V1["schema_version"] + 1 == CURRENT["schema_version"]
-
-    def test_describes_every_field(self) -> None:
-        assert all(field["doc"] for field in CURRENT["fields"])
-
-    @pytest.mark.parametrize("schema", [V1, CURRENT], ids=["v1", "current"])
-    def test_is_read_in_all_its_versions(self, tmp_path: Path, schema: Any) -> None:
-        rows = requests(50)
-        path = written(tmp_path, encoded(schema, rows))
-        resolution = resolve(read_schema(path, Compression.NONE), wanted_fields(CURRENT), record_names=NAMES)
-        assert isinstance(resolution, Resolution)
-        names = [field.source for field in resolution.fields]
-        expected = [{name: row[name] for name in names} for row in rows]
-        assert [{name: row[name] for name in names} for row in rows_of(path, fields=names)] == expected
-        assert resolution.absent == (() if schema is CURRENT else ("response_bytes",))
-
-
-class TestCompatible:
-    @pytest.mark.parametrize(
-        ("new", "problem"),
-        [
-            (
-                {**V1, "fields": [*V1["fields"], {"name": "region", "type": "string"}]},
-                "region is new and has no default",
-            ),
-            ({**V1, "fields": V1["fields"][1:]}, "request_id was removed"),
-            (changed(V1, "status_code", type="string"), "status_code was int and cannot become string"),
-            (changed(V1, "timestamp", type="long"), "timestamp was timestamp-millis and cannot become long"),
-            (changed(V1, "client_id", name="caller"), "caller is new and has no default"),
-            ({**V1, "name": "Request"}, "renamed without an alias"),
-            ({**V1, "aliases": ["ApiRequest"], "name": "Request"}, None),
-            (changed(V1, "client_id", name="caller", aliases=["client_id"]), None),
-            (changed(V1, "status_code", type="long"), None),
-            (changed(V1, "client_id", type=["null", "string"]), None),
-            ({**V1, "fields": [*V1["fields"], {"name": "region", "type": "string", "default": ""}]}, None),
-        ],
-    )
-    def test_says_what_breaks_readers(self, new: Any, problem: str | None) -> None:
-        problems = compatible(V1, new)
-        if problem is None:
-            assert problems == ()
-        else:
-            assert problem in "; ".join(problems)
-
-    def test_refuses_to_take_null_back(self) -> None:
-        assert compatible(changed(V1, "client_id", type=["null", "string"]), V1) == (
-            "client_id could be null and cannot become required",
-        )
-
-    def test_refuses_to_lose_a_symbol(self) -> None:
-        old = record({"type": "enum", "name": "e", "symbols": ["A", "B"]})
-        new = record({"type": "enum", "name": "e", "symbols": ["A"]})
-        assert compatible(old, new) == ("f0 lost symbols of its enum",)
-        assert compatible(new, old) == ()
-
-    def test_wants_records(self) -> None:
-        assert compatible({"type": "long"}, V1) == ("both versions must be records",)
-
-
-class TestResolve:
-    @pytest.mark.parametrize(
-        ("writer", "reason", "field"),
-        [
-            (changed(V1, "client_id", name="caller", aliases=["client_id"]), "schema_incompatible", "client_id"),
-            (changed(V1, "is_real_vehicle", type=ENUM), "schema_incompatible", "is_real_vehicle"),
-            (changed(V1, "is_real_vehicle", type="string"), "schema_incompatible", "is_real_vehicle"),
-            (changed(V1, "status_code", type="long"), None, None),
-            (changed(V1, "status_code", type="string"), "schema_incompatible", "status_code"),
-            (changed(V1, "timestamp", type="long"), "timestamp_unit_unknown", "timestamp"),
-            (changed(V1, "timestamp", type={"type": "long", "logicalType": "unheard-of"}), "timestamp_unit_unknown", "timestamp"),
-            (changed(V1, "timestamp", type={"type": "long", "logicalType": "local-timestamp-millis"}), "no_timezone", "timestamp"),
-            (changed(V1, "timestamp", type={"type": "long", "logicalType": "timestamp-micros"}), None, None),
-            (changed(V1, "timestamp", type="string"), "schema_incompatible", "timestamp"),
-            (changed(V1, "is_real_vehicle", type=["null", "boolean"]), None, None),
-            (changed(V1, "is_real_vehicle", type=["null", "boolean", "string"]), "schema_incompatible", "is_real_vehicle"),
-            ({**V1, "name": "Other"}, "schema_incompatible", None),
-            ({**V1, "namespace": "elsewhere"}, "schema_incompatible", None),
-            ({**V1, "fields": [*V1["fields"], {"name": "new", "type": {"type": "map", "values": "string"}}]}, None, None),
-            ("long", "schema_incompatible", None),
-            ({"type": "record", "name": "r"}, "bad_avro", None),
-        ],
-    )  # fmt: skip
-    def test_gives_each_change_of_the_writer_its_verdict(
-        self, writer: Any, reason: str | None, field: str | None
-    ) -> None:
-        outcome = resolve(
-            writer,
-            wanted_fields(V1 | {"fields": changed(V1, "status_code", type="long")["fields"]}),
-            record_names=NAMES,
-        )
-        if reason is None:
-            assert isinstance(outcome, Resolution)
-        else:
-            assert isinstance(outcome, SchemaRefusal)
-            assert (outcome.reason, outcome.field) == (reason, field)
-
-    def test_takes_a_renamed_field_by_the_readers_alias(self) -> None:
-        reader = changed(V1, "response_time_ms", aliases=["duration_ms"])
-        outcome = resolve(
-            changed(V1, "response_time_ms", name="duration_ms"), wanted_fields(reader), record_names=NAMES
-        )
-        assert isinstance(outcome, Resolution)
-        assert {field.name: field.source for field in outcome.fields}["response_time_ms"] == "duration_ms"
-
-    def test_prefers_names_in_their_order(self) -> None:
-        want = WantedField(name="at", names=("occurred_at", "timestamp"), kinds=TIMESTAMPS)
-        instant = {"type": "long", "logicalType": "timestamp-millis"}
-        writer = {
-            "type": "record",
-            "name": "r",
-            "fields": [{"name": "timestamp", "type": instant}, {"name": "occurred_at", "type": instant}],
-        }
-        outcome = resolve(writer, [want], record_names=["r"])
-        assert isinstance(outcome, Resolution)
-        assert outcome.fields[0].source == "occurred_at"
-
-    def test_may_insist_on_a_type_without_null(self) -> None:
-        want = WantedField(name="f0", names=("f0",), kinds=frozenset({Kind.LONG}), nullable=False)
-        outcome = resolve(record(["null", "long"]), [want], record_names=["r"])
-        assert isinstance(outcome, SchemaRefusal)
-        assert outcome.reason is Reason.SCHEMA_INCOMPATIBLE
-
-    def test_accepts_any_namespace_for_a_bare_name(self) -> None:
-        assert isinstance(resolve(V1, wanted_fields(V1), record_names=["ApiRequest"]), Resolution)
-
-
-class TestParseSchema:
-    @pytest.mark.parametrize(
-        "document",
-        [
-            None,
-            7,
-            [],
-            {},
-            {"type": "unheard-of"},
-            {"type": "record", "name": "r", "fields": [{"name": "a", "type": "missing"}]},
-            {"type": "record", "name": "r", "fields": [{"name": "a"}]},
-            {"type": "record", "name": "", "fields": []},
-            record("long") | {"fields": record("long")["fields"] * 2},
-            record({"type": "enum", "name": "r", "symbols": []}),
-            {"type": "fixed", "name": "f", "size": -1},
-            {"type": "array"},
-        ],
-    )
-    def test_refuses_what_is_no_schema(self, document: Any) -> None:
-        with pytest.raises(AvroSchemaError):
-            parse_schema(document)
-
-    def test_refuses_bottomless_nesting(self) -> None:
-        document: Any = "long"
-        for _ in range(500):
-            document = {"type": "array", "items": document}
-        with pytest.raises(AvroSchemaError, match="deeper"):
-            parse_schema(document)
 
 
 class TestReadAvro:
@@ -531,6 +295,8 @@ class TestDamage:
 
 
 FLAT = st.sampled_from(["string", "long", "int", "double", "float", "boolean", "bytes"])
+
+
 VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "string": st.text(max_size=80),
     "long": st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 63, 64, -64, -65, 8191, 8192]),
@@ -592,6 +358,8 @@ ACCEPTED = {
     "v2_timestamp_micros.avro": 50,
     "v2_flag_nullable.avro": 50,
 }
+
+
 REFUSED = {
     "v2_added_nullable_renamed_with_alias.avro": Reason.SCHEMA_INCOMPATIBLE,
     "v2_timestamp_plain_long_seconds.avro": Reason.TIMESTAMP_UNIT_UNKNOWN,
@@ -599,6 +367,8 @@ REFUSED = {
     "v2_flag_became_enum.avro": Reason.SCHEMA_INCOMPATIBLE,
     "truncated_mid_block.avro": Reason.BAD_AVRO,
 }
+
+
 # Readable elsewhere, but a record of no bytes says nothing, and its count could be any number.
 EMPTY_RECORDS = {"fastavro__no-fields.avro", "duckdb-avro__broken_record.avro", "duckdb-avro__empty_record.avro"}
 
