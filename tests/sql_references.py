@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from resources import duck
+
 MARK = "sql_reference"
 
 
@@ -49,6 +51,9 @@ def held_to_its_word(test: pytest.Item) -> Iterator[None]:
         return
     read: set[str] = set()
     read_text = Path.read_text
+    # a process keeps the text of SQL that it has read, and how it was parsed
+    duck.sql.cache_clear()
+    duck._PARSED.clear()
 
     def reading(self: Path, *args: Any, **kwargs: Any) -> str:
         if self.suffix == ".sql":
