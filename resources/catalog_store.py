@@ -116,7 +116,7 @@ class CatalogStore:
             CatalogFolderError, CatalogError: as `load`.
         """
         files = _files_in(folder)
-        with self.database.transaction() as connection:
+        with self.database.transaction("catalog") as connection:
             # A source may note what it has read: a load keeps that, a draft does not.
             sourced = [one for source in SOURCES for one in source.read(connection)]
             connection.rollback()

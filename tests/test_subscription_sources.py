@@ -305,6 +305,15 @@ class TestStripe:
         sources.load()
         assert sources.store.current().subscriptions["sub_1"].ends_at == at("2026-02-27T08:00")
 
+    def test_one_that_was_cancelled_at_once_does_not_go_on(self, sources: Sources) -> None:
+        mirror = Mirror(sources.database)
+        mirror.put(fetched="2026-02-01T00:00", seats=1)
+        sources.load()
+        mirror.put(fetched="2026-02-02T00:00", seats=1, status="canceled", ended_at=at("2026-01-31T10:30:15"))
+        for _ in range(2):
+            assert sources.load().left_out == ()
+            assert sources.store.current().subscriptions["sub_1"].ends_at == at("2026-01-31T10:30:16")
+
     def test_a_pause_and_an_item_that_is_gone(self, sources: Sources) -> None:
         mirror = Mirror(sources.database)
         mirror.put(fetched="2026-02-01T00:00", seats=3)

@@ -9,7 +9,7 @@ it, ends and trials by Stripe itself. An item's quantity counts where the item's
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 
@@ -17,6 +17,7 @@ from billing_pipeline.catalog.sourced import SourcedSubscription
 from resources.subscriptions.statements import read_statements
 
 _NOT_BEGUN = frozenset({"incomplete", "incomplete_expired"})
+_SECOND = timedelta(seconds=1)
 _ANCHOR_MOVED = (
     "Stripe has moved the billing cycle's anchor to {at}, and the periods of a subscription do not move: end it with a change and "
     "give the new cycle another bp_subscription"
@@ -95,7 +96,8 @@ def _now(row: Sequence[object]) -> _Seen:
         quantities=quantities,
         is_paused=status == "paused",
         trial_until=trial_until,
-        ends_at=_second(ends_at) if isinstance(ends_at, datetime) else None,
+        # One that ends where it starts has nothing to charge: its first second stands for that.
+        ends_at=max(_second(ends_at), _second(started_at) + _SECOND) if isinstance(ends_at, datetime) else None,
     )
 
 
