@@ -20,6 +20,7 @@ from resources.booking_scope import read_scope
 from resources.catalog_store import CatalogStore, read_catalog
 from resources.charge_store import ChargeStore
 from resources.charge_usage import rated_batches
+from resources.collector import collector_paused
 from resources.database import Database
 
 FIRST = date(2025, 1, 1)
@@ -42,7 +43,8 @@ def run_backtest(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
     with database.transaction() as connection:
         with stopwatch.part(SCAN):
             connection.execute(_SCAN).fetchall()
-        with stopwatch.part(RATE):
+        # As bookings and backtests do.
+        with stopwatch.part(RATE), collector_paused():
             scope = read_scope(connection, catalog, RequestedDays(days))
             rated = sum(len(part.charges) for _, part in rated_batches(connection, catalog, scope))
     draft = read_catalog(_dearer(Path(task.options["draft"]), accounts=len(catalog.accounts)))

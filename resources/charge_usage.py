@@ -528,15 +528,18 @@ _ADDED_UP = f"""
     ),
     -- The same usage by another way: per period and meter, without versions and groups, for the guard. `slot` is one of them.
     usage_per_slot as (
-        select min(first_slot + place) as slot, sum(quantity) as quantity
+        select min(first_slot + place) as slot, sum(used.quantity) as quantity
         from rated_run
         join rated_kind using (kind)
-        join usage.metered as metered
-            on metered.account_id = rated_run.account_id
-            and metered.meter_id = rated_kind.meter_id
-            and metered.period_start >= rated_kind.period_start
-            and metered.period_start < rated_kind.period_end
-        where is_additive
+        cross join lateral (
+            select sum(quantity) as quantity
+            from usage.metered as metered
+            where metered.account_id = rated_run.account_id
+                and metered.meter_id = rated_kind.meter_id
+                and metered.period_start >= rated_kind.period_start
+                and metered.period_start < rated_kind.period_end
+        ) as used
+        where is_additive and used.quantity is not null
         group by rated_kind.period_start, rated_kind.period_end, rated_kind.meter_id
     )
     select slot, version, quantity, record_count, uncut_rows, told from usage_per_segment
