@@ -16,20 +16,10 @@ from resources.avro import read_avro
 from resources.inflate import sniff
 
 PROFILES = Path(billing_pipeline.__file__).parent / "profiles"
-
-
 V1 = json.loads((PROFILES / "billable_request.v1.avsc").read_text())
-
-
 CURRENT = json.loads((PROFILES / "billable_request.avsc").read_text())
-
-
 NAMES = ("billing.ApiRequest",)
-
-
 ENUM = {"type": "enum", "name": "kind", "symbols": ["REAL", "SIMULATED"]}
-
-
 CODECS = ["null", "deflate", "snappy", "zstandard", "bzip2", "xz"]
 
 

@@ -12,8 +12,9 @@ from resources.database import Database
 from resources.lake import Lake
 from resources.traffic_reconcile import DayReconciled, ReconciliationRefusedError, reconcile
 from resources.traffic_usage_store import TrafficUsageStore
-from tests.test_traffic_usage_store import NEXT_DAY, THIRD_DAY, World, across_midnight, load_catalog
+from tests.test_traffic_usage_store import across_midnight
 from tests.traffic_chain import DAY, TrafficDeliveries, at, readings, source
+from tests.traffic_world import NEXT_DAY, THIRD_DAY, World, load_catalog
 
 DAYS = (DAY, NEXT_DAY, THIRD_DAY)
 
