@@ -522,7 +522,9 @@ class TestUsageOfRecords:
         decided = []
         for event_id in sorted({one.event_id for one in versions}):
             own = [one for one in versions if one.event_id == event_id]
-            chosen = data.draw(st.sampled_from([*own, *own, None, "gone", "open"]))
+            # the content of another identity is none of this one's
+            others = [one for one in versions if one.event_id != event_id]
+            chosen = data.draw(st.sampled_from([*own, *own, *others, None, "gone", "open"]))
             if chosen == "open":
                 continue
             if chosen is None or isinstance(chosen, str):
