@@ -17,7 +17,7 @@ demo: $(STAMP) ## from requests, traffic and storage to a printed bill, with emb
 	$(BIN)/billing demo
 
 test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 dev: $(STAMP) ## Dagster's pages and daemon on the embedded parts
 	$(BIN)/billing dev

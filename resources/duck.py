@@ -4,6 +4,7 @@
 Not here: what the SQL says.
 """
 
+import atexit
 import secrets
 from functools import cache
 from importlib import resources
@@ -42,8 +43,9 @@ def run(connection: duckdb.DuckDBPyConnection, name: str) -> duckdb.DuckDBPyConn
     return connection
 
 
-# A statement is copied when it is executed, and belongs to no connection.
+# A statement is copied when it is executed, and belongs to no connection. DuckDB complains of what is left at the end of a process.
 _PARSED: dict[str, list[duckdb.Statement]] = {}
+atexit.register(_PARSED.clear)
 
 
 @cache

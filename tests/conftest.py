@@ -49,27 +49,36 @@ NOT_DURABLE = {
     "min_wal_size": "32MB",
 }
 
+# Each has a server of its own and up to a gigabyte.
+MOST_PROCESSES = 5
 
 # Modules that take longest: begun last, one of them would keep a worker busy alone.
 LONGEST_FIRST = (
     "test_crash",
+    "test_bill_page",
     "test_metered_crash",
+    "test_storage_touched",
+    "test_metered_laws",
+    "test_bad_input",
+    "test_storage_usage_store",
+    "test_storage_from_files",
+    "test_traffic_usage_store",
+    "test_whole_chain",
+    "test_bench_smoke",
     "test_stripe_contract_daily",
     "test_stripe_chaos",
-    "test_bench_smoke",
-    "test_bill_page",
-    "test_bad_input",
+    "test_explain_kinds",
+    "test_catalog_store",
     "test_stripe_mutants",
-    "test_stripe_mirror",
-    "test_metered_laws",
-    "test_whole_chain",
-    "test_stripe_contract_credit_notes",
     "test_stripe_contract_meters",
-    "test_stripe_contract_scale",
-    "test_stripe_sync_crash",
+    "test_stripe_contract_true_up",
+    "test_traffic_figures",
+    "test_storage_holds",
+    "test_storage_buckets",
+    "test_embedded_postgres",
     "test_concurrent_runs",
+    "test_stripe_sync_crash",
     "test_prepaid_histories",
-    "test_storage_from_files",
 )
 
 
@@ -77,6 +86,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest modules begin first; the order inside a module stays."""
     places = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Say how many processes a run has: one more than processors, as each waits a quarter of its time."""
+    return min((os.cpu_count() or 1) + 1, MOST_PROCESSES)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
