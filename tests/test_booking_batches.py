@@ -42,8 +42,23 @@ id = "sums"
 prices = ["per_request", "fee"]
 [[plan]]
 id = "groups"
-prices = ["small", "per_client", "fee"]
+prices = ["small", "per_client", "once", "fee"]
 """
+# What has to be asked further of the same tables: units that were used before the period.
+ONCE = """
+[[price]]
+id = "once"
+meter = "more"
+currency = "USD"
+[[price.versions]]
+version = 1
+effective_from = 2025-01-01T00:00:00Z
+model = "standard"
+unit_price = "0.10"
+included_units = "10"
+included_reset = "never"
+"""
+MORE = '[[meter]]\nid = "more"\naggregation = "count"\nunit = "request"\n'
 SUMS = ("acme", "gamma")
 OWN_PERIODS = 'anchor_day = 10\nanchor_time = 14:37:12\nanchor_zone = "Europe/Berlin"\n'
 
@@ -54,7 +69,8 @@ def load(database: Database, folder: Path, *, cancelled: Sequence[str] = ()) -> 
     write_catalog(
         folder,
         plans=PLANS,
-        prices=PRICES.replace('unit_price = "0.002" }]', 'unit_price = "0.002" }, { unit_price = "0.003" }]'),
+        meters=METERS + MORE,
+        prices=ONCE + PRICES.replace('unit_price = "0.002" }]', 'unit_price = "0.002" }, { unit_price = "0.003" }]'),
         accounts="".join(f'[[account]]\nid = "{name}"\nname = "{name}"\ncurrency = "USD"\n' for name in ACCOUNTS),
         subscriptions="".join(
             f'[[subscription]]\nid = "s_{name}"\naccount = "{name}"\nstarts_at = 2026-01-01T00:00:00Z\n'
@@ -94,6 +110,8 @@ class Story:
         """Book, correct, cancel an account, take another one away, and book what nothing has changed."""
         load(self.database, self.folder)
         for number, account in enumerate(ACCOUNTS, 1):
+            use(self.database, account, "2026-01-20T09:00", 2 * number, meter="more")
+            use(self.database, account, "2026-03-09T09:00", 5, meter="more")
             for hour in (9, 15):
                 at = f"2026-03-09T{hour:02}:00"
                 use(self.database, account, at, 100 * number)
@@ -285,7 +303,9 @@ class TestWhatIsSharedOnTheWay:
 @pytest.mark.usefixtures("beside")
 class TestWritingBesideRating:
     def test_leaves_nothing_where_a_later_charge_cannot_be_rated(self, database: Database, tmp_path: Path) -> None:
-        folder = write_catalog(tmp_path / "catalog", plans=PLANS, subscriptions=subscribed(), meters=METERS)
+        folder = write_catalog(
+            tmp_path / "catalog", plans=PLANS, subscriptions=subscribed(), meters=METERS + MORE, prices=ONCE + PRICES
+        )
         CatalogStore(database).load(folder)
         for account in ("acme", "beta"):
             use(database, account, "2026-03-09T09:00", 7)
