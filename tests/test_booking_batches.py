@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -137,19 +137,21 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestBatches:
-    @pytest.mark.parametrize("few", [0, 1_000_000], ids=["beside", "at once"])
+    @pytest.mark.parametrize("mode", ["beside", "at once", "read ahead"])
     def test_of_one_account_come_to_the_books_of_all_together(
         self,
         database: Database,
         second_database: Database,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        few: int,
+        mode: str,
     ) -> None:
         one, other = Story(database, tmp_path / "one"), Story(second_database, tmp_path / "other")
         other.tell()
         monkeypatch.setattr(charge_usage, "BATCH_SLOTS", 1)
-        monkeypatch.setattr(book_writer, "FEW_SUBSCRIPTIONS", few)
+        monkeypatch.setattr(book_writer, "FEW_SUBSCRIPTIONS", 0 if mode == "beside" else 1_000_000)
+        if mode == "read ahead":
+            monkeypatch.setattr(book_writer, "later", done_already)
         one.tell()
         assert one.said == other.said
         assert money_of(database) == money_of(second_database)
@@ -178,6 +180,12 @@ class TestBatches:
         assert book(ChargeStore(database), DAYS)[-1].revisions_booked == 0
 
 
+def done_already(work: Callable[[], None]) -> Callable[[], None]:
+    """Read the next batch before the caller has the one before: the earliest that a thread may."""
+    work()
+    return lambda: None
+
+
 def without_gamma(connection: psycopg.Connection) -> Catalog:
     """Return the catalog as it is once nothing names the subscription of gamma any more, under the same digest."""
     found = current_catalog(connection)
@@ -201,6 +209,11 @@ def month(database: Database, tmp_path: Path) -> ChargeStore:
     the last one has used nothing."""
     folder = write_month_catalog(tmp_path / "month", subscriptions=len(QUANTITIES) + 1)
     (folder / "sources.toml").unlink()
+    # A second fee: its terms differ in nothing but the price.
+    prices, plans = folder / "prices.toml", folder / "plans.toml"
+    first = prices.read_text().partition("[[price]]\n")[2].partition("[[price]]\n")[0]
+    prices.write_text(f"{prices.read_text()}[[price]]\n{first.replace('fee', 'support', 1)}")
+    plans.write_text(plans.read_text().replace('"fee"', '"fee", "support"'))
     CatalogStore(database).load(folder)
     with database.reading() as connection:
         accounts = [one for (one,) in connection.execute("select account_id from catalog.account order by account_id")]
@@ -285,7 +298,7 @@ class TestWhatIsSharedOnTheWay:
         monkeypatch.setattr(charge_usage, "BATCH_SLOTS", slots)
         book(month, [day("2026-03-31")])
         wanted = expected(month.database)
-        assert len(wanted) == 5 * len(QUANTITIES) + 1
+        assert len(wanted) == 6 * len(QUANTITIES) + 2
         assert books(month.database) == wanted
 
     def test_is_rated_once_for_equal_usage(self, month: ChargeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,21 +331,22 @@ class TestWritingBesideRating:
         use(database, "gamma", "2026-03-09T09:00", 1_000)
         assert book(ChargeStore(database), [day("2026-03-31")])[0].revisions_booked == 7
 
+    @pytest.mark.parametrize("batch", [3, len(QUANTITIES) + 1])
     def test_says_what_the_server_says_of_a_batch_and_books_nothing(
-        self, month: ChargeStore, monkeypatch: pytest.MonkeyPatch
+        self, month: ChargeStore, monkeypatch: pytest.MonkeyPatch, batch: int
     ) -> None:
         write, written = SpelledRows.write, []
 
         def refused(self: SpelledRows, connection: psycopg.Connection) -> None:
             written.append(self)
-            if len(written) == 3:
+            if len(written) == batch:
                 connection.execute("update billing.charge_revision set amount_minor = 0")
             write(self, connection)
 
         monkeypatch.setattr(SpelledRows, "write", refused)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             book(month, [day("2026-03-31")])
-        assert len(written) == 3
+        assert len(written) == batch
         assert money_of(month.database) == []
 
     def test_writes_the_last_batch_before_guards_look(
