@@ -20,9 +20,11 @@ from tests.traffic_chain import ACME, DAY, OTHER, Reading, Reference, Stream, at
 
 DAYS = tuple(DAY + timedelta(days=number) for number in range(3))
 HOUR = timedelta(hours=1)
-# The second of the two belongs to an account from the middle of a minute on; the third to nobody.
+# The second belongs to an account from the middle of a minute on; the third to the first one's, from one minute to another, and to
+# nobody before and after.
 MOVED_AT = at("00:30:20", DAYS[1])
 CUT_AT = at("00:15:30")
+GUEST = (at("00:10"), at("00:45", DAYS[1]))
 UNKNOWN = "33333333-3333-3333-3333-333333333333"
 METERS = tuple(
     Meter(
@@ -42,6 +44,7 @@ RULES = UsageRules(
     client_accounts=(
         ClientAccount(client_id=ACME, account_id="acme", valid_from=BEGINNING, valid_to=END),
         ClientAccount(client_id=OTHER, account_id="other", valid_from=MOVED_AT, valid_to=END),
+        ClientAccount(client_id=UNKNOWN, account_id="acme", valid_from=GUEST[0], valid_to=GUEST[1]),
     ),
     client_windows=(
         ClientWindow(client_id=ACME, hour_start=at("00:00"), start=at("00:00"), end=CUT_AT),
@@ -68,7 +71,7 @@ Minutes = dict[tuple[object, ...], tuple[object, ...]]
 
 
 def account(account_uuid: str, bucket_start: datetime) -> str | None:
-    if account_uuid == ACME:
+    if account_uuid == ACME or (account_uuid == UNKNOWN and GUEST[0] <= bucket_start < GUEST[1]):
         return "acme"
     return "other" if account_uuid == OTHER and bucket_start >= MOVED_AT else None
 
@@ -152,23 +155,31 @@ def reference_minutes(found: dict[date, dict[Stream, StreamDay]]) -> Minutes:
     return expected
 
 
-def window_of(owner: str, bucket_start: datetime) -> tuple[datetime, datetime]:
+def window_of(client_id: object, bucket_start: datetime) -> tuple[datetime, datetime]:
     hour = bucket_start.replace(minute=0)
-    client = {"acme": ACME, "other": OTHER}[owner]
     for window in RULES.client_windows:
-        if window.client_id == client and window.start <= bucket_start < window.end:
+        if window.client_id == client_id and window.start <= bucket_start < window.end:
             return window.start, window.end
     return hour, hour + HOUR
 
 
 def reference_usage(expected: Minutes) -> dict[tuple[object, ...], int]:
     usage: dict[tuple[object, ...], int] = defaultdict(int)
-    for (owner, env, node, _, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
+    ends: dict[tuple[object, ...], datetime] = {}
+    for (owner, env, node, client, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
         for meter in METERS:
             value = {"uplink_bytes": uplink, "downlink_bytes": downlink}.get(meter.field or "", uplink + downlink)  # type: ignore[operator]
             if env in meter.envs and value:
-                usage[owner, meter.meter_id, *window_of(owner, bucket_start), env, node, inbound] += value  # type: ignore[operator,arg-type]
-    return dict(usage)
+                start, end = window_of(client, bucket_start)  # type: ignore[arg-type]
+                usage[owner, meter.meter_id, start, env, node, inbound] += value  # type: ignore[operator]
+    # two uuids of an account whose hours are cut at different instants are one row, up to the later end, whatever the bytes
+    for owner, env, node, client, inbound, bucket_start in expected:
+        start, end = window_of(client, bucket_start)  # type: ignore[arg-type]
+        ends[owner, start, env, node, inbound] = max(end, ends.get((owner, start, env, node, inbound), end))
+    return {
+        (owner, meter_id, start, ends[owner, start, env, node, inbound], env, node, inbound): value
+        for (owner, meter_id, start, env, node, inbound), value in usage.items()
+    }
 
 
 def usage_of(result: TrafficScan) -> dict[tuple[object, ...], int]:
@@ -201,10 +212,10 @@ def busy_minutes_of(result: TrafficScan) -> dict[tuple[object, ...], int]:
 
 def reference_busy_minutes(expected: Minutes) -> dict[tuple[object, ...], int]:
     busy: dict[tuple[object, ...], int] = defaultdict(int)
-    for (owner, env, node, _, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
+    for (owner, env, node, client, inbound, bucket_start), (uplink, downlink, *_) in expected.items():
         for meter in METERS:
             if env in meter.envs and (uplink or downlink):
-                busy[owner, meter.meter_id, window_of(owner, bucket_start)[0], env, node, inbound] += 1  # type: ignore[arg-type]
+                busy[owner, meter.meter_id, window_of(client, bucket_start)[0], env, node, inbound] += 1  # type: ignore[arg-type]
     return dict(busy)
 
 
