@@ -2,7 +2,7 @@
 
 A booking is one transaction of one session, and a session does one thing at a time: while the server takes in rows of one batch,
 a thread waits for it; another one reads the usage of the next batch but one, with a session of its own; the caller rates. Few rows
-are written at once by the caller. Not here: what rows say (charge_rows), batches (charge_usage). ADR 0038.
+are written at once by the caller. Not here: what rows say (charge_rows), batches (charge_usage). ADR 0040.
 """
 
 import sys

@@ -132,7 +132,10 @@ class RequestDayReader:
     def expect(self, packed_bytes: int) -> None:
         """Get ready for so much to be read in days side by side."""
         if packed_bytes >= BYTES_FOR_A_PROCESS and not self._helpers:
-            self._helpers = [self._helper() for _ in range(self._side_by_side - 1)]
+            # Where the system allows no more processes, this one reads alone.
+            with suppress(OSError):
+                while len(self._helpers) < self._side_by_side - 1:
+                    self._helpers.append(self._helper())
 
     @contextmanager
     def side_by_side(self) -> Iterator[Callable[[_DayToRead], Future[_Outcome]]]:

@@ -120,3 +120,12 @@ for name in {names!r}:
         [sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_decisions_have_a_number_each() -> None:
+    """A text that names ADR 38 means one."""
+    numbers = [path.name.split("-")[0] for path in (PROJECT_ROOT / "docs" / "adr").glob("*.md")]
+    assert len(numbers) > 20
+    assert sorted(set(numbers)) == sorted(numbers)
+    named = {number for path in MODULES for number in re.findall(r"ADR (\d{4})", path.read_text(encoding="utf-8"))}
+    assert named <= set(numbers)

@@ -1,8 +1,10 @@
 """Delivery days end in one state however they got there: replays, late files, races, kill -9. Laws 1, 2, 3 and 7."""
 
+import errno
 import gzip
 import os
 import signal
+import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -634,6 +636,19 @@ class TestDaysInProcesses:
         assert asked
         self.assert_same(deliveries, calm)
         assert not any(map(psutil.pid_exists, asked))
+
+    def test_are_read_here_when_the_system_starts_no_more_processes(
+        self, deliveries: Deliveries, calm: Deliveries, asked: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object, **__: object) -> None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        self.put(deliveries)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", refused)
+            deliveries.ingest()
+        assert asked == []
+        self.assert_same(deliveries, calm)
 
     def test_are_read_here_when_the_process_dies_or_fails(
         self, deliveries: Deliveries, calm: Deliveries, asked: list[int], monkeypatch: pytest.MonkeyPatch
