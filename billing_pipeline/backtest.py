@@ -7,9 +7,10 @@ arithmetic where those do not tell. Money is rounded once a charge, as on a bill
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -126,12 +127,13 @@ def compare(
     before: Mapping[UUID, BookedSide],
     after: Mapping[UUID, Charge],
     *,
-    unaffected: Iterable[BookedSide] = (),
+    unaffected: Mapping[tuple[str, str], int] = MappingProxyType({}),
     read_lines: ReadLines,
 ) -> Comparison:
     """Return what differs. A charge of 0 without arithmetic is as good as none.
 
-    `unaffected` are booked charges that the draft has as they are: they count on both sides. `read_lines` is asked once at most,
+    `unaffected` is what booked charges come to that the draft has as they are, in minor units by account and currency: it counts
+    on both sides. `read_lines` is asked once at most,
     for charges with the same amount and another digest.
     """
     changed = sorted(_changed(before, after, read_lines), key=lambda one: one.charge_id.int)
@@ -140,10 +142,10 @@ def compare(
         sums[booked.account_id, booked.currency][0] += booked.amount_minor
     for charge in after.values():
         sums[charge.account_id, charge.currency][1] += charge.amount.minor_units
-    for booked in unaffected:
-        both = sums[booked.account_id, booked.currency]
-        both[0] += booked.amount_minor
-        both[1] += booked.amount_minor
+    for key, amount_minor in unaffected.items():
+        both = sums[key]
+        both[0] += amount_minor
+        both[1] += amount_minor
     for one in changed:
         for currency in {side.amount.currency for side in (one.before, one.after) if side is not None}:
             sums[one.side.account_id, currency][2] += 1

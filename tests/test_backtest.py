@@ -139,7 +139,7 @@ class TestCompare:
         assert asked == [lines.keys()]
 
     def test_counts_what_is_unaffected_on_both_sides(self) -> None:
-        found = compare({}, {}, unaffected=[booked("same", 5), booked("fee", 7)], read_lines=unread)
+        found = compare({}, {}, unaffected={("acme", "USD"): 12}, read_lines=unread)
         assert [(str(one.before), str(one.after), one.changed_charges) for one in found.accounts] == [
             ("0.12 USD", "0.12 USD", 0)
         ]

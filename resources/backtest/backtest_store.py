@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.backtest import AccountChange, BookedSide, Comparison, compare, together
+from billing_pipeline.backtest import AccountChange, Comparison, compare, together
 from billing_pipeline.catalog import Catalog, Kind, restore_catalog
 from billing_pipeline.catalog.differences import Change, Difference, differences
 from billing_pipeline.charges import Charge
@@ -256,7 +256,7 @@ class _Run:
             with ThreadPoolExecutor(max_workers=2) as threads:
                 halves = list(threads.map(half, (accounts[:middle], accounts[middle:])))
         self.charges_rated = sum(one.charges_rated for one in halves)
-        self.charges_unaffected = sum(one.charges_unaffected for one in halves)
+        self.charges_unaffected = sum(one.books.unaffected_charges for one in halves)
         self.books_digest = books_digest([one.books for one in halves])
         return together([one.comparison for one in halves])
 
@@ -268,13 +268,13 @@ class _Run:
         left = set(its_accounts)
         subscriptions = {key: one for key, one in self._part.subscriptions.items() if one.account_id in left}
         part = replace(self._part, subscriptions=subscriptions)
-        half = _Half(books=Books(connection, self._scope))
+        half = _Half(books=Books(connection, self._scope, self._reach))
         for accounts, charges in rated_charges(connection, part, self._rated_scope):
             left.difference_update(accounts)
-            half.add(accounts, {**charges, **balances.of_accounts(accounts)}, self._reach)
+            half.add(accounts, {**charges, **balances.of_accounts(accounts)})
             tell.done(len(accounts))
         # Accounts that have no subscription in the draft.
-        half.add(left, {}, self._reach)
+        half.add(left, {})
         tell.done(len(left))
         return half
 
@@ -285,32 +285,24 @@ class _Half:
 
     books: Books
     charges_rated: int = 0
-    charges_unaffected: int = 0
     _parts: list[Comparison] = field(default_factory=list)
 
     @property
     def comparison(self) -> Comparison:
         return together(self._parts)
 
-    def add(self, accounts: Collection[str], charges: Mapping[UUID, Charge], reach: DraftReach | None) -> None:
-        """Hold the charges of some accounts beside their books. `reach` None: the books are not what is rated now."""
-        booked = self.books.of_accounts(accounts) if accounts else {}
-        unaffected = {} if reach is None else {key: one for key, one in booked.items() if not _changes(reach, one)}
-        rated = {key: one for key, one in booked.items() if key not in unaffected} if unaffected else booked
+    def add(self, accounts: Collection[str], charges: Mapping[UUID, Charge]) -> None:
+        """Hold the charges of some accounts beside their books."""
+        booked, unaffected = self.books.of_accounts(accounts)
         self.charges_rated += len(charges)
-        self.charges_unaffected += len(unaffected)
         self._parts.append(
             compare(
-                rated,
+                booked,
                 charges,
-                unaffected=unaffected.values(),
-                read_lines=lambda charge_ids: self.books.lines(rated, charge_ids),
+                unaffected=unaffected,
+                read_lines=lambda charge_ids: self.books.lines(booked, charge_ids),
             )
         )
-
-
-def _changes(reach: DraftReach, booked: BookedSide) -> bool:
-    return reach.changes(booked.subscription_id, booked.price_id, booked.period)
 
 
 class _Told:

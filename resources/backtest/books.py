@@ -4,6 +4,7 @@ Not here: what a draft can change (billing_pipeline.draft_reach), comparing (bil
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +16,7 @@ import psycopg
 
 from billing_pipeline.backtest import BookedSide
 from billing_pipeline.catalog import Catalog
+from billing_pipeline.draft_reach import DraftReach
 from billing_pipeline.periods import Window
 from resources.booking_scope import BookingScope
 from resources.charge_store import USAGE_ASSETS
@@ -22,14 +24,18 @@ from resources.charge_store import USAGE_ASSETS
 
 @dataclass(slots=True)
 class Books:
-    """Reads the books of one snapshot, accounts after accounts. `digests` are of every charge that was read."""
+    """Reads the books of one snapshot, accounts after accounts. `digests` are of every charge that was read. What `reach` does not
+    change is only added up; None: nothing is."""
 
     connection: psycopg.Connection
     scope: BookingScope
+    reach: DraftReach | None = None
+    unaffected_charges: int = 0
     digests: list[bytes] = field(default_factory=list)
 
-    def of_accounts(self, accounts: Collection[str]) -> dict[UUID, BookedSide]:
-        """Return the newest revision of every charge of these accounts that the scope concerns."""
+    def of_accounts(self, accounts: Collection[str]) -> tuple[dict[UUID, BookedSide], Mapping[tuple[str, str], int]]:
+        """Return the newest revision of every charge of these accounts that the scope concerns and the draft can change, and what
+        the others come to by account and currency."""
         rows = self.connection.execute(
             """
             select distinct on (charge_id)
@@ -42,15 +48,21 @@ class Books:
             {"accounts": sorted(accounts), "start": self.scope.span.start, "end": self.scope.span.end},
         )
         found = {}
-        concerns, digests = self.scope.concerns, self.digests
+        unaffected: dict[tuple[str, str], int] = defaultdict(int)
+        concerns, digests, reach = self.scope.concerns, self.digests, self.reach
         for charge_id, account_id, subscription_id, price_id, group_key, start, end, units, currency, *rest in rows:
             period = _window(start, end)
-            if concerns(subscription_id, price_id, period):
+            if not concerns(subscription_id, price_id, period):
+                continue
+            digests.append(charge_id.bytes + f"{units} {currency} {rest[0]}".encode())
+            if reach is None or reach.changes(subscription_id, price_id, period):
                 found[charge_id] = BookedSide(
                     account_id, subscription_id, price_id, group_key, period, units, currency, *rest
                 )
-                digests.append(charge_id.bytes + f"{units} {currency} {rest[0]}".encode())
-        return found
+            else:
+                unaffected[account_id, currency] += units
+                self.unaffected_charges += 1
+        return found, unaffected
 
     def lines(self, charges: Mapping[UUID, BookedSide], charge_ids: Sequence[UUID]) -> Mapping[UUID, str]:
         """Return the arithmetic of some of the charges, as JSON."""
