@@ -32,6 +32,7 @@ def main() -> None:
             folder=folder,
             rows=arguments.rows,
             runs=arguments.runs,
+            minutes=arguments.minutes,
             told=lambda text: notes.print(f"  {text}", style="dim"),
         )
         for name in arguments.case or CASES:
@@ -52,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=10_000_000, help="request rows of a data set (default 10,000,000)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each contender; medians are shown (default 3)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of pushing in the case steady (default 1)")
     parser.add_argument("--case", nargs="+", choices=sorted(CASES), help="only these cases")
     parser.add_argument("--data", type=Path, help="folder of data and results (default $BILLING_HOME/bench)")
     parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="put the results into docs/benchmarks.md")

@@ -38,7 +38,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """What every case works with. `rows` of the request data; `days` and `subscriptions` are made small by tests."""
+    """What every case works with. `rows` of request data, `minutes` of pushing; tests make `days` and `subscriptions` small."""
 
     bench: Bench
     folder: Path
@@ -50,6 +50,7 @@ class Suite:
     subscriptions: int = 10_000
     rating_seconds: float = 2.0
     copied_rows: int = 1_000_000
+    minutes: float = 1.0
 
     def data(self, kind: str) -> Dataset:
         """Return a data set, written by a process of its own if it is not there."""
@@ -337,6 +338,13 @@ def stripe_calls(suite: Suite) -> Result:
     return stripe_case(suite)
 
 
+def steady(suite: Suite) -> Result:
+    """Events pushed in bulks, from 202 to usage: at the promised rate, and as many as go."""
+    from bench.steady_case import steady_case
+
+    return steady_case(suite)
+
+
 def storage(suite: Suite) -> Result:
     """A month of storage, from lake files to hourly rows in PostgreSQL."""
     from bench.storage import storage_case
@@ -369,6 +377,7 @@ CASES: Mapping[str, Callable[[Suite], Result]] = {
     "backtest": backtest,
     "merged": merged,
     "copy": bulk_load,
+    "steady": steady,
     "storage": storage,
     "invoice-months": invoice_months,
     "stripe-calls": stripe_calls,

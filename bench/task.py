@@ -33,6 +33,8 @@ CONTENDERS = {
     "month": "bench.month:book_month",
     "copy": "bench.bulk_load:load_rows",
     "invoice-months": "bench.invoice_months:months_of_years",
+    "steady": "bench.steady:push_steadily",
+    "steady-turns": "bench.steady:push_in_turns",
     "storage-data": "bench.storage_contenders:make",
     "storage-scan": "bench.storage_contenders:scan",
     "storage-ours": "bench.storage_contenders:by_store",

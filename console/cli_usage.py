@@ -179,7 +179,7 @@ def serve_push(
     certificate: Annotated[Path | None, typer.Option(metavar="PEM", help="The server's certificate.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
 ) -> None:
-    """Take traffic snapshots that exporters push, over HTTP with a bearer for each source, until Ctrl-C."""
+    """Take traffic snapshots and request events that are pushed, over HTTP with a bearer for each source, until Ctrl-C."""
     from console.serve_push import serve_push as serve
 
     serve(Settings.from_environment(), os.environ, host=host, port=port, certificate=certificate, key=key)

@@ -98,6 +98,11 @@ def sniff(path: Path) -> FileFormat:
     return FileFormat(framing=Framing.LINES, compression=compression)
 
 
+def is_packed(head: bytes) -> bool:
+    """Return whether bytes begin as gzip, zstd or Avro do, and so are no text."""
+    return _compression(head) is not Compression.NONE or head.startswith(AVRO_MAGIC)
+
+
 def inflated(
     path: Path,
     compression: Compression,

@@ -28,12 +28,13 @@ class SourcesError(BillingError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """One source: where it is delivered and how it is read."""
+    """One source: where it is delivered and how it is read. `token_env` names the variable with the bearer of who pushes."""
 
     name: str
     landing: str
     profile: SourceProfile
     delivery_day: Literal["key", "modified"]
+    token_env: str = ""
 
     def owns(self, file: LandingFile) -> bool:
         """Return whether `file` lies in this source's folder, or is the one file that it names."""
@@ -51,15 +52,17 @@ class SourceConfig:
 
 
 class _SourceEntry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # No value in errors: one of them may be a secret that somebody wrote in the place of its name.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
     landing: str
     profile: str
     delivery_day: Literal["key", "modified"] = "key"
+    token_env: Annotated[str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
 
 
 class _SourcesFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     source: tuple[_SourceEntry, ...] = Field(min_length=1)
 
 
@@ -92,6 +95,7 @@ def load_sources(folder: Path) -> tuple[SourceConfig, ...]:
             landing=entry.landing.strip("/"),
             profile=load_profile(entry.profile, (folder, folder / "profiles")),
             delivery_day=entry.delivery_day,
+            token_env=entry.token_env,
         )
         for entry in entries
     )

@@ -1,13 +1,11 @@
 """Keep pushed snapshots: a body -> a durable file in the landing folder of its source, before the sender hears that it is kept.
 
 A file holds what `parse_body` has understood, nothing else of the body: no e-mail address. Its name is the digest of its
-content, so the same body twice is one file. Needs no database. Not here: HTTP (console/push_endpoint), reading (traffic_files).
+content, so the same body twice is one file. Needs no database. Not here: HTTP (console/push_endpoint), writing (pushed_files),
+reading (traffic_files).
 """
 
-import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +20,7 @@ from billing_pipeline.sources.traffic_snapshots import (
     encode_body,
     parse_body,
 )
-from resources.disk import disk_failures_explained
-from resources.object_store import Bucket, is_s3_url
+from resources.pushed_files import PushedFiles
 from resources.traffic_config import SNAPSHOTS, TrafficSource
 
 
@@ -53,9 +50,8 @@ class TrafficReceiver:
         *,
         pseudonymise: Pseudonymise | None = None,
     ) -> None:
-        self._landing_url = landing_url
+        self._files = PushedFiles(landing_url, scratch_dir)
         self._sources = {source.name: source for source in sources}
-        self._scratch_dir = scratch_dir
         self._pseudonymise = pseudonymise
 
     def receive(self, source_name: str, body: bytes, *, received_at: datetime) -> Received:
@@ -85,66 +81,13 @@ class TrafficReceiver:
             snapshots=len(snapshots),
             samples=sum(len(snapshot.samples) for snapshot in snapshots),
             rejected_samples=sum(len(snapshot.rejected) for snapshot in snapshots),
-            duplicate=not self._keep(key, content, digest),
+            duplicate=not self._files.keep(key, content, sha256=digest),
         )
-
-    def _keep(self, key: str, content: bytes, digest: str) -> bool:
-        """Write the file; False when it is there already."""
-        if is_s3_url(self._landing_url):
-            return self._put(key, content, digest)
-        root = Path(self._landing_url)
-        with disk_failures_explained(root):
-            return _write(root, root / key, content)
-
-    def _put(self, key: str, content: bytes, digest: str) -> bool:
-        bucket = Bucket(self._landing_url)
-        if any(found.key == key for found in bucket.list(key)):
-            return False
-        self._scratch_dir.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._scratch_dir, prefix="ingest-pushed-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            bucket.put_once(key, Path(name), sha256=digest)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        return True
 
 
 def e_mail_pseudonyms(key: bytes) -> Pseudonymise:
     """Return the function that turns an e-mail address into its keyed pseudonym."""
     return lambda address: pseudonym([address], key=key)
-
-
-def _write(root: Path, target: Path, content: bytes) -> bool:
-    """Write whole or not at all, and durably: the bytes, the name, and the folders that are new."""
-    if target.exists():
-        return False
-    folders = [target.parent, *(folder for folder in target.parent.parents if folder.is_relative_to(root))]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    for folder in folders:
-        _sync(folder)
-    return True
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(source: str, problem: str) -> PushRefusedError:

@@ -153,6 +153,14 @@ class TestOtherCases:
         assert (after[3], one[3], many[3]) == ("6", "1", "60")
         assert [goal.is_met for goal in result.goals] == [True, True, True, True]
 
+    def test_events_that_are_pushed_are_counted_once_at_a_rate_and_in_turns(self, suite: Suite) -> None:
+        """FP-20; a count that is not that of the files stops the benchmark."""
+        promised, fastest = cases.steady(replace(suite, minutes=0.06)).medians
+        assert (promised.facts["events"], promised.facts["bulks"]) == (50, 1)
+        assert (fastest.facts["events"], fastest.facts["bulks"], fastest.facts["cycles"]) == (ROWS, 4, 1)
+        assert 0.85 < fastest.facts["billable"] / fastest.facts["identities"] < 0.95
+        assert promised.facts["lag_most"] < 60
+
 
 class TestData:
     def test_is_the_same_from_the_same_seed(self, tmp_path: Path) -> None:
