@@ -4,6 +4,7 @@ One endpoint on a socket, one pusher with one connection, durable files; discove
 sensors request them, without their waiting. What is counted in the end is held against DuckDB's own count of the files.
 """
 
+import math
 import statistics
 import threading
 import time
@@ -45,8 +46,7 @@ def push_steadily(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
     bulk = int(task.options["bulk"])
     every = bulk / float(Decimal(task.options["events_per_second"]))
     seconds = 60 * float(task.options["minutes"])
-    # The first at once, the last within the time.
-    bulks = max(1, round(seconds / every))
+    bulks = math.ceil(seconds / every)
     bodies = _bodies(0, bulks, bulk)
     with _installed(task) as line:
         began = time.perf_counter()
@@ -58,8 +58,9 @@ def push_steadily(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:
                 line.cycle(stopwatch)
             # What stopped the pusher stops the benchmark.
             pusher.result()
-        lasted = max(seconds, time.perf_counter() - began)
-        return line.facts(events=bulks * bulk, pushed_in=max(seconds, bulks * every), counted_in=lasted)
+        lasted = time.perf_counter() - began
+        # To the end of the last one's turn.
+        return line.facts(events=bulks * bulk, pushed_in=bulks * every, counted_in=max(bulks * every, lasted))
 
 
 def push_in_turns(task: Task, stopwatch: Stopwatch) -> dict[str, Any]:

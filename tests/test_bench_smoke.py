@@ -155,7 +155,7 @@ class TestOtherCases:
 
     def test_events_that_are_pushed_are_counted_once_at_a_rate_and_in_turns(self, suite: Suite) -> None:
         """FP-20; a count that is not that of the files stops the benchmark."""
-        promised, fastest = cases.steady(replace(suite, minutes=0.06)).medians
+        promised, fastest = cases.steady(replace(suite, minutes=0.04)).medians
         assert (promised.facts["events"], promised.facts["bulks"]) == (50, 1)
         assert (fastest.facts["events"], fastest.facts["bulks"], fastest.facts["cycles"]) == (ROWS, 4, 1)
         assert 0.85 < fastest.facts["billable"] / fastest.facts["identities"] < 0.95
