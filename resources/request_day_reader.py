@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -23,19 +23,19 @@ from billing_pipeline.errors import BillingError
 from billing_pipeline.records import LineCounts, Reason
 from billing_pipeline.sources.request_lines import FileContext
 from resources import duck
+from resources.generation_rows import GenerationRows
 from resources.helper_process import HelperProcess, NoAnswerError
 from resources.inflate import FileRejected
 from resources.landing import Landing, LandingFileChangedError, LandingKeyError
 from resources.prepared_queries import PreparedQueries
 from resources.request_days import RequestDay, RequestDays
-from resources.request_manifest import Generation, ManifestFile
-from resources.request_reader import RECORD_SCHEMA, FileOutcome, read_requests
+from resources.request_manifest import ManifestFile
+from resources.request_reader import FileOutcome, read_requests
 from resources.request_sink import RequestSink, Written
 from resources.shaped_lines import KnownSpellings
 
 # A line of a log, packed, takes about this much; it only sizes a table.
 PACKED_BYTES_PER_LINE = 40
-TAKEN_OVER_BATCH_ROWS = 200_000
 # A file below this size is hashed in less time than a thread for it takes.
 HASHED_BEFORE_BYTES = 1 << 20
 # What a process reads in the time that it takes to start one; of less it would not have begun.
@@ -202,7 +202,11 @@ class RequestDayReader:
             results = dict(refused)
             spoiled = False
             expected = delivery.packed_bytes // PACKED_BYTES_PER_LINE
-            with RequestSink(draft, expected_rows=expected, in_thread=tools.in_threads) as sink:
+            generation: GenerationRows | None = None
+            with (
+                ExitStack() as opened,
+                RequestSink(draft, expected_rows=expected, in_thread=tools.in_threads) as sink,
+            ):
                 for file in files:
                     if file.file_id in refused:
                         continue
@@ -216,7 +220,15 @@ class RequestDayReader:
                         result.taken_over = replace(
                             file.counts, accepted=file.counts.accepted + file.counts.duplicate, duplicate=0
                         )
-                        self._take_over(file, current, sink, identities_repeat=may_repeat(file))
+                        if generation is None:
+                            generation = opened.enter_context(closing(GenerationRows(self._lake.fetch(current.uri))))
+                        for rows in generation.rows_of(file.file_id):
+                            sink.add(
+                                rows,
+                                source=file.source,
+                                file_id=file.file_id,
+                                identities_repeat=may_repeat(file),
+                            )
                         continue
                     try:
                         self._read_file(file, result.outcome, tools, sink, identities_repeat=may_repeat(file))
@@ -266,28 +278,6 @@ class RequestDayReader:
             raise FileRejected(
                 Reason.UNREADABLE, "the file was changed or removed after it had been registered"
             ) from missing
-
-    def _take_over(
-        self,
-        file: ManifestFile,
-        current: Generation,
-        sink: RequestSink,
-        *,
-        identities_repeat: bool,
-    ) -> None:
-        columns = ", ".join(RECORD_SCHEMA.names)
-        with closing(self._engine.cursor()) as session:
-            batches = session.sql(
-                f"select {columns} from read_parquet($path) where file_id = $file_id",
-                params={"path": str(self._lake.fetch(current.uri)), "file_id": file.file_id},
-            ).to_arrow_reader(TAKEN_OVER_BATCH_ROWS)
-            for batch in batches:
-                sink.add(
-                    pa.Table.from_batches([batch]).cast(RECORD_SCHEMA),
-                    source=file.source,
-                    file_id=file.file_id,
-                    identities_repeat=identities_repeat,
-                )
 
 
 @contextmanager
