@@ -443,9 +443,9 @@ class TestUnbookedDays:
         installation.deliver([(api_key(DAYS[2], "more"), lines([Call(request_id="m", at=calls_of(DAYS[0])[0].at)]))])
         installation.ingest()
 
-        def built_before_rated(*arguments: Any) -> Any:
+        def built_before_rated(*arguments: Any, **named: Any) -> Any:
             installation.build()
-            return rated_batches(*arguments)
+            return rated_batches(*arguments, **named)
 
         monkeypatch.setattr(charge_store, "rated_batches", built_before_rated)
         installation.book([DAYS[0]])
