@@ -36,9 +36,7 @@ class BookedSide(NamedTuple):
     @property
     def key(self) -> ChargeKey:
         """Return what makes the charge itself."""
-        return ChargeKey(
-            subscription_id=self.subscription_id, price_id=self.price_id, period=self.period, group_key=self.group_key
-        )
+        return _key(self)
 
     @property
     def amount(self) -> Money:
@@ -46,18 +44,36 @@ class BookedSide(NamedTuple):
         return Money(self.amount_minor, self.currency)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftSide:
+class DraftSide(NamedTuple):
     """A charge as the draft has it: its rounded total, and its arithmetic as JSON."""
 
-    key: ChargeKey
     account_id: str
-    amount: Money
+    subscription_id: str
+    price_id: str
+    group_key: str
+    period: Window
+    amount_minor: int
+    currency: str
     lines_json: str
 
+    @property
+    def key(self) -> ChargeKey:
+        """Return what makes the charge itself."""
+        return _key(self)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedCharge:
+    @property
+    def amount(self) -> Money:
+        """Return the rounded total."""
+        return Money(self.amount_minor, self.currency)
+
+
+def _key(side: BookedSide | DraftSide) -> ChargeKey:
+    return ChargeKey(
+        subscription_id=side.subscription_id, price_id=side.price_id, period=side.period, group_key=side.group_key
+    )
+
+
+class ChangedCharge(NamedTuple):
     """A charge whose amount or arithmetic differs. `before` None: the draft makes it; `after` None: the draft drops it."""
 
     charge_id: UUID
@@ -75,7 +91,7 @@ class ChangedCharge:
     @property
     def delta(self) -> Money | None:
         """Return what the draft adds; None where both sides are in different currencies."""
-        zero = Money(0, self.side.amount.currency)
+        zero = Money(0, self.side.currency)
         before, after = (zero if side is None else side.amount for side in (self.before, self.after))
         return after - before if before.currency == after.currency else None
 
@@ -147,7 +163,7 @@ def compare(
         both[0] += amount_minor
         both[1] += amount_minor
     for one in changed:
-        for currency in {side.amount.currency for side in (one.before, one.after) if side is not None}:
+        for currency in {side.currency for side in (one.before, one.after) if side is not None}:
             sums[one.side.account_id, currency][2] += 1
     return Comparison(accounts=tuple(_accounts(sums)), changed=tuple(changed))
 
@@ -185,8 +201,20 @@ def _changed(
 
 
 def _change(charge_id: UUID, booked: BookedSide | None, charge: Charge) -> ChangedCharge:
-    after = DraftSide(key=charge.key, account_id=charge.account_id, amount=charge.amount, lines_json=charge.lines_json)
-    return ChangedCharge(charge_id=charge_id, before=booked, after=after)
+    key, amount = charge.key, charge.amount
+    # One window for both sides: there are as many sides as charges, and few periods.
+    period = key.period if booked is None else booked.period
+    after = DraftSide(
+        charge.account_id,
+        key.subscription_id,
+        key.price_id,
+        key.group_key,
+        period,
+        amount.minor_units,
+        amount.currency,
+        charge.lines_json,
+    )
+    return ChangedCharge(charge_id, booked, after)
 
 
 def _says_something(booked: BookedSide) -> bool:

@@ -1,10 +1,17 @@
 """What a draft cannot change is taken from the books: it comes to what rating all of it comes to, or it is rated."""
 
+import errno
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from random import Random
+from threading import Event
+from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +20,13 @@ from billing_pipeline.catalog import Catalog
 from billing_pipeline.catalog.differences import differences
 from billing_pipeline.draft_reach import DraftReach
 from billing_pipeline.periods import Window
-from resources.backtest import backtest_store
+from billing_pipeline.rating.lines import BeyondLastTierError
+from resources.backtest import books, draft_comparer
 from resources.backtest.backtest_store import Backtest, BacktestStore
+from resources.backtest.draft_comparer import DraftComparer
 from resources.catalog_store import CatalogStore, read_catalog
 from resources.database import Database
+from resources.helper_process import HelperProcess
 from tests.conftest import lent_database
 from tests.invoicing_world import ACCOUNTS, PLANS, PRICES, InvoicingWorld, accounts_of, days_of, month, subscriptions_of
 
@@ -107,17 +117,16 @@ def draft_of(world: InvoicingWorld, changed: dict[str, str]) -> Catalog:
     return read_catalog(folder)
 
 
+def run(world: InvoicingWorld, catalog: Catalog) -> Backtest:
+    return BacktestStore(world.database).run(catalog, first=FIRST, last=LAST, name="", code_version="test")
+
+
 def both(world: InvoicingWorld, catalog: Catalog) -> tuple[Backtest, Backtest]:
     """Return a backtest as it is, and one that rates everything."""
-    store = BacktestStore(world.database)
-
-    def run() -> Backtest:
-        return store.run(catalog, first=FIRST, last=LAST, name="", code_version="test")
-
-    quick = run()
+    quick = run(world, catalog)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(backtest_store, "are_current", lambda *_, **__: False)
-        whole = run()
+        patched.setattr(draft_comparer, "are_current", lambda *_, **__: False)
+        whole = run(world, catalog)
     assert whole.scenario.charges_unaffected == 0
     return quick, whole
 
@@ -131,17 +140,6 @@ class TestQuickWay:
         assert quick.scenario.scenario_id == whole.scenario.scenario_id
         assert quick.scenario.charges_rated <= whole.scenario.charges_rated
 
-    def test_goes_in_two_halves_to_the_same_figures(
-        self, quarter: InvoicingWorld, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        catalog = draft_of(quarter, texts(Random(7)))
-        alone, _ = both(quarter, catalog)
-        monkeypatch.setattr(backtest_store, "_SIDE_BY_SIDE_FROM", 2)
-        halves, whole = both(quarter, catalog)
-        assert alone.comparison.changed
-        assert halves.comparison == whole.comparison == alone.comparison
-        assert halves.scenario.scenario_id == alone.scenario.scenario_id
-
     def test_rates_what_a_new_version_reaches_and_nothing_before(self, quarter: InvoicingWorld) -> None:
         prices = texts()["prices"].replace(
             'unit_price = "0.01"\n',
@@ -154,6 +152,97 @@ class TestQuickWay:
         assert {one.side.key.period.end for one in quick.comparison.changed} >= {month(3).end}
         assert all(one.side.key.period.end > month(3).start for one in quick.comparison.changed)
         assert 0 < quick.scenario.charges_rated < whole.scenario.charges_rated
+
+
+class TestInTwoProcesses:
+    """Many accounts are compared in a process beside ours as well; here two are many."""
+
+    @pytest.fixture(autouse=True)
+    def _many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(draft_comparer, "ACCOUNTS_FOR_A_PROCESS", 2)
+        monkeypatch.setattr(draft_comparer, "_ACCOUNTS_A_PART", 1)
+
+    @pytest.fixture
+    def alone(self, quarter: InvoicingWorld) -> Backtest:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(draft_comparer, "ACCOUNTS_FOR_A_PROCESS", 1 << 60)
+            alone = run(quarter, draft_of(quarter, texts(Random(7))))
+        assert alone.comparison.changed
+        return alone
+
+    @pytest.fixture
+    def answered(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Return the process of each answer. Ours begins when there is one."""
+        answered: list[int] = []
+        first = Event()
+        ask, compare = HelperProcess.ask, DraftComparer.compare
+
+        def asked(helper: HelperProcess[Any, Any], question: Any) -> Any:
+            try:
+                answer = ask(helper, question)
+                answered.append(helper.pid)
+                return answer
+            finally:
+                first.set()
+
+        def compared(comparer: DraftComparer, accounts: Any) -> Any:
+            assert first.wait(60)
+            return compare(comparer, accounts)
+
+        monkeypatch.setattr(HelperProcess, "ask", asked)
+        monkeypatch.setattr(DraftComparer, "compare", compared)
+        return answered
+
+    def test_comes_to_the_same_figures(self, quarter: InvoicingWorld, alone: Backtest, answered: list[int]) -> None:
+        found = run(quarter, draft_of(quarter, texts(Random(7))))
+        assert answered
+        assert found.comparison == alone.comparison
+        assert found.scenario.scenario_id == alone.scenario.scenario_id
+        assert found.scenario.charges_rated == alone.scenario.charges_rated
+        assert found.scenario.charges_unaffected == alone.scenario.charges_unaffected
+        assert not any(map(psutil.pid_exists, answered))
+
+    def test_is_done_here_when_the_process_dies(
+        self, quarter: InvoicingWorld, alone: Backtest, answered: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask = HelperProcess.ask
+
+        def shot(helper: HelperProcess[Any, Any], question: Any) -> Any:
+            os.kill(helper.pid, signal.SIGKILL)
+            return ask(helper, question)
+
+        monkeypatch.setattr(HelperProcess, "ask", shot)
+        found = run(quarter, draft_of(quarter, texts(Random(7))))
+        assert answered == []
+        assert found.comparison == alone.comparison
+
+    def test_is_done_here_when_the_system_starts_no_more_processes(
+        self, quarter: InvoicingWorld, alone: Backtest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object, **__: object) -> None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(subprocess, "Popen", refused)
+        found = run(quarter, draft_of(quarter, texts(Random(7))))
+        assert found.comparison == alone.comparison
+
+    def test_tells_the_error_of_a_price_that_ends_as_if_alone(
+        self, quarter: InvoicingWorld, answered: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bounded = texts()["prices"].replace(
+            'model = "standard"\nunit_price = "0.01"',
+            'model = "graduated"\ntiers = [{ up_to = "1", unit_price = "0.01" }]',
+            1,
+        )
+        draft = draft_of(quarter, {"prices": bounded})
+        with pytest.raises(BeyondLastTierError) as beside:
+            run(quarter, draft)
+        monkeypatch.setattr(draft_comparer, "ACCOUNTS_FOR_A_PROCESS", 1 << 60)
+        with pytest.raises(BeyondLastTierError) as alone:
+            run(quarter, draft)
+        # Which account is met first is no matter.
+        assert beside.value.fix == alone.value.fix
+        assert str(beside.value).startswith("price 'each'")
 
 
 class TestBooksThatAreNotOfNow:
@@ -174,11 +263,11 @@ class TestBooksThatAreNotOfNow:
     )
     def test_of_other_usage_code_or_days(self, quarter: InvoicingWorld, change: str) -> None:
         with quarter.database.transaction() as connection:
-            before = backtest_store.are_current(
+            before = books.are_current(
                 connection, quarter_catalog(quarter), days_of(Window(at(1, 15), at(3, 11))), code_version="test"
             )
             assert connection.execute(change.encode()).rowcount == 1
-            after = backtest_store.are_current(
+            after = books.are_current(
                 connection, quarter_catalog(quarter), days_of(Window(at(1, 15), at(3, 11))), code_version="test"
             )
             connection.rollback()
@@ -190,7 +279,7 @@ class TestBooksThatAreNotOfNow:
                 "insert into billing.reshaped_subscription (account_id, subscription_id, since) values "
                 "('acme', 's_acme', '2026-01-01')"
             )
-            assert "s_acme" in backtest_store.put_off(connection)
+            assert "s_acme" in books.put_off(connection)
             connection.rollback()
 
 

@@ -1,46 +1,36 @@
 """Rate stored usage with a draft catalog and keep what would change. Writes to `backtest.*` alone: nothing is charged or booked.
 
-One snapshot for everything; the production's rating rates, over all periods that touch the range, account after account beside
-what is booked of them. Only accounts for whom the draft says something else are looked at, and of them only charges that it can
-change are rated, where the books are of the usage and the code of now. Not here: comparing (billing_pipeline.backtest).
+One snapshot for everything; the production's rating rates, over all periods that touch the range. Only accounts for whom the draft
+says something else are looked at, and of them only charges that it can change are rated, where the books are of the usage and the
+code of now. Not here: rating beside the books (draft_comparer), comparing (billing_pipeline.backtest).
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from dataclasses import fields as dataclass_fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from threading import Lock
 from time import perf_counter
 from uuid import UUID, uuid5
 
 import psycopg
-from psycopg import sql
 
 from billing_pipeline.amounts import Money
-from billing_pipeline.backtest import AccountChange, Comparison, compare, together
+from billing_pipeline.backtest import AccountChange, Comparison
 from billing_pipeline.catalog import Catalog, Kind, restore_catalog
 from billing_pipeline.catalog.differences import Change, Difference, differences
-from billing_pipeline.charges import Charge
-from billing_pipeline.draft_reach import DraftReach
 from billing_pipeline.errors import BillingError
-from billing_pipeline.periods import RequestedDays, Window
-from resources.backtest.books import Books, are_current, books_digest, put_off
+from billing_pipeline.periods import RequestedDays
+from resources.backtest.books import books_digest
+from resources.backtest.draft_comparer import ComparedPart, DraftComparer, compare_all
 from resources.backtest.scenario_rows import Scenario, read_scenarios, write_scenario
-from resources.booking_scope import BookingScope, read_scope
 from resources.catalog_store import catalog_release, current_catalog
-from resources.charge_usage import rated_charges
 from resources.collector import collector_paused
 from resources.database import Database
-from resources.prepaid_usage import RatedBalances, rate_balances
 
 # Made once with uuid4. Never change it: ids of kept scenarios are made from it.
 _NAMESPACE = UUID("a3a5f3a0-7a49-4a43-9f0f-8f1d2d9f7c55")
 _NOTHING = "nothing was rated, and no charge or ledger row is ever written by a backtest"
-
-# Of fewer accounts the second half is done before its session is open.
-_SIDE_BY_SIDE_FROM = 500
 
 Progress = Callable[[str, int, int], None]
 
@@ -95,14 +85,14 @@ class BacktestStore:
             base = current_catalog(connection)
             found = differences(base, draft)
             _refuse_other_measures(found)
-            run = _Run(connection, base, draft, found, RequestedDays(_days(first, last)), code_version)
-            comparison = run.compared(self.database, progress)
-            scenario = _scenario(connection, run, comparison, name=name, days=(first, last))
+            comparer = DraftComparer(connection, base, draft, found, RequestedDays(_days(first, last)), code_version)
+            compared = compare_all(comparer, connection, self.database, _Told(progress, len(comparer.concerned)).done)
+            scenario = _scenario(connection, comparer, compared, name=name, days=(first, last))
             scenario = replace(scenario, seconds=perf_counter() - began)
             progress("writing what changes", 0, 1)
-            is_new = write_scenario(connection, scenario, comparison, found)
+            is_new = write_scenario(connection, scenario, compared.comparison, found)
             progress("writing what changes", 1, 1)
-        return Backtest(scenario=scenario, comparison=comparison, differences=found, is_new=is_new)
+        return Backtest(scenario=scenario, comparison=compared.comparison, differences=found, is_new=is_new)
 
     def scenarios(self) -> tuple[Scenario, ...]:
         """Return every scenario, the newest first."""
@@ -191,120 +181,6 @@ def _refuse_other_measures(found: Iterable[Difference]) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _DraftScope(BookingScope):
-    """What is rated: of what is concerned, what the draft can change."""
-
-    draft_reach: DraftReach
-
-    def concerns(self, subscription_id: str, price_id: str, period: Window) -> bool:
-        """Tell whether a charge for `period` is rated."""
-        return super().concerns(subscription_id, price_id, period) and self.draft_reach.changes(
-            subscription_id, price_id, period
-        )
-
-
-class _Run:
-    """One backtest in its snapshot. Both sides look at the same periods: those that either catalog concerns."""
-
-    def __init__(
-        self,
-        connection: psycopg.Connection,
-        base: Catalog,
-        draft: Catalog,
-        found: Sequence[Difference],
-        days: RequestedDays,
-        code_version: str,
-    ) -> None:
-        self.base, self.draft, self.code_version = base, draft, code_version
-        self.concerned = frozenset(account for one in found for account in one.accounts)
-        subscriptions = {key: one for key, one in draft.subscriptions.items() if one.account_id in self.concerned}
-        self._part = replace(draft, subscriptions=subscriptions)
-        self._connection = connection
-        self._scope = _either(read_scope(connection, base, days), read_scope(connection, self._part, days))
-        self._reach: DraftReach | None = None
-        if are_current(connection, base, days.days, code_version=code_version):
-            looked_at = put_off(connection).union(self._scope.by_subscription)
-            self._reach = DraftReach(base, draft, found, looked_at=looked_at)
-        self._rated_scope = self._scope
-        if self._reach is not None:
-            fields = {one.name: getattr(self._scope, one.name) for one in dataclass_fields(self._scope)}
-            self._rated_scope = _DraftScope(**fields, draft_reach=self._reach)
-        self.books_digest = ""
-        self.charges_rated = self.charges_unaffected = 0
-
-    def compared(self, database: Database, progress: Progress) -> Comparison:
-        """Rate the accounts with the draft and hold each beside its books.
-
-        Two halves of many accounts go side by side: while the server adds up the usage of one, the other is rated.
-        """
-        balances = rate_balances(self._connection, self._part, self._rated_scope)
-        tell = _Told(progress, len(self.concerned))
-        accounts = sorted(self.concerned)
-        if len(accounts) < _SIDE_BY_SIDE_FROM:
-            halves = [self._half_compared(self._connection, accounts, balances, tell)]
-        else:
-            snapshot = self._connection.execute("select pg_export_snapshot()").fetchall()[0][0]
-            middle = len(accounts) // 2
-
-            def half(its_accounts: Sequence[str]) -> _Half:
-                with database.transaction() as connection:
-                    connection.execute("set transaction isolation level repeatable read")
-                    connection.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot)))
-                    return self._half_compared(connection, its_accounts, balances, tell)
-
-            with ThreadPoolExecutor(max_workers=2) as threads:
-                halves = list(threads.map(half, (accounts[:middle], accounts[middle:])))
-        self.charges_rated = sum(one.charges_rated for one in halves)
-        self.charges_unaffected = sum(one.books.unaffected_charges for one in halves)
-        self.books_digest = books_digest([one.books for one in halves])
-        return together([one.comparison for one in halves])
-
-    def _half_compared(
-        self, connection: psycopg.Connection, its_accounts: Sequence[str], balances: RatedBalances, tell: "_Told"
-    ) -> "_Half":
-        """Compare some accounts, a batch after the other: of a year there are more charges than fit into memory with all that
-        they are made of."""
-        left = set(its_accounts)
-        subscriptions = {key: one for key, one in self._part.subscriptions.items() if one.account_id in left}
-        part = replace(self._part, subscriptions=subscriptions)
-        half = _Half(books=Books(connection, self._scope, self._reach))
-        for accounts, charges in rated_charges(connection, part, self._rated_scope):
-            left.difference_update(accounts)
-            half.add(accounts, {**charges, **balances.of_accounts(accounts)})
-            tell.done(len(accounts))
-        # Accounts that have no subscription in the draft.
-        half.add(left, {})
-        tell.done(len(left))
-        return half
-
-
-@dataclass(slots=True)
-class _Half:
-    """Some of the accounts, compared; `books` reads theirs."""
-
-    books: Books
-    charges_rated: int = 0
-    _parts: list[Comparison] = field(default_factory=list)
-
-    @property
-    def comparison(self) -> Comparison:
-        return together(self._parts)
-
-    def add(self, accounts: Collection[str], charges: Mapping[UUID, Charge]) -> None:
-        """Hold the charges of some accounts beside their books."""
-        booked, unaffected = self.books.of_accounts(accounts)
-        self.charges_rated += len(charges)
-        self._parts.append(
-            compare(
-                booked,
-                charges,
-                unaffected=unaffected,
-                read_lines=lambda charge_ids: self.books.lines(booked, charge_ids),
-            )
-        )
-
-
 class _Told:
     """Tells how many accounts are done, from several threads."""
 
@@ -319,21 +195,17 @@ class _Told:
             self._progress("rating with the draft", self._done, self._accounts)
 
 
-def _either(one: BookingScope, other: BookingScope) -> BookingScope:
-    """Return the scope of what either concerns."""
-    together = dict(one.together)
-    for subscription_id, window in other.together.items():
-        before = together.get(subscription_id, window)
-        together[subscription_id] = Window(min(before.start, window.start), max(before.end, window.end))
-    return replace(one, in_advance=one.in_advance | other.in_advance, together=together)
-
-
 def _scenario(
-    connection: psycopg.Connection, run: _Run, comparison: Comparison, *, name: str, days: tuple[date, date]
+    connection: psycopg.Connection,
+    comparer: DraftComparer,
+    compared: ComparedPart,
+    *,
+    name: str,
+    days: tuple[date, date],
 ) -> Scenario:
     usage_digest, unbooked = _usage_built(connection, days)
-    base, draft, books_digest = run.base, run.draft, run.books_digest
-    inputs = (draft.sha256, base.sha256, *map(str, days), usage_digest, books_digest, run.code_version)
+    base, draft, its_books_digest = comparer.base, comparer.draft, books_digest(compared.digests)
+    inputs = (draft.sha256, base.sha256, *map(str, days), usage_digest, its_books_digest, comparer.code_version)
     row = connection.execute("select now()").fetchone()
     assert row is not None
     return Scenario(
@@ -344,13 +216,13 @@ def _scenario(
         first_day=days[0],
         last_day=days[1],
         usage_digest=usage_digest,
-        books_digest=books_digest,
-        code_version=run.code_version,
-        accounts_concerned=len(run.concerned),
+        books_digest=its_books_digest,
+        code_version=comparer.code_version,
+        accounts_concerned=len(comparer.concerned),
         accounts_in_all=len(base.accounts.keys() | draft.accounts.keys()),
-        charges_rated=run.charges_rated,
-        charges_unaffected=run.charges_unaffected,
-        charges_changed=len(comparison.changed),
+        charges_rated=compared.charges_rated,
+        charges_unaffected=compared.charges_unaffected,
+        charges_changed=len(compared.comparison.changed),
         unbooked_days=unbooked,
         seconds=0,
         ran_at=row[0],

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
-from itertools import chain
 from uuid import UUID
 
 import psycopg
@@ -36,8 +35,10 @@ class Books:
     def of_accounts(self, accounts: Collection[str]) -> tuple[dict[UUID, BookedSide], Mapping[tuple[str, str], int]]:
         """Return the newest revision of every charge of these accounts that the scope concerns and the draft can change, and what
         the others come to by account and currency."""
-        rows = self.connection.execute(
-            """
+        rows = (
+            self.connection.cursor(binary=True)
+            .execute(
+                """
             select distinct on (charge_id)
                 charge_id, account_id, subscription_id, price_id, group_key, period_start, period_end, amount_minor, currency,
                 rating_digest, lines <> '[]'::jsonb, revision
@@ -45,7 +46,9 @@ class Books:
             where account_id = any(%(accounts)s) and period_start < %(end)s and period_end > %(start)s
             order by charge_id, revision desc
             """,
-            {"accounts": sorted(accounts), "start": self.scope.span.start, "end": self.scope.span.end},
+                {"accounts": sorted(accounts), "start": self.scope.span.start, "end": self.scope.span.end},
+            )
+            .fetchall()
         )
         found = {}
         unaffected: dict[tuple[str, str], int] = defaultdict(int)
@@ -78,9 +81,9 @@ class Books:
         return dict(rows.fetchall())
 
 
-def books_digest(books: Iterable[Books]) -> str:
-    """Return the SHA-256 of the charges that were read: ids, amounts, digests of what was rated."""
-    return hashlib.sha256(b"\n".join(sorted(chain.from_iterable(one.digests for one in books)))).hexdigest()
+def books_digest(digests: Iterable[bytes]) -> str:
+    """Return the SHA-256 of the charges that were read, in any order: ids, amounts, digests of what was rated."""
+    return hashlib.sha256(b"\n".join(sorted(digests))).hexdigest()
 
 
 def are_current(connection: psycopg.Connection, catalog: Catalog, days: Iterable[date], *, code_version: str) -> bool:

@@ -6,13 +6,16 @@ Not here: what they say (billing_pipeline.backtest), when they are written (back
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from uuid import UUID
 
 import psycopg
 
-from billing_pipeline.backtest import AccountChange, ChangedCharge, Comparison
+from billing_pipeline.backtest import AccountChange, BookedSide, ChangedCharge, Comparison, DraftSide
 from billing_pipeline.catalog.differences import Difference
-from resources.copy_text import NULL, copy_text, escaped, instant_text
+from billing_pipeline.periods import Window
+from resources.copy_binary import NULL, bigint, chunks, columns, copy_binary, instant, integer, jsonb, text, uuid
+from resources.copy_text import copy_text, escaped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +50,9 @@ _CHANGES = b"""
     copy backtest.changed_charge (
         scenario_id, charge_id, account_id, subscription_id, price_id, group_key, period_start, period_end,
         before_minor, before_currency, before_revision, after_minor, after_currency, after_lines
-    ) from stdin
+    ) from stdin (format binary)
 """
+_NO_SIDE = 3 * NULL
 
 
 def write_scenario(
@@ -87,7 +91,7 @@ def write_scenario(
     _write_draft(connection, scenario, found)
     scenario_id = str(scenario.scenario_id)
     copy_text(connection, _TOTALS, (_total_row(scenario_id, one) for one in comparison.accounts))
-    copy_text(connection, _CHANGES, (_change_row(scenario_id, one) for one in comparison.changed))
+    copy_binary(connection, _CHANGES, chunks([*_change_rows(scenario.scenario_id, comparison.changed)]))
     return True
 
 
@@ -98,21 +102,38 @@ def _total_row(scenario_id: str, one: AccountChange) -> str:
     )
 
 
-def _change_row(scenario_id: str, one: ChangedCharge) -> str:
-    key, before, after = one.side.key, one.before, one.after
-    old = (
-        f"{NULL}\t{NULL}\t{NULL}" if before is None else f"{before.amount_minor}\t{before.currency}\t{before.revision}"
-    )
-    new = (
-        f"{NULL}\t{NULL}\t{NULL}"
-        if after is None
-        else f"{after.amount.minor_units}\t{after.amount.currency}\t{escaped(after.lines_json)}"
-    )
-    return (
-        f"{scenario_id}\t{one.charge_id}\t{escaped(one.side.account_id)}\t{escaped(key.subscription_id)}\t"
-        f"{escaped(key.price_id)}\t{escaped(key.group_key)}\t{instant_text(key.period.start)}\t"
-        f"{instant_text(key.period.end)}\t{old}\t{new}\n"
-    )
+def _change_rows(scenario_id: UUID, changed: Iterable[ChangedCharge]) -> Iterator[bytes]:
+    head = columns(14) + uuid(scenario_id)
+    for one in changed:
+        side, before, after = one.side, one.before, one.after
+        old = _NO_SIDE if before is None else _amount(before) + integer(before.revision)
+        new = _NO_SIDE if after is None else _amount(after) + jsonb(after.lines_json)
+        yield b"".join(
+            (
+                head,
+                uuid(one.charge_id),
+                text(side.account_id),
+                text(side.subscription_id),
+                _shared_text(side.price_id),
+                text(side.group_key),
+                _period(side.period),
+                old,
+                new,
+            )
+        )
+
+
+def _amount(side: BookedSide | DraftSide) -> bytes:
+    return bigint(side.amount_minor) + _shared_text(side.currency)
+
+
+# Of many charges few have a price, a currency and a period of their own.
+_shared_text = lru_cache(maxsize=1 << 12)(text)
+
+
+@lru_cache(maxsize=1 << 14)
+def _period(period: Window) -> bytes:
+    return instant(period.start) + instant(period.end)
 
 
 def _write_draft(connection: psycopg.Connection, scenario: Scenario, found: Iterable[Difference]) -> None:
