@@ -30,8 +30,8 @@ def steady_case(suite: Suite) -> Result:
     accepted, counted = _rates(fastest.facts)
     note = (
         "One pusher, one connection, 202 after the file and its folders are synced; endpoint, pusher and pipeline are one "
-        "process. Lag is from the 202 to the commit of usage, without the waiting of sensors (at most 60 s before ingest and "
-        f"60 s before usage). As fast as it goes: {a_turn['bulks_a_turn']} bulks are pushed, then all are counted, in turns; "
+        "process. Lag is from the 202 to the commit of usage, without the waiting of sensors (at most 15 s before ingest and "
+        f"15 s before usage). As fast as it goes: {a_turn['bulks_a_turn']} bulks are pushed, then all are counted, in turns; "
         "the generation of the delivery day and the usage of the event day are made anew each time, so a turn takes longer the "
         "fuller its day is."
     )
