@@ -77,6 +77,12 @@ def load_sources(folder: Path) -> tuple[SourceConfig, ...]:
     try:
         entries = _SourcesFile(**tomllib.loads(path.read_text(encoding="utf-8"))).source
     except FileNotFoundError as error:
+        if not folder.is_dir():
+            raise SourcesError(
+                f"there is no catalog folder {folder}",
+                bill="no request log is read, so no usage is billed",
+                fix="set BILLING_CATALOG_DIR to the folder that holds sources.toml and prices.toml, or create it",
+            ) from error
         raise _refused(f"there is no {SOURCES_FILE} in the catalog folder {folder}") from error
     except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
         raise _refused(f"{path} is not valid: {error}") from error

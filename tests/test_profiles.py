@@ -175,6 +175,11 @@ class TestLoadSources:
         with pytest.raises(SourcesError, match=named):
             load_sources(tmp_path)
 
+    def test_a_missing_folder_names_the_setting(self, tmp_path: Path) -> None:
+        with pytest.raises(SourcesError, match="no catalog folder") as found:
+            load_sources(tmp_path / "nope")
+        assert "BILLING_CATALOG_DIR" in found.value.fix
+
     def test_a_missing_list_names_the_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SourcesError, match=str(tmp_path)):
             load_sources(tmp_path)
